@@ -1,0 +1,38 @@
+// base/text.h
+//
+// Small text functions that messages are made of. Pure, any thread.
+
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace quad {
+
+/// The candidate nearest to `word` by edit distance (with transposition), if it is near enough to be a likely typing
+/// slip: at most a third of the longer word's length, at least 1. Ties go to the first candidate. O(words × length²).
+std::optional<std::string_view> nearest(std::string_view word,
+                                        const std::vector<std::string_view>& candidates);
+
+/// "a, b and c"; "a"; "".
+std::string join_words(const std::vector<std::string_view>& words,
+                       std::string_view conjunction = "and");
+
+/// The parts of `text` between `separator`s; empty parts are kept; "" gives one empty part.
+std::vector<std::string_view> split(std::string_view text, char separator);
+
+/// `text` without white space at either end.
+std::string_view trim(std::string_view text);
+
+/// `text` quoted for a POSIX shell: one word, whatever is inside. Safe words are left as they are.
+std::string shell_quote(std::string_view text);
+
+/// Lower-case hexadecimal of bytes.
+std::string to_hex(std::string_view bytes);
+
+/// `count` bytes of the kernel's randomness as lower-case hexadecimal: tokens and nonces.
+std::string random_hex(std::size_t count);
+
+}  // namespace quad
