@@ -1,0 +1,176 @@
+// job/job.h
+//
+// The records of a job: what was asked for (Request, immutable), and what became of it (Job, with one Attempt per
+// epoch and one RankRecord per rank). Plain values. They are written to the store as JSON (job/record.h) and shown to
+// readers as they are; only job/transition.h changes them.
+
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/ids.h"
+#include "base/time.h"
+#include "pool/pool.h"
+
+namespace quad::job {
+
+enum class Kind { kBatch, kSession, kService };
+
+enum class Status {
+  kPending,     ///< waits for a place
+  kStarting,    ///< placed; its ranks prepare
+  kRunning,     ///< every rank passed the gang barrier
+  kRecovering,  ///< an attempt ended by no fault of the user's; the next one waits or prepares
+  kCancelling,  ///< its ranks are being stopped
+  kSucceeded,
+  kFailed,
+  kCancelled,
+};
+[[nodiscard]] bool is_terminal(Status status);
+
+/// Why a job FAILED.
+enum class Cause {
+  kNone,
+  kUser,        ///< its own exit code
+  kSetup,       ///< its setup's exit code, or mounts that could not be brought
+  kHardware,
+  kPreempted,
+  kLimit,       ///< time or memory limit
+  kNoResource,  ///< no node can ever hold it
+  kInternal,    ///< lost to the platform more often than allowed
+};
+
+/// Why an attempt ended.
+enum class Verdict { kNone, kSuccess, kUser, kHardware, kPreempted, kPlatform, kCancelled, kUnknown };
+
+std::string_view to_string(Kind kind);
+std::string_view to_string(Status status);  ///< "PENDING", …
+std::string_view to_string(Cause cause);    ///< "user", …
+std::string_view to_string(Verdict verdict);
+
+/// One shape that would do for each rank of the job.
+struct Shape {
+  pool::Resources per_rank;
+  std::string gpu_model;  ///< empty: any, or no GPUs
+  bool operator==(const Shape&) const = default;
+};
+
+struct RecoveryPolicy {
+  std::int32_t max_restarts_on_errors = 0;
+  std::vector<std::int32_t> recover_on_exit_codes;
+  /// Recoveries in a row that brought no new valid checkpoint, after which the job fails.
+  std::int32_t max_without_progress = 3;
+  bool strict_fence = false;
+};
+
+/// What was asked for. Immutable once accepted; `body` is for the runner and the readers, and opaque here.
+struct Request {
+  std::string name;
+  std::string owner;
+  Kind kind = Kind::kBatch;
+  std::int32_t ranks = 1;
+  std::vector<Shape> shapes;  ///< in order of preference; never empty
+  std::int32_t priority = 0;  ///< higher first
+  RecoveryPolicy recovery;
+  std::vector<NodeId> exclude_nodes;
+  Millis stop_grace{30'000};
+  std::optional<Millis> max_duration;  ///< of running time, over all attempts
+  std::string body;                    ///< JSON: task as written, script, mounts, sealed secrets
+};
+
+enum class RankPhase {
+  kOrdered,    ///< the engine was told to start its runner
+  kConnected,  ///< its runner said hello
+  kSettingUp,  ///< mounts and setup
+  kReady,      ///< waits at the gang barrier
+  kRunning,    ///< user code
+  kEnded,
+};
+std::string_view to_string(RankPhase phase);
+
+/// How a rank ended.
+struct RankEnd {
+  enum class How {
+    kExited,    ///< its process exited with `code`
+    kSignaled,  ///< its process was killed by signal `code`
+    kGone,      ///< its runner vanished and left no result
+    kNodeLost,  ///< its node is lost
+    kNeverRan,  ///< it was stopped, or failed, before user code
+  };
+  How how = How::kExited;
+  std::int32_t code = 0;
+  bool by_quad = false;     ///< Quad had sent the signal
+  bool out_of_memory = false;
+  bool in_setup = false;    ///< mounts or setup, before the barrier
+  bool confirmed = true;    ///< the death is certain, so that no fence has to wait for it
+  std::string detail;       ///< evidence, or what went wrong, in a sentence
+  WallTime at;
+};
+
+struct RankRecord {
+  pool::Holding holding;
+  RankPhase phase = RankPhase::kOrdered;
+  std::string nonce;    ///< of the runner that was accepted; empty before its hello
+  std::string address;  ///< where other ranks reach it
+  std::int32_t port = 0;  ///< a port that was free there: MASTER_PORT, from rank 0
+  std::optional<RankEnd> end;
+};
+
+/// From where an attempt resumed; recorded when its rank 0 has chosen.
+struct Resume {
+  std::string path;  ///< empty: there was no valid checkpoint
+  std::int64_t step = -1;
+  std::string note;  ///< sentences on what was passed over and how it was brought
+};
+
+struct Attempt {
+  Epoch epoch;
+  std::vector<RankRecord> ranks;
+  std::int32_t shape = 0;  ///< which of the request's shapes it was placed with
+  WallTime placed_at;
+  std::optional<WallTime> running_at;
+  std::optional<WallTime> ended_at;
+  Millis fence_wait{0};
+  std::optional<Resume> resume;
+  std::optional<std::int64_t> checkpoint_step;  ///< of the newest valid checkpoint it wrote
+  bool wrote_checkpoint = false;
+  bool stopping = false;  ///< its ranks have been told to end
+  Verdict verdict = Verdict::kNone;
+  std::string reason;  ///< the verdict in a sentence
+};
+
+struct Job {
+  JobId id;
+  std::shared_ptr<const Request> request;
+  Status status = Status::kPending;
+  Cause cause = Cause::kNone;
+  std::string message;  ///< the last thing to tell the owner, in a sentence
+  WallTime submitted_at;
+  std::optional<WallTime> started_at;  ///< first RUNNING
+  std::optional<WallTime> ended_at;
+  std::int32_t recoveries = 0;                 ///< by no fault of the user's
+  std::int32_t recoveries_without_progress = 0;
+  std::int32_t restarts_on_errors = 0;
+  std::int32_t exit_code = 0;  ///< of the rank that decided; meaningful once terminal
+  std::vector<NodeId> avoid_nodes;  ///< nodes that failed it
+  std::string cancelled_by;         ///< who asked, while CANCELLING and after
+  std::vector<Attempt> attempts;
+
+  /// The attempt that has not ended, or null. Only the last can be live.
+  [[nodiscard]] const Attempt* live() const;
+  [[nodiscard]] Attempt* live();
+  [[nodiscard]] Epoch epoch() const;  ///< of the last attempt; 0 before the first
+};
+
+/// What SkyPilot calls the status: FAILED_SETUP, FAILED_NO_RESOURCE, … for scripts that look for it.
+std::string_view skypilot_status(const Job& job);
+
+/// The first invariant that does not hold, as a sentence; empty when all do.
+std::string check(const Job& job);
+
+}  // namespace quad::job

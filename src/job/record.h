@@ -1,0 +1,23 @@
+// job/record.h
+//
+// Jobs, requests and events as JSON, for the store and for readers. from_* accept what to_* wrote, of this version or
+// an older one; what they do not know they ignore.
+
+#pragma once
+
+#include "base/json.h"
+#include "job/event.h"
+#include "job/job.h"
+
+namespace quad::job {
+
+json::object to_json(const Request& request);
+Result<Request> request_from_json(const json::object& object);
+
+/// Without the request, which is stored once, apart.
+json::object to_json(const Job& job);
+Result<Job> job_from_json(const json::object& object, std::shared_ptr<const Request> request);
+
+json::object to_json(const Event& event);
+
+}  // namespace quad::job

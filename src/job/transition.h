@@ -1,0 +1,132 @@
+// job/transition.h
+//
+// The life of a job as one pure function: given the job as it stands and one thing that happened, what the job becomes,
+// what to record, and what must now be done. No clock, no I/O, no randomness: the same inputs give the same result,
+// which is what replay, simulation and the crash tests rest on. Called by the control thread; O(ranks of the attempt).
+//
+// Invariants, checked by check(const Job&):
+//   - at most one attempt is live, and it is the last; epochs are 1, 2, 3, …
+//   - a terminal status never changes
+//   - effects name the epoch they are for, so an engine or a runner can refuse a late one
+
+#pragma once
+
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "job/event.h"
+#include "job/job.h"
+
+namespace quad::job {
+
+// What can happen to a job.
+
+struct Placed {
+  std::vector<pool::Holding> holdings;  ///< one for each rank, in rank order
+  std::int32_t shape = 0;
+};
+/// A runner presents itself, for the first time or again after a lost connection.
+struct RankHello {
+  Epoch epoch;
+  Rank rank;
+  std::string nonce;
+  std::string address;
+  std::int32_t port = 0;
+};
+struct RankSettingUp {
+  Epoch epoch;
+  Rank rank;
+};
+struct RankReady {
+  Epoch epoch;
+  Rank rank;
+};
+struct RankEnded {
+  Epoch epoch;
+  Rank rank;
+  RankEnd end;
+};
+/// Rank 0 has raised the fence and chosen where to resume.
+struct ResumeChosen {
+  Epoch epoch;
+  Resume resume;
+};
+struct CheckpointSeen {
+  Epoch epoch;
+  std::string path;
+  std::int64_t step = -1;
+  std::int64_t bytes = 0;
+  std::string note;  ///< such as a warning that it was overwritten in place
+};
+/// Anything a runner wants in the job's story.
+struct Noted {
+  Epoch epoch;
+  Rank rank;
+  std::string kind;
+  std::string message;
+};
+/// A node holding ranks of the job is lost; `confirmed` when its death is certain.
+struct NodeLost {
+  NodeId node;
+  bool confirmed = false;
+  std::string reason;
+};
+struct CancelAsked {
+  std::string by;
+};
+struct DurationExceeded {};
+/// No node can ever hold it.
+struct Unplaceable {
+  std::string reason;
+};
+
+using Happening = std::variant<Placed, RankHello, RankSettingUp, RankReady, RankEnded, ResumeChosen,
+                               CheckpointSeen, Noted, NodeLost, CancelAsked, DurationExceeded, Unplaceable>;
+
+// What must be done once the record is durable.
+
+/// Tell the engine to start this rank's runner.
+struct StartRank {
+  RankKey key;
+};
+/// Every rank is connected: give each its order, with all addresses.
+struct SendPrepare {
+  Epoch epoch;
+};
+/// Every rank is ready: let them through the barrier.
+struct SendGo {
+  Epoch epoch;
+};
+/// Tell the rank's runner to end it: SIGTERM, `grace`, SIGKILL. The engine kills what does not answer.
+struct StopRank {
+  RankKey key;
+  Millis grace{0};
+  std::string reason;
+};
+/// What the rank held is free again; its runner may clean up.
+struct ReleaseRank {
+  RankKey key;
+};
+/// This runner is not, or no longer, the one: it must kill what it runs and leave.
+struct DismissRunner {
+  RankKey key;
+  std::string nonce;
+  std::string reason;
+};
+
+using Effect = std::variant<StartRank, SendPrepare, SendGo, StopRank, ReleaseRank, DismissRunner>;
+
+struct Step {
+  bool changed = false;  ///< the record differs and must be written
+  std::vector<Event> events;
+  std::vector<Effect> effects;
+};
+
+/// A new job as it is accepted, with its first event.
+[[nodiscard]] Job submit(JobId id, std::shared_ptr<const Request> request, WallTime now, Step& step);
+
+/// Applies `happening` to `job` in place. A happening of an older epoch changes nothing (its runner is dismissed).
+[[nodiscard]] Step apply(Job& job, const Happening& happening, WallTime now);
+
+}  // namespace quad::job

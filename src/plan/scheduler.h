@@ -1,0 +1,64 @@
+// plan/scheduler.h
+//
+// The planner: which waiting job starts where, and why the others do not. A pure, incremental object owned by the
+// control thread: told what changes, asked what to do; no clock and no I/O. Deterministic: the same calls give the
+// same decisions, and ids break ties.
+
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/ids.h"
+#include "base/time.h"
+#include "job/job.h"
+#include "pool/pool.h"
+
+namespace quad::plan {
+
+/// One narrowing step of the funnel: how many nodes are left after a condition.
+struct FunnelStep {
+  std::string condition;  ///< "nodes", "with H100", "healthy", "with 8 GPUs free"
+  std::int64_t nodes = 0;
+};
+
+/// Why a job waits.
+struct Why {
+  std::int64_t position = 0;  ///< in the queue, from 1
+  std::int64_t ahead = 0;     ///< jobs before it
+  std::string message;        ///< the answer in a sentence
+  std::string code;           ///< for programs: "waiting_for_resources", "behind_others", "no_node_fits", "breaker"
+  std::vector<FunnelStep> funnel;
+  bool impossible = false;    ///< no node could hold it even if everything were free
+};
+
+/// Start this job here: one holding for each rank, already taken in the pool given to decide().
+struct Start {
+  JobId job;
+  Epoch epoch;
+  std::int32_t shape = 0;
+  std::vector<pool::Holding> holdings;
+};
+
+struct Decisions {
+  std::vector<Start> starts;
+  std::map<JobId, Why> waiting;
+};
+
+class Scheduler {
+ public:
+  virtual ~Scheduler() = default;
+  /// A job waits for its next attempt (epoch + 1), or waits no longer.
+  virtual void enqueue(const job::Job& job) = 0;
+  virtual void remove(JobId job) = 0;
+  /// One pass. Takes what it gives from `pool`. `frozen` (the breaker's text) starts nothing.
+  virtual Decisions decide(pool::Pool& pool, const std::string& frozen) = 0;
+  [[nodiscard]] virtual std::size_t waiting() const = 0;
+};
+
+/// FIFO in priority order, all-or-nothing gangs, first fit; a job that does not fit does not hold up those behind it.
+std::unique_ptr<Scheduler> make_fifo();
+
+}  // namespace quad::plan

@@ -1,0 +1,80 @@
+// store/store.h
+//
+// Durable records and the event log. One writer (the control thread) commits whole batches: after commit() returns, a
+// power cut loses nothing of them. Readers (any thread) use read(), which has connections of its own and never blocks
+// the writer.
+
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/result.h"
+#include "job/event.h"
+#include "job/job.h"
+
+namespace quad::store {
+
+/// Everything that one pass of control changed. Applied completely or not at all.
+struct Batch {
+  struct NewJob {
+    const job::Job* job = nullptr;  ///< its request is stored with it
+    std::string client_key;         ///< empty: none; else unique per owner
+  };
+  std::vector<NewJob> new_jobs;
+  std::vector<const job::Job*> changed_jobs;
+  std::vector<job::Event> events;  ///< revisions are already given: last revision + 1, + 2, …
+  /// Small durable settings: drained nodes, the API tokens' hashes, …; an empty value removes the key.
+  std::vector<std::pair<std::string, std::string>> settings;
+
+  [[nodiscard]] bool empty() const {
+    return new_jobs.empty() && changed_jobs.empty() && events.empty() && settings.empty();
+  }
+};
+
+/// What a server finds when it starts.
+struct Loaded {
+  std::vector<job::Job> jobs;  ///< in order of id
+  Revision last_revision;
+  std::vector<std::pair<std::string, std::string>> settings;
+  /// (owner, client key) -> job, for idempotent submission.
+  std::vector<std::pair<std::pair<std::string, std::string>, JobId>> client_keys;
+};
+
+struct EventFilter {
+  Revision after;                  ///< only later ones
+  std::optional<JobId> job;
+  std::optional<std::string> node;
+  std::string kind_prefix;         ///< "" = all; "node." = those of nodes
+  std::size_t limit = 1000;
+  bool newest_first = false;
+};
+
+class Store {
+ public:
+  virtual ~Store() = default;
+  /// Everything but the bodies of finished jobs' requests, which are read on demand.
+  virtual Result<Loaded> load() = 0;
+  virtual Status commit(const Batch& batch) = 0;
+  /// Events that match, oldest first unless asked otherwise. Any thread.
+  virtual Result<std::vector<job::Event>> events(const EventFilter& filter) const = 0;
+  /// A request's body (opaque JSON text), by job. Any thread.
+  virtual Result<std::string> body(JobId job) const = 0;
+  /// A consistent copy while work goes on. Any thread.
+  virtual Status backup(const std::filesystem::path& to) const = 0;
+  /// Every fault found, as sentences; empty when the store is sound.
+  virtual Result<std::vector<std::string>> check() const = 0;
+};
+
+/// Opens or creates `<folder>/quad.db`: WAL, synchronous=FULL, migrated to this version's schema. Holds a lock file for
+/// as long as it lives: kExists (naming the other process) when another server has it, kUnsupported when the schema is
+/// newer than this program.
+Result<std::unique_ptr<Store>> open_sqlite(const std::filesystem::path& folder);
+
+}  // namespace quad::store
