@@ -23,7 +23,7 @@ target_compile_definitions(quad_options INTERFACE
   QUAD_VERSION="${PROJECT_VERSION}")
 target_compile_options(quad_options INTERFACE
   -Wall -Wextra -Wpedantic -Werror -Wshadow -Wnon-virtual-dtor -Wconversion -Wno-sign-conversion
-  -Wimplicit-fallthrough -fno-omit-frame-pointer -ffile-prefix-map=${CMAKE_SOURCE_DIR}/=)
+  -Wimplicit-fallthrough -Wno-missing-field-initializers -fno-omit-frame-pointer -ffile-prefix-map=${CMAKE_SOURCE_DIR}/=)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   # GCC 12 reports these inside the standard library and Boost at -O2 (GCC bugs 105329, 105562, 107852).
   target_compile_options(quad_options INTERFACE -Wno-restrict -Wno-maybe-uninitialized -Wno-stringop-overflow

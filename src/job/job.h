@@ -112,6 +112,8 @@ struct RankEnd {
   WallTime at;
 };
 
+std::string_view to_string(RankEnd::How how);
+
 struct RankRecord {
   pool::Holding holding;
   RankPhase phase = RankPhase::kOrdered;

@@ -18,6 +18,11 @@ Result<Request> request_from_json(const json::object& object);
 json::object to_json(const Job& job);
 Result<Job> job_from_json(const json::object& object, std::shared_ptr<const Request> request);
 
+/// How a rank ended: also what a runner leaves behind in result.json.
+json::object to_json(const RankEnd& end);
+RankEnd rank_end_from_json(const json::object& object);
+
+/// For readers: times as RFC 3339, absent members left out.
 json::object to_json(const Event& event);
 
 }  // namespace quad::job

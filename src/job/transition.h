@@ -4,6 +4,9 @@
 // what to record, and what must now be done. No clock, no I/O, no randomness: the same inputs give the same result,
 // which is what replay, simulation and the crash tests rest on. Called by the control thread; O(ranks of the attempt).
 //
+// A rank's end is confirmed when its death is certain. Where it is only presumed (a node out of sight), what the rank
+// held stays held until it is confirmed, and the next attempt waits behind the fence (docs/design.md §4).
+//
 // Invariants, checked by check(const Job&):
 //   - at most one attempt is live, and it is the last; epochs are 1, 2, 3, …
 //   - a terminal status never changes
@@ -19,6 +22,9 @@
 #include "job/job.h"
 
 namespace quad::job {
+
+/// How long a new attempt waits behind the fence when an old rank may still be alive.
+inline constexpr Millis kFenceGrace{5'000};
 
 // What can happen to a job.
 
@@ -90,13 +96,13 @@ using Happening = std::variant<Placed, RankHello, RankSettingUp, RankReady, Rank
 struct StartRank {
   RankKey key;
 };
-/// Every rank is connected: give each its order, with all addresses.
-struct SendPrepare {
-  Epoch epoch;
+/// Every rank is connected: give this one its order, with all addresses. May be given again after a reconnect.
+struct SendOrder {
+  RankKey key;
 };
-/// Every rank is ready: let them through the barrier.
+/// Every rank is ready: let this one through the barrier. May be given again after a reconnect.
 struct SendGo {
-  Epoch epoch;
+  RankKey key;
 };
 /// Tell the rank's runner to end it: SIGTERM, `grace`, SIGKILL. The engine kills what does not answer.
 struct StopRank {
@@ -115,7 +121,7 @@ struct DismissRunner {
   std::string reason;
 };
 
-using Effect = std::variant<StartRank, SendPrepare, SendGo, StopRank, ReleaseRank, DismissRunner>;
+using Effect = std::variant<StartRank, SendOrder, SendGo, StopRank, ReleaseRank, DismissRunner>;
 
 struct Step {
   bool changed = false;  ///< the record differs and must be written

@@ -6,8 +6,9 @@
 
 #pragma once
 
-#include <map>
+#include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -42,9 +43,14 @@ struct Start {
   std::vector<pool::Holding> holdings;
 };
 
-struct Decisions {
-  std::vector<Start> starts;
-  std::map<JobId, Why> waiting;
+/// Who waits, in order, and why: an immutable value that readers share. Jobs of equal shape share one answer.
+struct Queue {
+  std::vector<JobId> order;
+  std::vector<std::uint32_t> group;  ///< of the job at the same place in `order`
+  std::vector<Why> groups;           ///< position and ahead are filled in by why()
+
+  /// The answer for one job; nothing if it does not wait. O(jobs that wait).
+  [[nodiscard]] std::optional<Why> why(JobId job) const;
 };
 
 class Scheduler {
@@ -54,11 +60,14 @@ class Scheduler {
   virtual void enqueue(const job::Job& job) = 0;
   virtual void remove(JobId job) = 0;
   /// One pass. Takes what it gives from `pool`. `frozen` (the breaker's text) starts nothing.
-  virtual Decisions decide(pool::Pool& pool, const std::string& frozen) = 0;
+  virtual std::vector<Start> decide(pool::Pool& pool, const std::string& frozen) = 0;
+  /// The queue as the last pass left it. O(jobs that wait) when something changed since it was last asked for.
+  [[nodiscard]] virtual std::shared_ptr<const Queue> queue() = 0;
   [[nodiscard]] virtual std::size_t waiting() const = 0;
 };
 
-/// FIFO in priority order, all-or-nothing gangs, first fit; a job that does not fit does not hold up those behind it.
+/// FIFO in priority order, all-or-nothing gangs, first fit. A job that has to wait keeps the nodes that it could use from
+/// those behind it, so that a large gang is not starved by small jobs; nodes that it cannot use stay open to them.
 std::unique_ptr<Scheduler> make_fifo();
 
 }  // namespace quad::plan

@@ -1,0 +1,542 @@
+#include "control/core.h"
+
+#include <fmt/format.h>
+#include <openssl/evp.h>
+#include <openssl/hmac.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+
+#include "base/text.h"
+
+namespace quad::control {
+
+namespace {
+
+constexpr std::size_t kChunk = Snapshot::kChunk;
+
+std::pair<std::size_t, std::size_t> place_of(JobId id) {
+  const auto at = static_cast<std::size_t>(id.value() - 1);
+  return {at / kChunk, at % kChunk};
+}
+
+/// How long a runner that was told to end may take beyond its grace before the engine kills it.
+constexpr Millis kKillMargin{3'000};
+
+/// A queue longer than this is shown with up to this delay, as listing it costs O(its length).
+constexpr std::size_t kSmallQueue = 500;
+constexpr Millis kQueueAge{100};
+
+}  // namespace
+
+std::shared_ptr<const job::Job> Snapshot::find(JobId id) const {
+  if (id.value() < 1) {
+    return nullptr;
+  }
+  const auto [chunk, slot] = place_of(id);
+  return chunk < chunks.size() && slot < chunks[chunk]->size() ? (*chunks[chunk])[slot] : nullptr;
+}
+
+std::int64_t Snapshot::last_job() const {
+  return chunks.empty() ? 0 : static_cast<std::int64_t>((chunks.size() - 1) * kChunk + chunks.back()->size());
+}
+
+void LiveTable::heartbeat(const RankKey& key, RankLive live) {
+  const std::lock_guard lock(mutex_);
+  live.connected = true;
+  ranks_[key] = std::move(live);
+}
+
+void LiveTable::connected(const RankKey& key, Now now) {
+  const std::lock_guard lock(mutex_);
+  RankLive& live = ranks_[key];
+  live.rank = key.rank;
+  live.connected = true;
+  live.heard = now.mono;
+  live.heard_at = now.wall;
+}
+
+void LiveTable::disconnected(const RankKey& key) {
+  const std::lock_guard lock(mutex_);
+  if (const auto it = ranks_.find(key); it != ranks_.end()) {
+    it->second.connected = false;
+  }
+}
+
+void LiveTable::erase(const RankKey& key) {
+  const std::lock_guard lock(mutex_);
+  ranks_.erase(key);
+}
+
+void LiveTable::shift(Millis gap) {
+  const std::lock_guard lock(mutex_);
+  for (auto& [key, live] : ranks_) {
+    live.heard = live.heard + gap;
+  }
+}
+
+std::optional<RankLive> LiveTable::find(const RankKey& key) const {
+  const std::lock_guard lock(mutex_);
+  const auto it = ranks_.find(key);
+  return it == ranks_.end() ? std::nullopt : std::optional(it->second);
+}
+
+Core::Core(Options options, store::Store& store, engine::Engine& engine, std::unique_ptr<plan::Scheduler> scheduler,
+           RunnerOrders orders, CommitListener listener)
+    : options_(std::move(options)),
+      store_(store),
+      engine_(engine),
+      scheduler_(std::move(scheduler)),
+      orders_(std::move(orders)),
+      listener_(std::move(listener)) {}
+
+std::string Core::attempt_token(JobId job, Epoch epoch) const {
+  const std::string text = fmt::format("attempt/{}/{}", job.value(), epoch.value());
+  unsigned char digest[EVP_MAX_MD_SIZE];
+  unsigned int size = 0;
+  HMAC(EVP_sha256(), options_.attempt_key.data(), static_cast<int>(options_.attempt_key.size()),
+       reinterpret_cast<const unsigned char*>(text.data()), text.size(), digest, &size);
+  return to_hex({reinterpret_cast<const char*>(digest), size});
+}
+
+std::shared_ptr<const Snapshot> Core::snapshot() const {
+  const std::lock_guard lock(published_mutex_);
+  return published_;
+}
+
+std::vector<std::pair<std::string, std::string>> Core::settings() const {
+  const std::lock_guard lock(published_mutex_);
+  return published_settings_;
+}
+
+const job::Job* Core::find(JobId id) const {
+  if (id.value() < 1 || id.value() > last_job_) {
+    return nullptr;
+  }
+  const auto [chunk, at] = place_of(id);
+  return (*chunks_[chunk])[at].get();
+}
+
+job::Job* Core::edit(JobId id) {
+  if (id.value() < 1 || id.value() > last_job_) {
+    return nullptr;
+  }
+  const auto [chunk, at] = place_of(id);
+  if (cloned_chunks_.insert(chunk).second) {
+    chunks_[chunk] = std::make_shared<Snapshot::Chunk>(*chunks_[chunk]);
+  }
+  std::shared_ptr<const job::Job>& slot = (*chunks_[chunk])[at];
+  if (slot == nullptr) {
+    return nullptr;
+  }
+  if (cloned_jobs_.insert(id).second) {
+    slot = std::make_shared<job::Job>(*slot);
+  }
+  // The clone was made in this step and is not shared yet.
+  return const_cast<job::Job*>(slot.get());  // NOLINT(cppcoreguidelines-pro-type-const-cast)
+}
+
+void Core::step(std::vector<Message> messages, Now now) {
+  for (Message& message : messages) {
+    std::visit([&](auto& one) { handle(one, now); }, message);
+  }
+  tick(now);
+  plan(now);
+  if (!commit()) {
+    return;
+  }
+  publish(now);
+  // Orders and answers may make more work for this core only through its inbox, never by calling back into it.
+  const std::vector<job::Effect> effects = std::exchange(effects_, {});
+  for (const job::Effect& effect : effects) {
+    execute(effect, now);
+  }
+  const auto answers = std::exchange(answers_, {});
+  for (const auto& answer : answers) {
+    answer();
+  }
+}
+
+void Core::handle(SubmitJobs& message, Now now) {
+  if (store_failure_) {
+    message.done(*store_failure_);
+    return;
+  }
+  std::vector<JobId> ids;
+  for (Submission& submission : message.submissions) {
+    const auto key = std::make_pair(submission.request.owner, submission.client_key);
+    if (!submission.client_key.empty()) {
+      if (const auto known = client_keys_.find(key); known != client_keys_.end()) {
+        ids.push_back(known->second);
+        continue;
+      }
+    }
+    const JobId id(++last_job_);
+    job::Step step;
+    job::Job job = job::submit(id, std::make_shared<job::Request>(std::move(submission.request)), now.wall, step);
+    const auto [chunk, at] = place_of(id);
+    if (chunk == chunks_.size()) {
+      chunks_.push_back(std::make_shared<Snapshot::Chunk>());
+      chunks_.back()->reserve(kChunk);
+      cloned_chunks_.insert(chunk);
+    } else if (cloned_chunks_.insert(chunk).second) {
+      auto copy = std::make_shared<Snapshot::Chunk>();
+      copy->reserve(kChunk);
+      *copy = *chunks_[chunk];
+      chunks_[chunk] = std::move(copy);
+    }
+    chunks_[chunk]->push_back(std::make_shared<job::Job>(std::move(job)));
+    cloned_jobs_.insert(id);
+    new_jobs_.emplace(id, submission.client_key);
+    if (!submission.client_key.empty()) {
+      client_keys_.emplace(key, id);
+    }
+    events_.insert(events_.end(), std::make_move_iterator(step.events.begin()),
+                   std::make_move_iterator(step.events.end()));
+    scheduler_->enqueue(*find(id));
+    ids.push_back(id);
+  }
+  answers_.emplace_back([done = std::move(message.done), ids = std::move(ids)] { done(ids); });
+}
+
+void Core::handle(CancelJob& message, Now now) {
+  const job::Job* job = find(message.job);
+  if (job == nullptr) {
+    answers_.emplace_back([done = std::move(message.done), id = message.job] {
+      done(error(ErrorCode::kNotFound, fmt::format("There is no job {}", id.value())));
+    });
+    return;
+  }
+  apply(message.job, job::CancelAsked{message.by}, now);
+  answers_.emplace_back([done = std::move(message.done)] { done(Status()); });
+}
+
+void Core::handle(DrainNode& message, Now now) {
+  if (pool_.find(message.node) == nullptr) {
+    answers_.emplace_back([done = std::move(message.done), node = message.node] {
+      done(error(ErrorCode::kNotFound, fmt::format("There is no node '{}'", node.value())));
+    });
+    return;
+  }
+  const std::string reason = message.drained ? fmt::format("drained by {}", message.by) : "";
+  pool_.set_drained(message.node, message.drained, reason);
+  pool_changed_ = true;
+  set_setting("drained/" + message.node.value(), reason);
+  record_node_event(message.node, message.drained ? "node.drained" : "node.resumed", message.by,
+                    message.drained ? fmt::format("Nothing new starts on {}: {}.", message.node.value(), reason)
+                                    : fmt::format("{} takes work again.", message.node.value()),
+                    now);
+  answers_.emplace_back([done = std::move(message.done)] { done(Status()); });
+}
+
+void Core::handle(ActOnNode& message, Now now) {
+  if (pool_.find(message.node) == nullptr) {
+    answers_.emplace_back([done = std::move(message.done), node = message.node] {
+      done(error(ErrorCode::kNotFound, fmt::format("There is no node '{}'", node.value())));
+    });
+    return;
+  }
+  record_node_event(message.node, "node." + message.verb, message.by,
+                    fmt::format("{} asked for '{}' of {}.", message.by, message.verb, message.node.value()), now);
+  answers_.emplace_back(
+      [this, done = std::move(message.done), node = message.node, verb = message.verb] {
+        done(engine_.node_action(node, verb));
+      });
+}
+
+void Core::handle(ChangeSetting& message, Now now) {
+  set_setting(message.key, message.value);
+  message.event.at = now.wall;
+  events_.push_back(std::move(message.event));
+  answers_.emplace_back([done = std::move(message.done)] { done(Status()); });
+}
+
+void Core::handle(RunnerReport& message, Now now) {
+  if (std::holds_alternative<job::RankHello>(message.happening)) {
+    live_.connected(message.key, now);
+    kill_at_.erase(message.key);
+  } else if (const job::Job* job = find(message.key.job); job != nullptr) {
+    // Only the runner that was accepted speaks for its rank.
+    const auto rank = static_cast<std::size_t>(message.key.rank.value());
+    for (const job::Attempt& attempt : job->attempts) {
+      if (attempt.epoch == message.key.epoch && rank < attempt.ranks.size() &&
+          attempt.ranks[rank].nonce != message.nonce) {
+        effects_.emplace_back(job::DismissRunner{message.key, message.nonce, "another runner has this rank"});
+        return;
+      }
+    }
+  }
+  apply(message.key.job, message.happening, now);
+  if (message.durable) {
+    answers_.push_back(std::move(message.durable));
+  }
+}
+
+void Core::handle(engine::Observation& message, Now now) {
+  std::visit([&](const auto& one) { observe(one, now); }, message);
+}
+
+void Core::observe(const engine::NodeFound& found, Now now) {
+  const pool::Node* known = pool_.find(found.spec.id);
+  if (known != nullptr && known->spec == found.spec) {
+    return;
+  }
+  pool_.put_node(found.spec);
+  pool_changed_ = true;
+  if (const auto drained = settings_.find("drained/" + found.spec.id.value()); drained != settings_.end()) {
+    pool_.set_drained(found.spec.id, true, drained->second);
+  }
+  silence_.try_emplace(found.spec.id, Silence{now.mono, std::nullopt, false});
+  if (known == nullptr) {
+    spdlog::info("node {}: {} CPUs, {:.1f} GiB, {} x {}", found.spec.id.value(),
+                 found.spec.capacity.cpu_milli / 1000,
+                 static_cast<double>(found.spec.capacity.memory_bytes) / (1LL << 30), found.spec.capacity.gpus,
+                 found.spec.gpu_model.empty() ? "no GPU" : found.spec.gpu_model);
+  }
+}
+
+void Core::observe(const engine::NodeSeen& seen, Now now) {
+  const auto it = silence_.find(seen.node);
+  if (it == silence_.end()) {
+    return;
+  }
+  it->second.engine_seen = now.mono;
+  it->second.silent_since.reset();
+}
+
+void Core::observe(const engine::NodeDown& down, Now now) {
+  const auto it = silence_.find(down.node);
+  if (it == silence_.end() || it->second.confirmed_down) {
+    return;
+  }
+  it->second.confirmed_down = true;
+  lose_node(down.node, true, down.reason, now);
+}
+
+void Core::observe(const engine::NodeBack& back, Now now) {
+  const auto it = silence_.find(back.node);
+  if (it == silence_.end()) {
+    return;
+  }
+  it->second = Silence{now.mono, std::nullopt, false};
+  if (const pool::Node* node = pool_.find(back.node); node->health != pool::NodeHealth::kReady) {
+    pool_.set_health(back.node, pool::NodeHealth::kReady, "");
+    pool_changed_ = true;
+    record_node_event(back.node, "node.ready", "engine", fmt::format("{} is back.", back.node.value()), now);
+  }
+}
+
+void Core::observe(const engine::RunnerEnded& ended, Now now) {
+  job::RankEnd end;
+  if (ended.result) {
+    end = *ended.result;
+  } else {
+    end.how = job::RankEnd::How::kGone;
+    end.detail = ended.detail;
+  }
+  end.confirmed = true;
+  apply(ended.key.job, job::RankEnded{ended.key.epoch, ended.key.rank, std::move(end)}, now);
+}
+
+void Core::observe(const engine::StartFailed& failed, Now now) {
+  job::RankEnd end;
+  end.how = job::RankEnd::How::kNeverRan;
+  end.detail = failed.reason;
+  apply(failed.key.job, job::RankEnded{failed.key.epoch, failed.key.rank, std::move(end)}, now);
+}
+
+void Core::apply(JobId id, const job::Happening& happening, Now now) {
+  job::Job* job = edit(id);
+  if (job == nullptr) {
+    return;
+  }
+  job::Step step = job::apply(*job, happening, now.wall);
+  events_.insert(events_.end(), std::make_move_iterator(step.events.begin()),
+                 std::make_move_iterator(step.events.end()));
+  for (job::Effect& effect : step.effects) {
+    if (const auto* release = std::get_if<job::ReleaseRank>(&effect)) {
+      // Free for this very step's plan: the end and whatever is placed in its stead become durable together.
+      pool_.release(release->key);
+      pool_changed_ = true;
+    }
+    effects_.push_back(std::move(effect));
+  }
+  if (step.changed) {
+    changed_jobs_.insert(id);
+    settle(*job);
+  }
+}
+
+void Core::settle(const job::Job& job) {
+  const bool live = job.live() != nullptr;
+  if (live) {
+    live_jobs_.insert(job.id);
+  } else {
+    live_jobs_.erase(job.id);
+  }
+  if (!live && !job::is_terminal(job.status)) {
+    scheduler_->enqueue(job);
+  } else {
+    scheduler_->remove(job.id);
+  }
+  if (job::is_terminal(job.status) && !job.request->body.empty()) {
+    // The body was needed to start it; from now on the store has it for whoever asks.
+    auto lean = std::make_shared<job::Request>(*job.request);
+    lean->body.clear();
+    lean->body.shrink_to_fit();
+    if (!new_jobs_.contains(job.id)) {
+      edit(job.id)->request = std::move(lean);
+    }
+  }
+}
+
+void Core::record_node_event(const NodeId& node, std::string kind, std::string actor, std::string message,
+                             Now now) {
+  job::Event event;
+  event.at = now.wall;
+  event.node = node.value();
+  event.kind = std::move(kind);
+  event.actor = std::move(actor);
+  event.message = std::move(message);
+  events_.push_back(std::move(event));
+}
+
+void Core::lose_node(const NodeId& node, bool confirmed, const std::string& reason, Now now) {
+  pool_.set_health(node, pool::NodeHealth::kLost, reason);
+  pool_changed_ = true;
+  record_node_event(node, "node.lost", confirmed ? "engine" : "control",
+                    fmt::format("{} is lost: {}.", node.value(), reason), now);
+  std::set<JobId> hit;
+  for (const auto& [key, holding] : pool_.find(node)->holdings) {
+    hit.insert(key.job);
+  }
+  for (const JobId id : hit) {
+    apply(id, job::NodeLost{node, confirmed, reason}, now);
+  }
+}
+
+void Core::set_setting(const std::string& key, const std::string& value) {
+  if (value.empty()) {
+    settings_.erase(key);
+  } else {
+    settings_[key] = value;
+  }
+  changed_settings_[key] = value;
+}
+
+void Core::plan(Now now) {
+  if (store_failure_) {
+    return;
+  }
+  for (plan::Start& start : scheduler_->decide(pool_, breaker_)) {
+    pool_changed_ = true;
+    job::Job* job = edit(start.job);
+    QUAD_CHECK(job != nullptr && Epoch(job->epoch().value() + 1) == start.epoch, "the planner's epoch is stale");
+    apply(start.job, job::Placed{std::move(start.holdings), start.shape}, now);
+  }
+}
+
+bool Core::commit() {
+  if (new_jobs_.empty() && changed_jobs_.empty() && events_.empty() && changed_settings_.empty()) {
+    store_failure_.reset();
+    return true;
+  }
+  store::Batch batch;
+  for (const auto& [id, client_key] : new_jobs_) {
+    batch.new_jobs.push_back({find(id), client_key});
+  }
+  for (const JobId id : changed_jobs_) {
+    if (!new_jobs_.contains(id)) {
+      batch.changed_jobs.push_back(find(id));
+    }
+  }
+  Revision revision = last_revision_;
+  for (job::Event& event : events_) {
+    revision = Revision(revision.value() + 1);
+    event.revision = revision;
+  }
+  batch.events = std::move(events_);
+  batch.settings.assign(changed_settings_.begin(), changed_settings_.end());
+  const Status status = store_.commit(batch);
+  events_ = std::move(batch.events);
+  if (!status.ok()) {
+    if (!store_failure_) {
+      spdlog::error("nothing can be recorded, so nothing new starts: {}", status.error().message);
+    }
+    store_failure_ = status.error();
+    return false;
+  }
+  if (store_failure_) {
+    spdlog::info("the store takes records again");
+    store_failure_.reset();
+  }
+  last_revision_ = revision;
+  return true;
+}
+
+void Core::publish(Now now) {
+  const bool changed = !new_jobs_.empty() || !changed_jobs_.empty() || !events_.empty() || pool_changed_ ||
+                       published_ == nullptr || !changed_settings_.empty();
+  if (changed) {
+    auto snapshot = std::make_shared<Snapshot>();
+    snapshot->revision = last_revision_;
+    snapshot->at = now.wall;
+    snapshot->chunks.assign(chunks_.begin(), chunks_.end());
+    snapshot->pool = pool_;
+    if (queue_ == nullptr || scheduler_->waiting() < kSmallQueue || now.mono - queue_at_ >= kQueueAge) {
+      queue_ = scheduler_->queue();
+      queue_at_ = now.mono;
+    }
+    snapshot->queue = queue_;
+    snapshot->breaker = breaker_;
+    const std::lock_guard lock(published_mutex_);
+    published_ = std::move(snapshot);
+    if (!changed_settings_.empty()) {
+      published_settings_.assign(settings_.begin(), settings_.end());
+    }
+  }
+  const std::vector<job::Event> events = std::exchange(events_, {});
+  new_jobs_.clear();
+  changed_jobs_.clear();
+  changed_settings_.clear();
+  cloned_chunks_.clear();
+  cloned_jobs_.clear();
+  pool_changed_ = false;
+  if (listener_ && changed) {
+    listener_(snapshot(), events);
+  }
+}
+
+void Core::execute(const job::Effect& effect, Now now) {
+  const auto job_of = [this](const RankKey& key) -> std::shared_ptr<const job::Job> {
+    return snapshot()->find(key.job);
+  };
+  if (const auto* start = std::get_if<job::StartRank>(&effect)) {
+    const auto job = job_of(start->key);
+    const job::Attempt* attempt = job->live();
+    if (attempt == nullptr || attempt->epoch != start->key.epoch) {
+      return;  // ended in the same step
+    }
+    const auto& rank = attempt->ranks[static_cast<std::size_t>(start->key.rank.value())];
+    live_.connected(start->key, now);
+    live_.disconnected(start->key);
+    kill_at_[start->key] = now.mono + options_.start_timeout;
+    engine_.start({start->key, rank.holding, attempt_token(start->key.job, start->key.epoch)});
+  } else if (const auto* order = std::get_if<job::SendOrder>(&effect)) {
+    orders_.order(order->key, job_of(order->key));
+  } else if (const auto* go = std::get_if<job::SendGo>(&effect)) {
+    orders_.go(go->key, job_of(go->key));
+  } else if (const auto* stop = std::get_if<job::StopRank>(&effect)) {
+    kill_at_[stop->key] = now.mono + stop->grace + kKillMargin;
+    orders_.stop(stop->key, stop->grace, stop->reason);
+  } else if (const auto* release = std::get_if<job::ReleaseRank>(&effect)) {
+    kill_at_.erase(release->key);
+    live_.erase(release->key);
+    orders_.bye(release->key);
+    engine_.forget(release->key);
+  } else if (const auto* dismiss = std::get_if<job::DismissRunner>(&effect)) {
+    orders_.leave(dismiss->key, dismiss->nonce, dismiss->reason);
+  }
+}
+
+}  // namespace quad::control

@@ -1,0 +1,253 @@
+// control/core.h
+//
+// The control loop without its thread: one step takes what arrived and the time, applies it to the jobs and the pool,
+// plans, commits one batch, publishes a snapshot, and only then gives orders and answers. Deterministic: the same
+// messages at the same times give the same records, which is how the simulation drives this very class. control.h puts
+// a thread and an inbox around it.
+//
+// When the store refuses a commit (full disk), the batch is kept and tried again with the next steps; nothing is
+// answered or ordered until it is durable, and new submissions are refused with the store's own words.
+//
+// Threads: step() and load() from one thread; snapshot() and the LiveTable from any.
+
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "base/ids.h"
+#include "base/result.h"
+#include "base/time.h"
+#include "engine/engine.h"
+#include "job/event.h"
+#include "job/job.h"
+#include "job/transition.h"
+#include "plan/scheduler.h"
+#include "store/store.h"
+
+namespace quad::control {
+
+/// What a rank's runner last said of itself; not durable.
+struct RankLive {
+  Rank rank;
+  bool connected = false;
+  WallTime heard_at;
+  MonoTime heard;  ///< the same instant, for measuring silence
+  std::int64_t step = -1;
+  std::int64_t total = -1;
+  json::object metrics;
+  std::int64_t rss_bytes = 0;
+  double cpu_percent = 0;
+};
+
+/// What readers see: one consistent state of everything, never changed once published. Held by shared_ptr for as long
+/// as a reader needs it.
+struct Snapshot {
+  Revision revision;  ///< of the last event that is in it
+  WallTime at;
+  /// Jobs by id, in chunks that are shared between snapshots: copying a snapshot costs O(jobs / kChunk + changes).
+  static constexpr std::size_t kChunk = 256;
+  using Chunk = std::vector<std::shared_ptr<const job::Job>>;
+  std::vector<std::shared_ptr<const Chunk>> chunks;  ///< job id i is at [(i-1) / kChunk][(i-1) % kChunk]
+  pool::Pool pool;
+  std::shared_ptr<const plan::Queue> queue;   ///< who waits and why; at most 100 ms older than the rest
+  std::string breaker;                        ///< why nothing is started or killed; empty: all is well
+
+  [[nodiscard]] std::shared_ptr<const job::Job> find(JobId id) const;
+  [[nodiscard]] std::int64_t last_job() const;
+};
+
+/// What a runner reports over its connection (docs/runner-protocol.md), as the session hands it on.
+struct RunnerReport {
+  RankKey key;
+  std::string nonce;
+  job::Happening happening;      ///< RankHello, RankSettingUp, RankReady, RankEnded, ResumeChosen, CheckpointSeen, Noted
+  std::function<void()> durable; ///< called on the control thread once it is committed (or recorded as ignored)
+};
+
+/// What control tells a runner's session; called on the control thread.
+struct RunnerOrders {
+  std::function<void(const RankKey&, std::shared_ptr<const job::Job>)> order;
+  std::function<void(const RankKey&, std::shared_ptr<const job::Job>)> go;
+  std::function<void(const RankKey&, Millis grace, std::string reason)> stop;
+  std::function<void(const RankKey&, std::string nonce, std::string reason)> leave;
+  std::function<void(const RankKey&)> bye;
+};
+
+struct Options {
+  Millis suspect_after{5'000};
+  Millis node_lost_after{20'000};
+  Millis start_timeout{120'000};  ///< from the order to its runner's hello
+  std::size_t inbox_limit = 1'000'000;
+  std::string attempt_key;  ///< secret from which the attempts' tokens are made
+};
+
+struct Submission {
+  job::Request request;
+  std::string client_key;
+};
+
+
+using CommitListener = std::function<void(std::shared_ptr<const Snapshot>, const std::vector<job::Event>&)>;
+
+// What arrives.
+
+using SubmitDone = std::function<void(Result<std::vector<JobId>>)>;
+using Done = std::function<void(Status)>;
+
+struct SubmitJobs {
+  std::vector<Submission> submissions;
+  SubmitDone done;
+};
+struct CancelJob {
+  JobId job;
+  std::string by;
+  Done done;
+};
+struct DrainNode {
+  NodeId node;
+  bool drained = true;
+  std::string by;
+  Done done;
+};
+struct ActOnNode {
+  NodeId node;
+  std::string verb;
+  std::string by;
+  Done done;
+};
+struct ChangeSetting {
+  std::string key;
+  std::string value;
+  job::Event event;
+  Done done;
+};
+
+using Message =
+    std::variant<SubmitJobs, CancelJob, DrainNode, ActOnNode, ChangeSetting, RunnerReport, engine::Observation>;
+
+/// What the runners said last, outside the records: written by their sessions, read by everybody. A lock, because both
+/// sides are many and a heartbeat must not wait for a commit.
+class LiveTable {
+ public:
+  void heartbeat(const RankKey& key, RankLive live);
+  void connected(const RankKey& key, Now now);
+  void disconnected(const RankKey& key);
+  void erase(const RankKey& key);
+  /// Adds `gap` to every instant of hearing: the server itself was stopped for so long.
+  void shift(Millis gap);
+  [[nodiscard]] std::optional<RankLive> find(const RankKey& key) const;
+
+ private:
+  mutable std::mutex mutex_;
+  std::unordered_map<RankKey, RankLive> ranks_;
+};
+
+class Core {
+ public:
+  Core(Options options, store::Store& store, engine::Engine& engine, std::unique_ptr<plan::Scheduler> scheduler,
+       RunnerOrders orders, CommitListener listener);
+
+  /// Loads the store and reconciles it with the runners that exist. Once, before the first step.
+  Status load(std::vector<engine::Existing> existing, Now now);
+  void step(std::vector<Message> messages, Now now);
+
+  [[nodiscard]] std::shared_ptr<const Snapshot> snapshot() const;
+  [[nodiscard]] std::vector<std::pair<std::string, std::string>> settings() const;
+  [[nodiscard]] LiveTable& live() { return live_; }
+  [[nodiscard]] const LiveTable& live() const { return live_; }
+  [[nodiscard]] std::string attempt_token(JobId job, Epoch epoch) const;
+  /// The first invariant of jobs and pool that does not hold; empty when all do. O(everything): for tests.
+  [[nodiscard]] std::string check() const;
+
+ private:
+  struct Silence {
+    MonoTime engine_seen;
+    std::optional<MonoTime> silent_since;  ///< when the engine's channel was first found silent
+    bool confirmed_down = false;
+  };
+
+  void handle(SubmitJobs& message, Now now);
+  void handle(CancelJob& message, Now now);
+  void handle(DrainNode& message, Now now);
+  void handle(ActOnNode& message, Now now);
+  void handle(ChangeSetting& message, Now now);
+  void handle(RunnerReport& message, Now now);
+  void handle(engine::Observation& message, Now now);
+
+  void observe(const engine::NodeFound& found, Now now);
+  void observe(const engine::NodeSeen& seen, Now now);
+  void observe(const engine::NodeDown& down, Now now);
+  void observe(const engine::NodeBack& back, Now now);
+  void observe(const engine::RunnerEnded& ended, Now now);
+  void observe(const engine::StartFailed& failed, Now now);
+
+  [[nodiscard]] const job::Job* find(JobId id) const;
+  /// The job, cloned at its first change in a step so that snapshots keep the old one. Null if there is none.
+  job::Job* edit(JobId id);
+  void apply(JobId id, const job::Happening& happening, Now now);
+  /// What follows for queue, timers and pool after the job changed.
+  void settle(const job::Job& job);
+  void record_node_event(const NodeId& node, std::string kind, std::string actor, std::string message, Now now);
+  void lose_node(const NodeId& node, bool confirmed, const std::string& reason, Now now);
+  void set_setting(const std::string& key, const std::string& value);
+
+  void tick(Now now);
+  void watch_nodes(Now now);
+  void watch_jobs(Now now);
+  void plan(Now now);
+  bool commit();
+  void publish(Now now);
+  void execute(const job::Effect& effect, Now now);
+  void reconcile(const std::vector<engine::Existing>& existing, Now now);
+
+  Options options_;
+  store::Store& store_;
+  engine::Engine& engine_;
+  std::unique_ptr<plan::Scheduler> scheduler_;
+  RunnerOrders orders_;
+  CommitListener listener_;
+
+  std::vector<std::shared_ptr<Snapshot::Chunk>> chunks_;
+  std::int64_t last_job_ = 0;
+  Revision last_revision_;
+  std::map<std::pair<std::string, std::string>, JobId> client_keys_;
+  std::map<std::string, std::string> settings_;
+  pool::Pool pool_;
+  std::map<NodeId, Silence> silence_;
+  std::set<JobId> live_jobs_;  ///< those with a live attempt
+  std::map<RankKey, MonoTime> kill_at_;   ///< when a stopped rank that has not ended is killed by the engine
+  std::string breaker_;
+  std::shared_ptr<const plan::Queue> queue_;  ///< as last published
+  MonoTime queue_at_;
+  std::optional<MonoTime> last_tick_;
+  LiveTable live_;
+
+  // What this step, and those before it that could not be committed, changed.
+  std::map<JobId, std::string> new_jobs_;  ///< id -> client key
+  std::set<JobId> changed_jobs_;
+  std::vector<job::Event> events_;
+  std::map<std::string, std::string> changed_settings_;
+  std::vector<job::Effect> effects_;
+  std::vector<std::function<void()>> answers_;
+  std::set<std::size_t> cloned_chunks_;
+  std::set<JobId> cloned_jobs_;
+  bool pool_changed_ = true;
+  std::optional<Error> store_failure_;
+
+  /// Guards what other threads read: the published snapshot and a copy of the settings.
+  mutable std::mutex published_mutex_;
+  std::shared_ptr<const Snapshot> published_;
+  std::vector<std::pair<std::string, std::string>> published_settings_;
+};
+
+}  // namespace quad::control

@@ -1,0 +1,128 @@
+// How control starts: the records as they were committed, joined with the runners that exist.
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include "control/core.h"
+
+namespace quad::control {
+
+Status Core::load(std::vector<engine::Existing> existing, Now now) {
+  QUAD_ASSIGN(store::Loaded loaded, store_.load());
+  last_revision_ = loaded.last_revision;
+  settings_.insert(loaded.settings.begin(), loaded.settings.end());
+  published_settings_.assign(settings_.begin(), settings_.end());
+  for (auto& [key, id] : loaded.client_keys) {
+    client_keys_.emplace(std::move(key), id);
+  }
+  for (job::Job& job : loaded.jobs) {
+    if (const std::string fault = job::check(job); !fault.empty()) {
+      return error(ErrorCode::kInternal, fmt::format("The record of job {} is not sound: {}", job.id.value(), fault));
+    }
+    last_job_ = job.id.value();
+    const auto at = static_cast<std::size_t>(last_job_ - 1);
+    while (chunks_.size() <= at / Snapshot::kChunk) {
+      chunks_.push_back(std::make_shared<Snapshot::Chunk>());
+      chunks_.back()->reserve(Snapshot::kChunk);
+    }
+    for (std::size_t chunk = 0; chunk < at / Snapshot::kChunk; ++chunk) {
+      if (chunks_[chunk]->size() < Snapshot::kChunk) {
+        chunks_[chunk]->resize(Snapshot::kChunk);
+      }
+    }
+    chunks_[at / Snapshot::kChunk]->resize(at % Snapshot::kChunk);
+    chunks_[at / Snapshot::kChunk]->push_back(std::make_shared<job::Job>(std::move(job)));
+  }
+  reconcile(existing, now);
+  return {};
+}
+
+void Core::reconcile(const std::vector<engine::Existing>& existing, Now now) {
+  std::map<RankKey, const engine::Existing*> found;
+  for (const engine::Existing& one : existing) {
+    found.emplace(one.key, &one);
+  }
+  struct Gone {
+    RankKey key;
+    job::RankEnd end;
+  };
+  std::vector<Gone> gone;
+  for (std::int64_t id = 1; id <= last_job_; ++id) {
+    const job::Job* job = find(JobId(id));
+    if (job == nullptr) {
+      continue;
+    }
+    for (const job::Attempt& attempt : job->attempts) {
+      const bool live = job->live() == &attempt;
+      for (std::size_t r = 0; r < attempt.ranks.size(); ++r) {
+        const job::RankRecord& rank = attempt.ranks[r];
+        const RankKey key{job->id, attempt.epoch, Rank(static_cast<std::int32_t>(r))};
+        if (rank.end && rank.end->confirmed) {
+          continue;  // what is left of it is forgotten below
+        }
+        pool_.restore(key, rank.holding);
+        const auto it = found.find(key);
+        const engine::Existing* runner = it == found.end() ? nullptr : it->second;
+        if (it != found.end()) {
+          found.erase(it);
+        }
+        if (runner != nullptr && runner->alive) {
+          // Adopted: it will say hello again by itself.
+          live_.connected(key, now);
+          live_.disconnected(key);
+          if (live && attempt.stopping) {
+            kill_at_[key] = now.mono + job->request->stop_grace + options_.start_timeout;
+          }
+        } else if (runner == nullptr && live && rank.nonce.empty() && !attempt.stopping) {
+          effects_.emplace_back(job::StartRank{key});  // the order was recorded, but perhaps not carried out
+        } else {
+          job::RankEnd end;
+          if (runner != nullptr && runner->result) {
+            end = *runner->result;
+          } else {
+            end.how = rank.nonce.empty() && attempt.stopping ? job::RankEnd::How::kNeverRan : job::RankEnd::How::kGone;
+            end.detail = "its runner had ended when the server started";
+          }
+          end.confirmed = true;
+          gone.push_back({key, std::move(end)});
+        }
+      }
+    }
+    if (job->live() != nullptr) {
+      live_jobs_.insert(job->id);
+    } else if (!job::is_terminal(job->status)) {
+      scheduler_->enqueue(*job);
+    }
+  }
+  for (Gone& one : gone) {
+    apply(one.key.job, job::RankEnded{one.key.epoch, one.key.rank, std::move(one.end)}, now);
+  }
+  for (const auto& [key, runner] : found) {
+    // Its end is durable, or its job is not known here at all: nothing of it may live on.
+    if (runner->alive && find(key.job) == nullptr) {
+      spdlog::warn("runner {} belongs to no job of this store and is killed", to_string(key));
+      engine_.kill(key);
+    } else if (runner->alive) {
+      live_.connected(key, now);
+      live_.disconnected(key);
+      kill_at_[key] = now.mono + options_.start_timeout;
+    }
+    engine_.forget(key);
+  }
+}
+
+std::string Core::check() const {
+  if (std::string fault = pool_.check(); !fault.empty()) {
+    return fault;
+  }
+  for (std::int64_t id = 1; id <= last_job_; ++id) {
+    if (const job::Job* job = find(JobId(id)); job != nullptr) {
+      if (std::string fault = job::check(*job); !fault.empty()) {
+        return fmt::format("job {}: {}", id, fault);
+      }
+    }
+  }
+  return {};
+}
+
+}  // namespace quad::control

@@ -1,0 +1,153 @@
+// What control does on its own account as time goes by: judging silent nodes, the breaker, time limits, and ranks that
+// do not end when told to.
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+
+#include "control/core.h"
+
+namespace quad::control {
+
+namespace {
+
+/// A longer pause between two ticks means that this process itself was stopped (SIGSTOP, a suspended machine): what it
+/// did not hear in that time says nothing about anybody else.
+constexpr Millis kOwnPause{3'000};
+constexpr Millis kBreakerWindow{60'000};
+
+}  // namespace
+
+void Core::tick(Now now) {
+  constexpr Millis kInterval{250};
+  if (last_tick_ && now.mono - *last_tick_ < kInterval) {
+    return;
+  }
+  if (last_tick_ && now.mono - *last_tick_ > kOwnPause) {
+    const Millis gap = now.mono - *last_tick_;
+    spdlog::warn("this server was stopped for {}; silence in that time is not held against anybody",
+                 format_duration(gap));
+    for (auto& [node, silence] : silence_) {
+      silence.engine_seen = silence.engine_seen + gap;
+    }
+    for (auto& [key, at] : kill_at_) {
+      at = at + gap;
+    }
+    live_.shift(gap);
+  }
+  last_tick_ = now.mono;
+  watch_nodes(now);
+  watch_jobs(now);
+}
+
+void Core::watch_nodes(Now now) {
+  std::vector<NodeId> presumed_lost;
+  std::int64_t silent_nodes = 0;
+  for (auto& [id, silence] : silence_) {
+    const pool::Node* node = pool_.find(id);
+    if (silence.confirmed_down) {
+      continue;
+    }
+    const Millis engine_silence = now.mono - silence.engine_seen;
+    const bool engine_silent = engine_silence > options_.suspect_after;
+    // The runners' channel is as fresh as the last word of any of them; without a runner there is no such channel.
+    std::optional<Millis> runner_silence;
+    for (const auto& [key, holding] : node->holdings) {
+      if (const auto live = live_.find(key)) {
+        const Millis silent = now.mono - live->heard;
+        runner_silence = runner_silence ? std::min(*runner_silence, silent) : silent;
+      }
+    }
+    const bool runners_silent = runner_silence && *runner_silence > options_.suspect_after;
+    if (engine_silent && !silence.silent_since) {
+      silence.silent_since = silence.engine_seen;
+    }
+    if (engine_silent && now.mono - *silence.silent_since <= kBreakerWindow + options_.node_lost_after) {
+      ++silent_nodes;
+    }
+    const bool suspect = engine_silent || runners_silent;
+    if (suspect && node->health == pool::NodeHealth::kReady) {
+      const std::string why = engine_silent ? "the engine has not seen it" : "its ranks' heartbeats have stopped";
+      pool_.set_health(id, pool::NodeHealth::kSuspect, why);
+      pool_changed_ = true;
+      record_node_event(id, "node.suspect", "control",
+                        fmt::format("{} is suspect: {} for {}; nothing new starts there.", id.value(), why,
+                                    format_duration(options_.suspect_after)),
+                        now);
+    } else if (!suspect && node->health != pool::NodeHealth::kReady) {
+      pool_.set_health(id, pool::NodeHealth::kReady, "");
+      pool_changed_ = true;
+      record_node_event(id, "node.ready", "control", fmt::format("{} is back.", id.value()), now);
+    }
+    if (engine_silence > options_.node_lost_after && node->health != pool::NodeHealth::kLost &&
+        (!runner_silence || *runner_silence > options_.node_lost_after)) {
+      presumed_lost.push_back(id);
+    }
+  }
+  // More than a quarter of the nodes, and more than one, silent at about the same time: it is more likely that this
+  // server is the one cut off.
+  const bool cut_off = silent_nodes > 1 && silent_nodes * 4 > static_cast<std::int64_t>(silence_.size());
+  const std::string text =
+      cut_off ? fmt::format("{} of {} nodes fell silent at about the same time, so this server may be the one that is "
+                            "cut off: it starts nothing and gives up nothing until they are back",
+                            silent_nodes, silence_.size())
+              : std::string();
+  if (cut_off != !breaker_.empty()) {
+    job::Event event;
+    event.at = now.wall;
+    event.kind = cut_off ? "breaker.opened" : "breaker.closed";
+    event.actor = "control";
+    event.message = cut_off ? text + "." : "The nodes are back; work goes on.";
+    events_.push_back(std::move(event));
+  }
+  if (text != breaker_) {
+    breaker_ = text;
+    pool_changed_ = true;
+  }
+  if (!breaker_.empty()) {
+    return;
+  }
+  for (const NodeId& id : presumed_lost) {
+    lose_node(id, false,
+              fmt::format("neither it nor its ranks have been heard for {}", format_duration(options_.node_lost_after)),
+              now);
+  }
+}
+
+void Core::watch_jobs(Now now) {
+  std::vector<JobId> over;
+  for (const JobId id : live_jobs_) {
+    const job::Job* job = find(id);
+    const job::Attempt* attempt = job->live();
+    if (!job->request->max_duration || attempt == nullptr || !attempt->running_at || attempt->stopping) {
+      continue;
+    }
+    Millis used{0};
+    for (const job::Attempt& each : job->attempts) {
+      if (each.running_at) {
+        used += each.ended_at.value_or(now.wall) - *each.running_at;
+      }
+    }
+    if (used > *job->request->max_duration) {
+      over.push_back(id);
+    }
+  }
+  for (const JobId id : over) {
+    apply(id, job::DurationExceeded{}, now);
+  }
+  if (!breaker_.empty()) {
+    return;
+  }
+  for (auto it = kill_at_.begin(); it != kill_at_.end();) {
+    if (it->second <= now.mono) {
+      spdlog::warn("rank {} did not answer in time and is killed", to_string(it->first));
+      engine_.kill(it->first);
+      it = kill_at_.erase(it);
+    } else {
+      ++it;
+    }
+  }
+}
+
+}  // namespace quad::control

@@ -1,0 +1,630 @@
+#include "job/transition.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <csignal>
+#include <cstring>
+
+namespace quad::job {
+
+namespace {
+
+/// Applies one happening: holds what every handler needs, so that they stay short.
+class Transition {
+ public:
+  Transition(Job& job, WallTime now, Step& step) : job_(job), now_(now), step_(step) {}
+
+  void operator()(const Placed& placed);
+  void operator()(const RankHello& hello);
+  void operator()(const RankSettingUp& setting_up);
+  void operator()(const RankReady& ready);
+  void operator()(const RankEnded& ended);
+  void operator()(const ResumeChosen& chosen);
+  void operator()(const CheckpointSeen& seen);
+  void operator()(const Noted& noted);
+  void operator()(const NodeLost& lost);
+  void operator()(const CancelAsked& asked);
+  void operator()(const DurationExceeded& exceeded);
+  void operator()(const Unplaceable& unplaceable);
+
+ private:
+  Event& record(std::string kind, std::string actor, std::string message);
+  void set_status(Status status, std::string message);
+  void finish(Status status, Cause cause, std::string message);
+  /// The live attempt if it has this epoch, else null.
+  Attempt* live(Epoch epoch);
+  RankRecord* live_rank(Epoch epoch, Rank rank);
+  void end_rank(Attempt& attempt, Rank rank, RankEnd end);
+  /// A death that had only been presumed is now certain.
+  void confirm_end(Attempt& attempt, Rank rank);
+  void stop_others(Attempt& attempt, Millis grace, const std::string& reason);
+  void finish_attempt(Attempt& attempt);
+  void recover(Attempt& attempt, bool counts);
+  [[nodiscard]] RankKey key(const Attempt& attempt, std::size_t rank) const {
+    return RankKey{job_.id, attempt.epoch, Rank(static_cast<std::int32_t>(rank))};
+  }
+
+  Job& job_;
+  WallTime now_;
+  Step& step_;
+};
+
+std::string nodes_of(const Attempt& attempt) {
+  std::vector<std::string_view> names;
+  for (const RankRecord& rank : attempt.ranks) {
+    const std::string_view name = rank.holding.node.value();
+    if (std::find(names.begin(), names.end(), name) == names.end()) {
+      names.push_back(name);
+    }
+  }
+  return fmt::format("{}", fmt::join(names, ", "));
+}
+
+bool all_ranks(const Attempt& attempt, auto&& holds) {
+  return std::all_of(attempt.ranks.begin(), attempt.ranks.end(), holds);
+}
+
+/// The signal that killed a rank's process, or 0. A shell whose command was killed by signal N exits with 128 + N:
+/// for those that come from outside, that is how such a death is seen.
+int killing_signal(const RankEnd& end) {
+  if (end.how == RankEnd::How::kSignaled) {
+    return end.code;
+  }
+  if (end.how == RankEnd::How::kExited && (end.code == 128 + SIGKILL || end.code == 128 + SIGTERM)) {
+    return end.code - 128;
+  }
+  return 0;
+}
+
+/// Signals that a process brings on itself by a fault of its own.
+bool is_own_fault(int signal) {
+  constexpr std::array kOwn = {SIGSEGV, SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSYS, SIGPIPE, SIGTRAP};
+  return std::find(kOwn.begin(), kOwn.end(), signal) != kOwn.end();
+}
+
+bool ended_well(const RankEnd& end) {
+  return end.how == RankEnd::How::kExited && end.code == 0 && !end.out_of_memory;
+}
+
+/// What one rank's end says about the attempt, strongest evidence first: a lost node outranks a vanished runner, that
+/// a signal from outside, that the user's own exit code. The weaker are usually consequences of the stronger: a peer
+/// whose node dies makes the others fail with a broken connection.
+struct Judgement {
+  int weight = 0;
+  Verdict verdict = Verdict::kSuccess;
+  Cause cause = Cause::kNone;
+  std::string reason;
+  std::int32_t exit_code = 0;
+};
+
+Judgement judge(const RankEnd& end, std::size_t rank, const std::string& node) {
+  const std::string who = fmt::format("rank {} on {}", rank, node);
+  const std::string because = end.detail.empty() ? "" : fmt::format(" ({})", end.detail);
+  if (end.how == RankEnd::How::kNodeLost) {
+    return {6, Verdict::kHardware, Cause::kHardware, fmt::format("node {} was lost{}", node, because), 1};
+  }
+  if (end.by_quad) {
+    return {0, Verdict::kSuccess, Cause::kNone, {}, 0};
+  }
+  if (end.out_of_memory) {
+    return {3, Verdict::kUser, Cause::kLimit,
+            fmt::format("{} was killed for memory{}", who, because), 137};
+  }
+  if (end.how == RankEnd::How::kGone) {
+    return {5, Verdict::kPlatform, Cause::kInternal, fmt::format("{} vanished{}", who, because), 1};
+  }
+  if (end.how == RankEnd::How::kNeverRan) {
+    if (end.in_setup) {
+      return {2, Verdict::kUser, Cause::kSetup, fmt::format("{} could not be set up{}", who, because), 1};
+    }
+    return {5, Verdict::kPlatform, Cause::kInternal, fmt::format("{} could not start{}", who, because), 1};
+  }
+  if (const int signal = killing_signal(end); signal != 0) {
+    const std::string name = fmt::format("SIG{}", sigabbrev_np(signal) ? sigabbrev_np(signal) : "?");
+    if (is_own_fault(signal)) {
+      return {2, Verdict::kUser, end.in_setup ? Cause::kSetup : Cause::kUser,
+              fmt::format("{} died of {}", who, name), 128 + signal};
+    }
+    return {4, Verdict::kPlatform, Cause::kInternal,
+            fmt::format("{} was killed by {} from outside", who, name), 128 + signal};
+  }
+  if (end.code != 0) {
+    return {2, Verdict::kUser, end.in_setup ? Cause::kSetup : Cause::kUser,
+            fmt::format("{}{} exited with code {}{}", end.in_setup ? "the setup of " : "", who, end.code,
+                        because),
+            end.code};
+  }
+  return {1, Verdict::kSuccess, Cause::kNone, "every rank exited with code 0", 0};
+}
+
+/// The strongest judgement over all ranks; among equals the earliest end decides, then the lowest rank.
+Judgement judge(const Attempt& attempt) {
+  Judgement best;
+  WallTime best_at;
+  for (std::size_t i = 0; i < attempt.ranks.size(); ++i) {
+    const RankRecord& rank = attempt.ranks[i];
+    Judgement one = judge(*rank.end, i, rank.holding.node.value());
+    if (one.weight > best.weight || (one.weight == best.weight && rank.end->at < best_at)) {
+      best = std::move(one);
+      best_at = rank.end->at;
+    }
+  }
+  return best;
+}
+
+Event& Transition::record(std::string kind, std::string actor, std::string message) {
+  Event event;
+  event.at = now_;
+  event.job = job_.id;
+  event.epoch = job_.epoch();
+  event.kind = std::move(kind);
+  event.actor = std::move(actor);
+  event.message = std::move(message);
+  step_.events.push_back(std::move(event));
+  step_.changed = true;
+  return step_.events.back();
+}
+
+void Transition::set_status(Status status, std::string message) {
+  job_.status = status;
+  job_.message = std::move(message);
+  step_.changed = true;
+}
+
+void Transition::finish(Status status, Cause cause, std::string message) {
+  job_.cause = cause;
+  job_.ended_at = now_;
+  set_status(status, std::move(message));
+  const std::string_view kind = status == Status::kSucceeded   ? "job.succeeded"
+                                : status == Status::kCancelled ? "job.cancelled"
+                                                               : "job.failed";
+  Event& event = record(std::string(kind), status == Status::kCancelled ? job_.cancelled_by : "control",
+                        job_.message);
+  if (cause != Cause::kNone) {
+    event.data["cause"] = to_string(cause);
+  }
+  event.data["exit_code"] = job_.exit_code;
+}
+
+Attempt* Transition::live(Epoch epoch) {
+  Attempt* attempt = job_.live();
+  return attempt != nullptr && attempt->epoch == epoch ? attempt : nullptr;
+}
+
+RankRecord* Transition::live_rank(Epoch epoch, Rank rank) {
+  Attempt* attempt = live(epoch);
+  const auto at = static_cast<std::size_t>(rank.value());
+  return attempt != nullptr && at < attempt->ranks.size() ? &attempt->ranks[at] : nullptr;
+}
+
+void Transition::operator()(const Placed& placed) {
+  if (is_terminal(job_.status) || job_.live() != nullptr) {
+    return;
+  }
+  Attempt attempt;
+  attempt.epoch = Epoch(job_.epoch().value() + 1);
+  attempt.shape = placed.shape;
+  attempt.placed_at = now_;
+  for (const Attempt& earlier : job_.attempts) {
+    const bool certain = all_ranks(earlier, [](const RankRecord& rank) { return rank.end->confirmed; });
+    if (!certain) {
+      attempt.fence_wait = kFenceGrace;
+    }
+  }
+  for (const pool::Holding& holding : placed.holdings) {
+    RankRecord rank;
+    rank.holding = holding;
+    attempt.ranks.push_back(std::move(rank));
+  }
+  job_.attempts.push_back(std::move(attempt));
+  const Attempt& added = job_.attempts.back();
+  if (job_.status == Status::kPending) {
+    set_status(Status::kStarting, fmt::format("Starting on {}.", nodes_of(added)));
+  } else {
+    set_status(Status::kRecovering, fmt::format("Starting again on {}.", nodes_of(added)));
+  }
+  Event& event = record("attempt.placed", "scheduler",
+                        fmt::format("Attempt {} was placed on {}.", added.epoch.value(), nodes_of(added)));
+  json::array nodes;
+  for (const RankRecord& rank : added.ranks) {
+    nodes.emplace_back(rank.holding.node.value());
+  }
+  event.data["nodes"] = std::move(nodes);
+  for (std::size_t i = 0; i < added.ranks.size(); ++i) {
+    step_.effects.emplace_back(StartRank{key(added, i)});
+  }
+}
+
+void Transition::operator()(const RankHello& hello) {
+  const RankKey who{job_.id, hello.epoch, hello.rank};
+  Attempt* attempt = live(hello.epoch);
+  RankRecord* rank = live_rank(hello.epoch, hello.rank);
+  if (rank == nullptr) {
+    // Its attempt is over. If its end is already known it only waits for its bye; otherwise it is a zombie.
+    for (Attempt& old : job_.attempts) {
+      const auto at = static_cast<std::size_t>(hello.rank.value());
+      if (old.epoch == hello.epoch && at < old.ranks.size() && old.ranks[at].nonce == hello.nonce &&
+          old.ranks[at].end->confirmed) {
+        step_.effects.emplace_back(ReleaseRank{who});
+        return;
+      }
+    }
+    step_.effects.emplace_back(DismissRunner{
+        who, hello.nonce, fmt::format("attempt {} of job {} is over", hello.epoch.value(), job_.id.value())});
+    return;
+  }
+  if (!rank->nonce.empty() && rank->nonce != hello.nonce) {
+    step_.effects.emplace_back(DismissRunner{who, hello.nonce, "another runner has this rank"});
+    return;
+  }
+  if (rank->end) {
+    step_.effects.emplace_back(ReleaseRank{who});
+    return;
+  }
+  if (rank->nonce.empty()) {
+    rank->nonce = hello.nonce;
+    rank->address = hello.address;
+    rank->port = hello.port;
+    rank->phase = RankPhase::kConnected;
+    step_.changed = true;
+    if (attempt->stopping) {
+      step_.effects.emplace_back(StopRank{who, Millis(0), "the attempt is ending"});
+      return;
+    }
+    if (all_ranks(*attempt, [](const RankRecord& r) { return !r.nonce.empty(); })) {
+      for (std::size_t i = 0; i < attempt->ranks.size(); ++i) {
+        step_.effects.emplace_back(SendOrder{key(*attempt, i)});
+      }
+    }
+    return;
+  }
+  // A reconnect: say again whatever it may have missed.
+  if (attempt->stopping) {
+    step_.effects.emplace_back(StopRank{who, Millis(0), "the attempt is ending"});
+  } else if (all_ranks(*attempt, [](const RankRecord& r) { return !r.nonce.empty(); })) {
+    step_.effects.emplace_back(SendOrder{who});
+    if (attempt->running_at) {
+      step_.effects.emplace_back(SendGo{who});
+    }
+  }
+}
+
+void Transition::operator()(const RankSettingUp& setting_up) {
+  RankRecord* rank = live_rank(setting_up.epoch, setting_up.rank);
+  if (rank != nullptr && rank->phase < RankPhase::kSettingUp) {
+    rank->phase = RankPhase::kSettingUp;
+    Event& event = record("rank.setup", "runner",
+                          fmt::format("Rank {} is being set up.", setting_up.rank.value()));
+    event.rank = setting_up.rank;
+    event.node = rank->holding.node.value();
+  }
+}
+
+void Transition::operator()(const RankReady& ready) {
+  Attempt* attempt = live(ready.epoch);
+  RankRecord* rank = live_rank(ready.epoch, ready.rank);
+  if (rank == nullptr || rank->phase >= RankPhase::kReady || attempt->stopping) {
+    return;
+  }
+  rank->phase = RankPhase::kReady;
+  step_.changed = true;
+  if (!all_ranks(*attempt, [](const RankRecord& r) { return r.phase == RankPhase::kReady; })) {
+    return;
+  }
+  attempt->running_at = now_;
+  for (RankRecord& each : attempt->ranks) {
+    each.phase = RankPhase::kRunning;
+  }
+  std::string message;
+  if (job_.attempts.size() == 1) {
+    job_.started_at = now_;
+    message = fmt::format("Running on {}.", nodes_of(*attempt));
+  } else {
+    const Attempt& before = job_.attempts[job_.attempts.size() - 2];
+    const Millis took = now_ - before.ended_at.value_or(now_);
+    const std::string from =
+        attempt->resume && !attempt->resume->path.empty()
+            ? (attempt->resume->step >= 0 ? fmt::format("resumed from step {}", attempt->resume->step)
+                                          : "resumed from its newest valid checkpoint")
+            : "started from the beginning, as there was no valid checkpoint";
+    message = fmt::format("Running again: {}; {} on {}, {} after the failure.", before.reason, from,
+                          nodes_of(*attempt), format_duration(took));
+  }
+  set_status(Status::kRunning, message);
+  Event& event = record("attempt.running", "control", std::move(message));
+  if (attempt->resume && !attempt->resume->path.empty()) {
+    event.data["resumed_from"] = attempt->resume->path;
+    event.data["resumed_step"] = attempt->resume->step;
+  }
+  for (std::size_t i = 0; i < attempt->ranks.size(); ++i) {
+    step_.effects.emplace_back(SendGo{key(*attempt, i)});
+  }
+}
+
+void Transition::operator()(const RankEnded& ended) {
+  if (Attempt* attempt = live(ended.epoch); attempt != nullptr) {
+    const auto at = static_cast<std::size_t>(ended.rank.value());
+    if (at < attempt->ranks.size() && !attempt->ranks[at].end) {
+      end_rank(*attempt, ended.rank, ended.end);
+    } else if (at < attempt->ranks.size() && ended.end.confirmed) {
+      confirm_end(*attempt, ended.rank);
+    }
+    return;
+  }
+  for (Attempt& old : job_.attempts) {
+    if (old.epoch == ended.epoch && ended.end.confirmed) {
+      confirm_end(old, ended.rank);
+    }
+  }
+}
+
+void Transition::confirm_end(Attempt& attempt, Rank rank) {
+  const auto at = static_cast<std::size_t>(rank.value());
+  if (at >= attempt.ranks.size() || !attempt.ranks[at].end) {
+    return;
+  }
+  if (!attempt.ranks[at].end->confirmed) {
+    attempt.ranks[at].end->confirmed = true;
+    Event& event = record("rank.confirmed_dead", "engine",
+                          fmt::format("Rank {} of attempt {}, which had been presumed dead, has ended for certain.",
+                                      rank.value(), attempt.epoch.value()));
+    event.epoch = attempt.epoch;
+    event.rank = rank;
+    event.node = attempt.ranks[at].holding.node.value();
+  }
+  step_.effects.emplace_back(ReleaseRank{key(attempt, at)});
+}
+
+void Transition::end_rank(Attempt& attempt, Rank rank, RankEnd end) {
+  const auto at = static_cast<std::size_t>(rank.value());
+  RankRecord& ending = attempt.ranks[at];
+  end.at = now_;
+  ending.end = std::move(end);
+  ending.phase = RankPhase::kEnded;
+  const RankEnd& how = *ending.end;
+  const bool well = ended_well(how);
+  const Judgement judged = judge(how, at, ending.holding.node.value());
+  // A sentence of its own only for what is not the plain end of a one-rank success: ten thousand one-line jobs are
+  // ten thousand events fewer.
+  if (!well || attempt.ranks.size() > 1) {
+    Event& event =
+        record("rank.ended", how.how == RankEnd::How::kNodeLost ? "control" : "runner",
+               how.by_quad ? fmt::format("Rank {} was stopped.", rank.value())
+               : well      ? fmt::format("Rank {} exited with code 0.", rank.value())
+                           : fmt::format("Rank {} ended: {}.", rank.value(), judged.reason));
+    event.rank = rank;
+    event.node = ending.holding.node.value();
+    event.data["code"] = how.code;
+    event.data["by_quad"] = how.by_quad;
+  }
+  step_.changed = true;
+  if (how.confirmed) {
+    step_.effects.emplace_back(ReleaseRank{key(attempt, at)});
+  }
+  if (!well && !attempt.stopping) {
+    stop_others(attempt, Millis(0), fmt::format("rank {} ended", rank.value()));
+  }
+  if (all_ranks(attempt, [](const RankRecord& r) { return r.end.has_value(); })) {
+    finish_attempt(attempt);
+  }
+}
+
+void Transition::stop_others(Attempt& attempt, Millis grace, const std::string& reason) {
+  attempt.stopping = true;
+  for (std::size_t i = 0; i < attempt.ranks.size(); ++i) {
+    if (!attempt.ranks[i].end) {
+      step_.effects.emplace_back(StopRank{key(attempt, i), grace, reason});
+    }
+  }
+}
+
+void Transition::finish_attempt(Attempt& attempt) {
+  attempt.ended_at = now_;
+  const Judgement judged = judge(attempt);
+  if (job_.status == Status::kCancelling) {
+    attempt.verdict = Verdict::kCancelled;
+    attempt.reason = fmt::format("cancelled by {}", job_.cancelled_by);
+    finish(Status::kCancelled, Cause::kNone, fmt::format("Cancelled by {}.", job_.cancelled_by));
+    return;
+  }
+  attempt.verdict = judged.verdict;
+  attempt.reason = judged.reason;
+  if (job_.cause == Cause::kLimit) {
+    attempt.verdict = Verdict::kUser;
+    attempt.reason = job_.message;
+    job_.exit_code = 1;
+    finish(Status::kFailed, Cause::kLimit, job_.message);
+    return;
+  }
+  if (judged.verdict == Verdict::kSuccess) {
+    if (judged.weight == 0) {  // every rank was ended by Quad, though nobody asked for it: a stop that was overtaken
+      attempt.verdict = Verdict::kPlatform;
+      attempt.reason = "every rank was stopped";
+      recover(attempt, true);
+      return;
+    }
+    finish(Status::kSucceeded, Cause::kNone, "Succeeded.");
+    return;
+  }
+  job_.exit_code = judged.exit_code;
+  if (judged.verdict != Verdict::kUser) {
+    recover(attempt, true);
+    return;
+  }
+  const RecoveryPolicy& policy = job_.request->recovery;
+  const bool code_recovers =
+      judged.cause != Cause::kLimit &&
+      std::find(policy.recover_on_exit_codes.begin(), policy.recover_on_exit_codes.end(), judged.exit_code) !=
+          policy.recover_on_exit_codes.end();
+  if (code_recovers) {
+    recover(attempt, false);
+  } else if (job_.restarts_on_errors < policy.max_restarts_on_errors) {
+    ++job_.restarts_on_errors;
+    recover(attempt, false);
+  } else {
+    finish(Status::kFailed, judged.cause, fmt::format("Failed: {}.", judged.reason));
+  }
+}
+
+void Transition::recover(Attempt& attempt, bool counts) {
+  for (const RankRecord& rank : attempt.ranks) {
+    const bool node_at_fault = rank.end->how == RankEnd::How::kNodeLost ||
+                               (rank.end->how == RankEnd::How::kNeverRan && !rank.end->in_setup);
+    if (counts && node_at_fault && !rank.end->by_quad &&
+        std::find(job_.avoid_nodes.begin(), job_.avoid_nodes.end(), rank.holding.node) == job_.avoid_nodes.end()) {
+      job_.avoid_nodes.push_back(rank.holding.node);
+    }
+  }
+  if (counts) {
+    ++job_.recoveries;
+    job_.recoveries_without_progress = attempt.wrote_checkpoint ? 1 : job_.recoveries_without_progress + 1;
+    const std::int32_t allowed = job_.request->recovery.max_without_progress;
+    if (job_.recoveries_without_progress > allowed) {
+      finish(Status::kFailed, attempt.verdict == Verdict::kHardware ? Cause::kHardware : Cause::kInternal,
+             fmt::format("Failed: {}, and {} recoveries in a row brought no new valid checkpoint.", attempt.reason,
+                         allowed));
+      return;
+    }
+  }
+  set_status(Status::kRecovering, fmt::format("Recovering: {}.", attempt.reason));
+  Event& event = record("job.recovering", "control", job_.message);
+  event.data["verdict"] = to_string(attempt.verdict);
+  event.data["recoveries"] = job_.recoveries;
+}
+
+void Transition::operator()(const ResumeChosen& chosen) {
+  Attempt* attempt = live(chosen.epoch);
+  if (attempt == nullptr || attempt->resume) {
+    return;
+  }
+  attempt->resume = chosen.resume;
+  step_.changed = true;
+  if (chosen.resume.path.empty() && chosen.resume.note.empty()) {
+    return;
+  }
+  const std::string from = chosen.resume.path.empty() ? "There is no valid checkpoint to resume from."
+                           : chosen.resume.step >= 0
+                               ? fmt::format("Resumes from the checkpoint of step {}.", chosen.resume.step)
+                               : "Resumes from the newest valid checkpoint.";
+  Event& event = record("attempt.resume", "runner",
+                        chosen.resume.note.empty() ? from : fmt::format("{} {}", from, chosen.resume.note));
+  event.rank = Rank(0);
+  event.data["path"] = chosen.resume.path;
+  event.data["step"] = chosen.resume.step;
+}
+
+void Transition::operator()(const CheckpointSeen& seen) {
+  Attempt* attempt = live(seen.epoch);
+  if (attempt == nullptr) {
+    return;
+  }
+  const bool newer = seen.step < 0 || seen.step > attempt->checkpoint_step.value_or(-1);
+  if (newer && seen.step >= 0) {
+    attempt->checkpoint_step = seen.step;
+  }
+  attempt->wrote_checkpoint = true;
+  Event& event = record("checkpoint.complete", "runner",
+                        seen.step >= 0 ? fmt::format("Checkpoint of step {} is complete.", seen.step)
+                                       : "A checkpoint is complete.");
+  if (!seen.note.empty()) {
+    event.message += " " + seen.note;
+  }
+  event.data["path"] = seen.path;
+  event.data["step"] = seen.step;
+  event.data["bytes"] = seen.bytes;
+}
+
+void Transition::operator()(const Noted& noted) {
+  const RankRecord* rank = live_rank(noted.epoch, noted.rank);
+  if (rank == nullptr) {
+    return;
+  }
+  Event& event = record("note." + noted.kind, "runner", noted.message);
+  event.rank = noted.rank;
+  event.node = rank->holding.node.value();
+}
+
+void Transition::operator()(const NodeLost& lost) {
+  for (Attempt& attempt : job_.attempts) {
+    const bool was_live = job_.live() == &attempt;
+    for (std::size_t i = 0; i < attempt.ranks.size(); ++i) {
+      if (attempt.ranks[i].holding.node != lost.node) {
+        continue;
+      }
+      const Rank rank(static_cast<std::int32_t>(i));
+      if (was_live && !attempt.ranks[i].end) {
+        RankEnd end;
+        end.how = RankEnd::How::kNodeLost;
+        end.confirmed = lost.confirmed;
+        end.detail = lost.reason;
+        end_rank(attempt, rank, std::move(end));
+      } else if (lost.confirmed && attempt.ranks[i].end && !attempt.ranks[i].end->confirmed) {
+        confirm_end(attempt, rank);
+      }
+    }
+  }
+}
+
+void Transition::operator()(const CancelAsked& asked) {
+  if (is_terminal(job_.status) || job_.status == Status::kCancelling) {
+    return;
+  }
+  job_.cancelled_by = asked.by;
+  Attempt* attempt = job_.live();
+  if (attempt == nullptr) {
+    finish(Status::kCancelled, Cause::kNone, fmt::format("Cancelled by {}.", asked.by));
+    return;
+  }
+  set_status(Status::kCancelling, fmt::format("Being cancelled by {}.", asked.by));
+  record("job.cancelling", asked.by, job_.message);
+  stop_others(*attempt, job_.request->stop_grace, job_.message);
+}
+
+void Transition::operator()(const DurationExceeded& /*exceeded*/) {
+  Attempt* attempt = job_.live();
+  if (attempt == nullptr || attempt->stopping || job_.status == Status::kCancelling) {
+    return;
+  }
+  job_.cause = Cause::kLimit;
+  job_.message = fmt::format("Stopped: its max_duration of {} is over.",
+                             format_duration(job_.request->max_duration.value_or(Millis(0))));
+  record("job.limit", "control", job_.message);
+  stop_others(*attempt, job_.request->stop_grace, job_.message);
+}
+
+void Transition::operator()(const Unplaceable& unplaceable) {
+  if (is_terminal(job_.status) || job_.live() != nullptr) {
+    return;
+  }
+  finish(Status::kFailed, Cause::kNoResource, unplaceable.reason);
+}
+
+}  // namespace
+
+Job submit(JobId id, std::shared_ptr<const Request> request, WallTime now, Step& step) {
+  Job job;
+  job.id = id;
+  job.request = std::move(request);
+  job.submitted_at = now;
+  job.message = "Waiting for a place.";
+  Event event;
+  event.at = now;
+  event.job = id;
+  event.kind = "job.submitted";
+  event.actor = job.request->owner;
+  event.message = fmt::format("Submitted by {}.", job.request->owner);
+  event.data["name"] = job.request->name;
+  step.events.push_back(std::move(event));
+  step.changed = true;
+  return job;
+}
+
+Step apply(Job& job, const Happening& happening, WallTime now) {
+  Step step;
+  std::visit(Transition(job, now, step), happening);
+  return step;
+}
+
+}  // namespace quad::job

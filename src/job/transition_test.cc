@@ -1,0 +1,249 @@
+#include "job/transition.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+namespace quad::job {
+namespace {
+
+using How = RankEnd::How;
+
+/// A job under test: happenings go in, and what came out of the last one is kept.
+class Life {
+ public:
+  explicit Life(int ranks = 1) : ranks_(ranks) {
+    request_.name = "train";
+    request_.owner = "ana";
+    request_.ranks = ranks;
+    request_.shapes = {{{1000, 1 << 30, 1}, "H100"}};
+  }
+
+  Request& request() { return request_; }
+
+  Life& begin() {
+    Step step;
+    job = submit(JobId(1), std::make_shared<Request>(request_), now(), step);
+    return *this;
+  }
+
+  Life& happen(const Happening& happening) {
+    clock_ += 1000;
+    last = apply(job, happening, now());
+    EXPECT_EQ(check(job), "");
+    return *this;
+  }
+
+  Life& place(const std::string& first = "n1") {
+    std::vector<pool::Holding> holdings;
+    for (int i = 0; i < ranks_; ++i) {
+      holdings.push_back({NodeId(i == 0 ? first : "n" + std::to_string(i + 1)), {1000, 1 << 30, 1}, {0}});
+    }
+    return happen(Placed{holdings, 0});
+  }
+
+  Life& run() {
+    place();
+    const Epoch epoch = job.epoch();
+    for (int i = 0; i < ranks_; ++i) {
+      happen(RankHello{epoch, Rank(i), "nonce" + std::to_string(i), "127.0.0.1", 4000});
+    }
+    for (int i = 0; i < ranks_; ++i) {
+      happen(RankReady{epoch, Rank(i)});
+    }
+    return *this;
+  }
+
+  Life& end(int rank, How how, int code, bool by_quad = false, bool confirmed = true) {
+    RankEnd ended;
+    ended.how = how;
+    ended.code = code;
+    ended.by_quad = by_quad;
+    ended.confirmed = confirmed;
+    return happen(RankEnded{job.epoch(), Rank(rank), ended});
+  }
+
+  template <typename Effect>
+  [[nodiscard]] long count() const {
+    return std::count_if(last.effects.begin(), last.effects.end(),
+                         [](const auto& effect) { return std::holds_alternative<Effect>(effect); });
+  }
+
+  Job job;
+  Step last;
+
+ private:
+  [[nodiscard]] WallTime now() const { return WallTime{clock_}; }
+  int ranks_;
+  Request request_;
+  std::int64_t clock_ = 1'000'000;
+};
+
+TEST(Transition, AOneRankJobGoesFromSubmitToSucceeded) {
+  Life life;
+  life.begin().place();
+  EXPECT_EQ(life.job.status, Status::kStarting);
+  EXPECT_EQ(life.count<StartRank>(), 1);
+  life.happen(RankHello{Epoch(1), Rank(0), "a", "127.0.0.1", 1});
+  EXPECT_EQ(life.count<SendOrder>(), 1);
+  life.happen(RankReady{Epoch(1), Rank(0)});
+  EXPECT_EQ(life.count<SendGo>(), 1);
+  EXPECT_EQ(life.job.status, Status::kRunning);
+  life.end(0, How::kExited, 0);
+  EXPECT_EQ(life.job.status, Status::kSucceeded);
+  EXPECT_EQ(life.count<ReleaseRank>(), 1);
+}
+
+TEST(Transition, NoRankIsOrderedBeforeEveryRankSaidHello) {
+  Life life(2);
+  life.begin().place().happen(RankHello{Epoch(1), Rank(1), "b", "127.0.0.2", 1});
+  EXPECT_EQ(life.count<SendOrder>(), 0);
+  life.happen(RankHello{Epoch(1), Rank(0), "a", "127.0.0.1", 1});
+  EXPECT_EQ(life.count<SendOrder>(), 2);
+}
+
+TEST(Transition, TheFirstNonZeroExitEndsTheOthersAndFailsTheJob) {
+  Life life(2);
+  life.begin().run().end(1, How::kExited, 3);
+  EXPECT_EQ(life.count<StopRank>(), 1);
+  EXPECT_EQ(life.job.status, Status::kRunning);
+  life.end(0, How::kSignaled, 9, true);
+  EXPECT_EQ(life.job.status, Status::kFailed);
+  EXPECT_EQ(life.job.cause, Cause::kUser);
+  EXPECT_EQ(life.job.exit_code, 3);
+}
+
+TEST(Transition, ALostNodeOutranksTheBrokenConnectionThatItCausedElsewhere) {
+  Life life(2);
+  life.begin().run().end(0, How::kExited, 1);
+  life.happen(NodeLost{NodeId("n2"), true, "powered off"});
+  EXPECT_EQ(life.job.status, Status::kRecovering);
+  EXPECT_EQ(life.job.attempts.back().verdict, Verdict::kHardware);
+  EXPECT_EQ(life.job.avoid_nodes, std::vector<NodeId>{NodeId("n2")});
+}
+
+TEST(Transition, AnAttemptAfterAPresumedDeathWaitsBehindTheFence) {
+  Life life;
+  life.begin().run().happen(NodeLost{NodeId("n1"), false, "silent"});
+  EXPECT_EQ(life.count<ReleaseRank>(), 0) << "a zombie may still use what it holds";
+  life.place("n2");
+  EXPECT_EQ(life.job.live()->fence_wait, kFenceGrace);
+  // The zombie comes back: it is dismissed, and once it is dead its room is free.
+  life.happen(RankHello{Epoch(1), Rank(0), "nonce0", "127.0.0.1", 1});
+  EXPECT_EQ(life.count<DismissRunner>(), 1);
+  RankEnd gone;
+  gone.how = How::kGone;
+  life.happen(RankEnded{Epoch(1), Rank(0), gone});
+  EXPECT_EQ(life.count<ReleaseRank>(), 1);
+  EXPECT_EQ(life.job.status, Status::kRecovering);
+}
+
+TEST(Transition, AnAttemptAfterCertainDeathsDoesNotWait) {
+  Life life;
+  life.begin().run().happen(NodeLost{NodeId("n1"), true, "powered off"}).place("n2");
+  EXPECT_EQ(life.job.live()->fence_wait, Millis(0));
+}
+
+TEST(Transition, ASignalFromOutsideRecoversButASegmentationFaultIsTheUsers) {
+  Life killed;
+  killed.begin().run().end(0, How::kExited, 137);
+  EXPECT_EQ(killed.job.status, Status::kRecovering);
+  Life faulty;
+  faulty.begin().run().end(0, How::kSignaled, SIGSEGV);
+  EXPECT_EQ(faulty.job.status, Status::kFailed);
+  EXPECT_EQ(faulty.job.exit_code, 139);
+}
+
+TEST(Transition, GivesUpAfterThreeRecoveriesWithoutANewCheckpoint) {
+  Life life;
+  life.begin();
+  for (int i = 0; i < 3; ++i) {
+    life.run().end(0, How::kGone, 0);
+    EXPECT_EQ(life.job.status, Status::kRecovering);
+  }
+  life.run().end(0, How::kGone, 0);
+  EXPECT_EQ(life.job.status, Status::kFailed);
+}
+
+TEST(Transition, ANewCheckpointRenewsTheRecoveries) {
+  Life life;
+  life.begin();
+  for (int i = 0; i < 10; ++i) {
+    life.run().happen(CheckpointSeen{life.job.epoch(), "step-1.pt", i, 10, ""}).end(0, How::kGone, 0);
+    EXPECT_EQ(life.job.status, Status::kRecovering);
+  }
+  EXPECT_EQ(life.job.recoveries, 10);
+}
+
+TEST(Transition, UserErrorsRestartOnlyAsAllowed) {
+  Life life;
+  life.request().recovery.max_restarts_on_errors = 1;
+  life.request().recovery.recover_on_exit_codes = {42};
+  life.begin().run().end(0, How::kExited, 42);
+  EXPECT_EQ(life.job.status, Status::kRecovering);
+  life.run().end(0, How::kExited, 1);
+  EXPECT_EQ(life.job.status, Status::kRecovering);
+  life.run().end(0, How::kExited, 1);
+  EXPECT_EQ(life.job.status, Status::kFailed);
+  EXPECT_EQ(life.job.recoveries, 0);
+}
+
+TEST(Transition, CancellingIsTwoStepsWhenItRunsAndOneWhenItWaits) {
+  Life waiting;
+  waiting.begin().happen(CancelAsked{"ana"});
+  EXPECT_EQ(waiting.job.status, Status::kCancelled);
+  Life running(2);
+  running.begin().run().happen(CancelAsked{"ana"});
+  EXPECT_EQ(running.job.status, Status::kCancelling);
+  EXPECT_EQ(running.count<StopRank>(), 2);
+  running.end(0, How::kSignaled, 15, true).end(1, How::kExited, 0);
+  EXPECT_EQ(running.job.status, Status::kCancelled);
+  running.happen(CancelAsked{"ben"}).happen(RankEnded{Epoch(1), Rank(0), {}});
+  EXPECT_EQ(running.job.status, Status::kCancelled);
+}
+
+TEST(Transition, ASecondRunnerOfTheSameRankIsToldToLeave) {
+  Life life;
+  life.begin().run().happen(RankHello{Epoch(1), Rank(0), "other", "127.0.0.1", 1});
+  EXPECT_EQ(life.count<DismissRunner>(), 1);
+  EXPECT_FALSE(life.last.changed);
+}
+
+TEST(Transition, AReconnectIsToldAgainWhatItMayHaveMissed) {
+  Life life;
+  life.begin().run().happen(RankHello{Epoch(1), Rank(0), "nonce0", "127.0.0.1", 1});
+  EXPECT_EQ(life.count<SendOrder>(), 1);
+  EXPECT_EQ(life.count<SendGo>(), 1);
+  EXPECT_FALSE(life.last.changed);
+}
+
+TEST(Transition, MemoryIsALimitAndNotRecovered) {
+  Life life;
+  RankEnd end;
+  end.how = How::kExited;
+  end.code = 137;
+  end.out_of_memory = true;
+  end.detail = "memory 64.0 of 64 GiB";
+  life.begin().run().happen(RankEnded{Epoch(1), Rank(0), end});
+  EXPECT_EQ(life.job.status, Status::kFailed);
+  EXPECT_EQ(life.job.cause, Cause::kLimit);
+  EXPECT_NE(life.job.message.find("64.0 of 64 GiB"), std::string::npos);
+}
+
+TEST(Transition, AFailedSetupSaysSo) {
+  Life life(2);
+  life.begin().place();
+  for (int i = 0; i < 2; ++i) {
+    life.happen(RankHello{Epoch(1), Rank(i), "n", "127.0.0.1", 1});
+  }
+  RankEnd end;
+  end.code = 5;
+  end.in_setup = true;
+  life.happen(RankEnded{Epoch(1), Rank(1), end}).end(0, How::kNeverRan, 0, true);
+  EXPECT_EQ(life.job.status, Status::kFailed);
+  EXPECT_EQ(life.job.cause, Cause::kSetup);
+  EXPECT_EQ(skypilot_status(life.job), "FAILED_SETUP");
+}
+
+}  // namespace
+}  // namespace quad::job

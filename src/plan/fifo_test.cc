@@ -1,0 +1,122 @@
+#include <gtest/gtest.h>
+
+#include "plan/scheduler.h"
+
+namespace quad::plan {
+namespace {
+
+constexpr std::int64_t kGiB = 1LL << 30;
+
+pool::Pool nodes(int count, int gpus, const std::string& model = "H100") {
+  pool::Pool pool;
+  for (int i = 1; i <= count; ++i) {
+    pool.put_node({NodeId("n" + std::to_string(i)), "127.0.0.1", {64'000, 512 * kGiB, gpus}, gpus > 0 ? model : "", true});
+  }
+  return pool;
+}
+
+job::Job waiting(std::int64_t id, int ranks, int gpus, int priority = 0, const std::string& model = "H100") {
+  auto request = std::make_shared<job::Request>();
+  request->ranks = ranks;
+  request->priority = priority;
+  request->shapes = {{{4'000, 16 * kGiB, gpus}, gpus > 0 ? model : ""}};
+  job::Job job;
+  job.id = JobId(id);
+  job.request = request;
+  return job;
+}
+
+std::vector<std::int64_t> ids(const std::vector<Start>& starts) {
+  std::vector<std::int64_t> out;
+  for (const Start& start : starts) {
+    out.push_back(start.job.value());
+  }
+  return out;
+}
+
+TEST(Fifo, StartsByPriorityThenByAge) {
+  auto pool = nodes(1, 8);
+  auto fifo = make_fifo();
+  fifo->enqueue(waiting(1, 1, 4));
+  fifo->enqueue(waiting(2, 1, 4));
+  fifo->enqueue(waiting(3, 1, 4, 10));
+  EXPECT_EQ(ids(fifo->decide(pool, "")), (std::vector<std::int64_t>{3, 1}));
+  EXPECT_EQ(fifo->waiting(), 1U);
+  EXPECT_EQ(pool.check(), "");
+}
+
+TEST(Fifo, StartsAGangWhollyOrNotAtAll) {
+  auto pool = nodes(2, 8);
+  auto fifo = make_fifo();
+  fifo->enqueue(waiting(1, 3, 8));
+  EXPECT_TRUE(fifo->decide(pool, "").empty());
+  EXPECT_EQ(pool.find(NodeId("n1"))->free.gpus, 8);
+  const auto why = fifo->queue()->why(JobId(1));
+  ASSERT_TRUE(why);
+  EXPECT_TRUE(why->impossible);
+}
+
+TEST(Fifo, SpreadsRanksOverNodes) {
+  auto pool = nodes(3, 8);
+  auto fifo = make_fifo();
+  fifo->enqueue(waiting(1, 2, 1));
+  const auto starts = fifo->decide(pool, "");
+  ASSERT_EQ(starts.size(), 1U);
+  EXPECT_EQ(starts[0].holdings[0].node, NodeId("n1"));
+  EXPECT_EQ(starts[0].holdings[1].node, NodeId("n2"));
+}
+
+TEST(Fifo, SmallJobsDoNotStarveALargeGang) {
+  auto pool = nodes(2, 8);
+  auto fifo = make_fifo();
+  fifo->enqueue(waiting(1, 1, 1));
+  ASSERT_EQ(fifo->decide(pool, "").size(), 1U);
+  fifo->enqueue(waiting(2, 2, 8));
+  fifo->enqueue(waiting(3, 1, 1));
+  EXPECT_TRUE(fifo->decide(pool, "").empty());
+  EXPECT_EQ(fifo->queue()->why(JobId(3))->code, "behind_others");
+  EXPECT_EQ(fifo->queue()->why(JobId(2))->position, 1);
+  pool.release(RankKey{JobId(1), Epoch(1), Rank(0)});
+  EXPECT_EQ(ids(fifo->decide(pool, "")), std::vector<std::int64_t>{2});
+}
+
+TEST(Fifo, NodesThatAWaitingJobCannotUseStayOpen) {
+  auto pool = nodes(1, 8);
+  pool.put_node({NodeId("cpu"), "127.0.0.1", {64'000, 512 * kGiB, 0}, "", true});
+  auto fifo = make_fifo();
+  fifo->enqueue(waiting(1, 1, 8));
+  fifo->enqueue(waiting(2, 1, 8));
+  fifo->enqueue(waiting(3, 1, 0));
+  EXPECT_EQ(ids(fifo->decide(pool, "")), (std::vector<std::int64_t>{1, 3}));
+}
+
+TEST(Fifo, AvoidsANodeThatFailedTheJobWhileOthersCouldHoldIt) {
+  auto pool = nodes(2, 8);
+  auto fifo = make_fifo();
+  job::Job job = waiting(1, 1, 1);
+  job.avoid_nodes = {NodeId("n1")};
+  fifo->enqueue(job);
+  auto starts = fifo->decide(pool, "");
+  ASSERT_EQ(starts.size(), 1U);
+  EXPECT_EQ(starts[0].holdings[0].node, NodeId("n2"));
+  job::Job both = waiting(2, 2, 8);
+  both.avoid_nodes = {NodeId("n1")};
+  pool.release(RankKey{JobId(1), Epoch(1), Rank(0)});
+  fifo->enqueue(both);
+  EXPECT_EQ(fifo->decide(pool, "").size(), 1U);
+}
+
+TEST(Fifo, StartsNothingWhileFrozenOrOnUnhealthyNodes) {
+  auto pool = nodes(1, 8);
+  auto fifo = make_fifo();
+  fifo->enqueue(waiting(1, 1, 1));
+  EXPECT_TRUE(fifo->decide(pool, "cut off").empty());
+  EXPECT_EQ(fifo->queue()->why(JobId(1))->code, "breaker");
+  pool.set_health(NodeId("n1"), pool::NodeHealth::kSuspect, "silent");
+  EXPECT_TRUE(fifo->decide(pool, "").empty());
+  pool.set_health(NodeId("n1"), pool::NodeHealth::kReady, "");
+  EXPECT_EQ(fifo->decide(pool, "").size(), 1U);
+}
+
+}  // namespace
+}  // namespace quad::plan
