@@ -474,26 +474,30 @@ bool Core::commit() {
   return true;
 }
 
+void Core::publish_snapshot(Now now) {
+  if (queue_ == nullptr || scheduler_->waiting() < kSmallQueue || now.mono - queue_at_ >= kQueueAge) {
+    queue_ = scheduler_->queue();
+    queue_at_ = now.mono;
+  }
+  auto snapshot = std::make_shared<Snapshot>();
+  snapshot->revision = last_revision_;
+  snapshot->at = now.wall;
+  snapshot->chunks.assign(chunks_.begin(), chunks_.end());
+  snapshot->pool = pool_;
+  snapshot->queue = queue_;
+  snapshot->breaker = breaker_;
+  const std::lock_guard lock(published_mutex_);
+  published_ = std::move(snapshot);
+  if (!changed_settings_.empty() || published_settings_.empty()) {
+    published_settings_.assign(settings_.begin(), settings_.end());
+  }
+}
+
 void Core::publish(Now now) {
   const bool changed = !new_jobs_.empty() || !changed_jobs_.empty() || !events_.empty() || pool_changed_ ||
                        published_ == nullptr || !changed_settings_.empty();
   if (changed) {
-    auto snapshot = std::make_shared<Snapshot>();
-    snapshot->revision = last_revision_;
-    snapshot->at = now.wall;
-    snapshot->chunks.assign(chunks_.begin(), chunks_.end());
-    snapshot->pool = pool_;
-    if (queue_ == nullptr || scheduler_->waiting() < kSmallQueue || now.mono - queue_at_ >= kQueueAge) {
-      queue_ = scheduler_->queue();
-      queue_at_ = now.mono;
-    }
-    snapshot->queue = queue_;
-    snapshot->breaker = breaker_;
-    const std::lock_guard lock(published_mutex_);
-    published_ = std::move(snapshot);
-    if (!changed_settings_.empty()) {
-      published_settings_.assign(settings_.begin(), settings_.end());
-    }
+    publish_snapshot(now);
   }
   const std::vector<job::Event> events = std::exchange(events_, {});
   new_jobs_.clear();

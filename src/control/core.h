@@ -207,6 +207,7 @@ class Core {
   void plan(Now now);
   bool commit();
   void publish(Now now);
+  void publish_snapshot(Now now);
   void execute(const job::Effect& effect, Now now);
   void reconcile(const std::vector<engine::Existing>& existing, Now now);
 

@@ -33,6 +33,8 @@ Status Core::load(std::vector<engine::Existing> existing, Now now) {
     chunks_[at / Snapshot::kChunk]->resize(at % Snapshot::kChunk);
     chunks_[at / Snapshot::kChunk]->push_back(std::make_shared<job::Job>(std::move(job)));
   }
+  // Readers have something to see even if the first commit fails.
+  publish_snapshot(now);
   reconcile(existing, now);
   return {};
 }

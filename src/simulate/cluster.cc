@@ -11,7 +11,7 @@
 
 #include "control/core.h"
 #include "job/record.h"
-#include "store/memory.h"
+#include "simulate/memory_store.h"
 
 namespace quad::simulate {
 
@@ -19,6 +19,8 @@ namespace {
 
 constexpr std::int64_t kStart = 1'800'000'000'000;  // wall time at the beginning
 constexpr Millis kStepTime{500};
+/// A zombie that wakes up reads the fence within this time, and dies of it.
+constexpr Millis kZombieGrace{5'000};
 
 struct Checkpoint {
   std::int64_t epoch = 0;
@@ -56,6 +58,7 @@ struct NodeSim {
   bool off = false;
   bool frozen = false;
   bool cut = false;
+  std::int64_t thawed_at = 0;
 };
 
 }  // namespace
@@ -63,9 +66,9 @@ struct NodeSim {
 struct Cluster::World final : engine::Engine {
   explicit World(ClusterOptions options_in) : options(options_in), random(options_in.seed) {
     for (int i = 0; i < options.nodes; ++i) {
-      nodes.push_back({NodeId(fmt::format("n{:02}", i + 1)), false, false, false});
+      nodes.push_back({NodeId(fmt::format("n{:02}", i + 1)), false, false, false, 0});
     }
-    store = store::make_memory([this] {
+    store = make_memory_store([this] {
       return store_refuses ? Status(error(ErrorCode::kExhausted, "no space left")) : Status();
     });
     boot();
@@ -188,11 +191,18 @@ struct Cluster::World final : engine::Engine {
     }
     std::map<int, int> used;
     for (const auto& [key, runner] : runners) {
-      used[runner.node] += runner.gpus;
+      used[runner.node] += runner.phase == Phase::kEnded ? 0 : runner.gpus;  // an ended one waits for its bye
     }
     for (const auto& [node, gpus] : used) {
       if (gpus > options.gpus_per_node) {
-        broken(fmt::format("{} GPUs are in use on node {}", gpus, node));
+        std::string who;
+        for (const auto& [key, runner] : runners) {
+          if (runner.node == node) {
+            who += fmt::format(" {} ({} GPUs, phase {}{})", to_string(key), runner.gpus, static_cast<int>(runner.phase),
+                               runner.connected ? "" : ", not connected");
+          }
+        }
+        broken(fmt::format("{} GPUs are in use on node {}:{}", gpus, node, who));
       }
     }
   }
@@ -312,7 +322,7 @@ struct Cluster::World final : engine::Engine {
     deliver(runner, std::move(happening), true);
   }
 
-  void deliver(Runner& runner, job::Happening happening, bool acknowledged) {
+  void deliver(Runner& runner, job::Happening happening, bool keeps) {
     if (!runner.connected) {
       return;
     }
@@ -321,12 +331,12 @@ struct Cluster::World final : engine::Engine {
     // One connection keeps its order: each message arrives after the one before it.
     runner_clock[runner.key] = std::max(runner_clock[runner.key] + 1, now_ms + between(1, 15));
     for (int copy = 0; copy < (twice ? 2 : 1); ++copy) {
-      at(Millis(runner_clock[runner.key] - now_ms), [this, key = runner.key, nonce = runner.nonce, happening, acknowledged, copy] {
+      at(Millis(runner_clock[runner.key] - now_ms), [this, key = runner.key, nonce = runner.nonce, happening, keeps, copy] {
         if (core == nullptr) {
           return;
         }
         control::RunnerReport report{key, nonce, happening, nullptr};
-        if (acknowledged && copy == 0) {
+        if (keeps && copy == 0) {
           report.durable = [this, key, nonce] {
             at(jitter(), [this, key, nonce] {
               const auto it = runners.find(key);
@@ -354,7 +364,7 @@ struct Cluster::World final : engine::Engine {
   }
 
   void take_order(Runner& runner, const job::Job& job) {
-    if (runner.has_order) {
+    if (runner.has_order || runner.stopping || runner.phase == Phase::kEnded) {
       return;
     }
     runner.has_order = true;
@@ -399,7 +409,8 @@ struct Cluster::World final : engine::Engine {
     runner.phase = Phase::kRunning;
     for (const auto& [key, other] : runners) {
       if (key.job == runner.key.job && key.epoch < runner.key.epoch && other.phase == Phase::kRunning &&
-          !nodes[static_cast<std::size_t>(other.node)].frozen) {
+          !nodes[static_cast<std::size_t>(other.node)].frozen &&
+          now_ms - nodes[static_cast<std::size_t>(other.node)].thawed_at > kZombieGrace.count()) {
         broken(fmt::format("rank {} runs while rank {} still runs", to_string(runner.key), to_string(key)));
       }
     }
@@ -575,7 +586,11 @@ struct Cluster::World final : engine::Engine {
     nodes[static_cast<std::size_t>(index)].off = false;
     observe(engine::NodeBack{nodes[static_cast<std::size_t>(index)].id});
   }
-  void thaw(int index) { nodes[static_cast<std::size_t>(index)].frozen = false; }
+  void thaw(int index) {
+    NodeSim& node = nodes[static_cast<std::size_t>(index)];
+    node.thawed_at = node.frozen ? now_ms : node.thawed_at;
+    node.frozen = false;
+  }
   void heal(int index) {
     NodeSim& node = nodes[static_cast<std::size_t>(index)];
     node.cut = false;
@@ -746,6 +761,13 @@ std::string Cluster::digest() const {
 
 std::string Cluster::describe() const {
   std::string text;
+  store::EventFilter filter;
+  filter.limit = 1'000'000;
+  const auto events = world_->store->events(filter);
+  for (std::size_t i = events->size() > 40 ? events->size() - 40 : 0; i < events->size(); ++i) {
+    const job::Event& event = (*events)[i];
+    text += fmt::format("{} job {} epoch {} {} {}\n", event.at.millis - kStart, event.job.value(), event.epoch.value(), event.kind, event.message);
+  }
   if (world_->core == nullptr) {
     return "the server is down";
   }

@@ -41,7 +41,7 @@ void expect_sound(const ClusterOptions& options, int jobs) {
   submit_mixture(cluster, options.seed, jobs);
   cluster.run(Millis(5 * 60'000));
   cluster.settle(Millis(4 * 3600'000));
-  EXPECT_EQ(cluster.violation(), "") << "replay with QUAD_SEED=" << options.seed;
+  EXPECT_EQ(cluster.violation(), "") << "replay with QUAD_SEED=" << options.seed << "\n" << cluster.describe();
   for (const Outcome& outcome : cluster.outcomes()) {
     EXPECT_TRUE(outcome.status == job::Status::kSucceeded || outcome.status == job::Status::kFailed)
         << "job " << outcome.id.value() << " is " << to_string(outcome.status) << "; QUAD_SEED=" << options.seed;
