@@ -53,7 +53,7 @@ class Control {
   /// Called on the control thread after each commit, with its events: wakes the streams. Set before start().
   void on_commit(CommitListener listener);
 
-  /// The token by which the runners of an attempt prove themselves.
+  /// The token by which the runners of an attempt prove themselves: JOB.EPOCH.MAC.
   [[nodiscard]] std::string attempt_token(JobId job, Epoch epoch) const;
 
  private:

@@ -96,7 +96,7 @@ std::string Core::attempt_token(JobId job, Epoch epoch) const {
   unsigned int size = 0;
   HMAC(EVP_sha256(), options_.attempt_key.data(), static_cast<int>(options_.attempt_key.size()),
        reinterpret_cast<const unsigned char*>(text.data()), text.size(), digest, &size);
-  return to_hex({reinterpret_cast<const char*>(digest), size});
+  return fmt::format("{}.{}.{}", job.value(), epoch.value(), to_hex({reinterpret_cast<const char*>(digest), size}));
 }
 
 std::shared_ptr<const Snapshot> Core::snapshot() const {

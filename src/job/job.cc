@@ -159,6 +159,10 @@ std::string check(const Job& job) {
     if (attempt.ranks.size() != static_cast<std::size_t>(job.request->ranks)) {
       return fmt::format("attempt {} has {} ranks instead of {}", expected, attempt.ranks.size(), job.request->ranks);
     }
+    if (attempt.shape < 0 || static_cast<std::size_t>(attempt.shape) >= job.request->shapes.size()) {
+      return fmt::format("attempt {} was placed with shape {}, of {} that there are", expected, attempt.shape,
+                         job.request->shapes.size());
+    }
     const bool all_ended = std::all_of(attempt.ranks.begin(), attempt.ranks.end(),
                                        [](const RankRecord& rank) { return rank.end.has_value(); });
     if (attempt.ended_at.has_value() != all_ended) {

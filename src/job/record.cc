@@ -8,15 +8,15 @@ namespace quad::job {
 
 namespace {
 
-/// The value whose name is `text`, among the first `count` enumerators; the first if none has it.
+/// The value whose name is `text`, among the first `count` enumerators, if one has it.
 template <typename Enum, std::size_t count>
-Enum from_name(std::string_view text) {
+std::optional<Enum> from_name(std::string_view text) {
   for (std::size_t i = 0; i < count; ++i) {
     if (to_string(static_cast<Enum>(i)) == text) {
       return static_cast<Enum>(i);
     }
   }
-  return static_cast<Enum>(0);
+  return std::nullopt;
 }
 
 void put(json::object& object, std::string_view key, const std::string& value) {
@@ -109,7 +109,8 @@ json::object to_json(const RankEnd& end) {
 
 RankEnd rank_end_from_json(const json::object& object) {
   RankEnd end;
-  end.how = from_name<RankEnd::How, 5>(get_string(object, "how"));
+  // Never a success by mistake: an end that does not say how it came is one that left no result.
+  end.how = from_name<RankEnd::How, 5>(get_string(object, "how")).value_or(RankEnd::How::kGone);
   end.code = static_cast<std::int32_t>(get_int(object, "code"));
   end.by_quad = get_bool(object, "by_quad");
   end.out_of_memory = get_bool(object, "out_of_memory");
@@ -144,7 +145,7 @@ RankRecord rank_from(const json::object& object) {
   rank.holding.node = NodeId(get_text(object, "node"));
   rank.holding.amount = resources_from(object);
   rank.holding.gpu_indices = integers_from<std::int32_t>(get_array(object, "gpu_indices"));
-  rank.phase = from_name<RankPhase, 6>(get_string(object, "phase"));
+  rank.phase = from_name<RankPhase, 6>(get_string(object, "phase")).value_or(RankPhase::kOrdered);
   rank.nonce = get_text(object, "nonce");
   rank.address = get_text(object, "address");
   rank.port = static_cast<std::int32_t>(get_int(object, "port"));
@@ -207,7 +208,7 @@ Attempt attempt_from(const json::object& object) {
   }
   attempt.wrote_checkpoint = get_bool(object, "wrote_checkpoint");
   attempt.stopping = get_bool(object, "stopping");
-  attempt.verdict = from_name<Verdict, 8>(get_string(object, "verdict"));
+  attempt.verdict = from_name<Verdict, 8>(get_string(object, "verdict")).value_or(Verdict::kUnknown);
   attempt.reason = get_text(object, "reason");
   return attempt;
 }
@@ -253,7 +254,7 @@ Result<Request> request_from_json(const json::object& object) {
   Request request;
   request.name = get_text(object, "name");
   request.owner = get_text(object, "owner");
-  request.kind = from_name<Kind, 3>(get_string(object, "kind"));
+  request.kind = from_name<Kind, 3>(get_string(object, "kind", to_string(Kind::kBatch))).value_or(Kind::kBatch);
   request.ranks = static_cast<std::int32_t>(get_int(object, "ranks", 1));
   if (const auto* shapes = get_array(object, "shapes")) {
     for (const json::value& shape : *shapes) {
@@ -313,8 +314,15 @@ Result<Job> job_from_json(const json::object& object, std::shared_ptr<const Requ
     return error(ErrorCode::kInvalid, "The record of a job has no id");
   }
   job.request = std::move(request);
-  job.status = from_name<Status, 8>(get_string(object, "status"));
-  job.cause = from_name<Cause, 8>(get_string(object, "cause"));
+  // A guess here could start a job again that is over.
+  const auto status = from_name<Status, 8>(get_string(object, "status"));
+  if (!status) {
+    return error(ErrorCode::kInvalid,
+                 fmt::format("The record of job {} has the status \"{}\", which is none", job.id.value(),
+                             get_string(object, "status")));
+  }
+  job.status = *status;
+  job.cause = from_name<Cause, 8>(get_string(object, "cause")).value_or(Cause::kInternal);
   job.message = get_text(object, "message");
   job.submitted_at = WallTime{get_int(object, "submitted_at")};
   job.started_at = get_time(object, "started_at");

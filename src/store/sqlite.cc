@@ -1,16 +1,21 @@
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <sqlite3.h>
-#include <sys/file.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
-#include <array>
-#include <cerrno>
+#include <algorithm>
+#include <limits>
+#include <map>
 #include <mutex>
+#include <utility>
 
 #include "base/file.h"
 #include "job/record.h"
+#include "store/backup.h"
+#include "store/connection.h"
+#include "store/faults.h"
+#include "store/lock.h"
+#include "store/rows.h"
+#include "store/schema.h"
 #include "store/store.h"
 
 namespace quad::store {
@@ -19,274 +24,143 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// Each entry brings the schema from version i to i + 1. Entries are never changed once released, only added.
-constexpr std::array<const char*, 1> kMigrations = {
-    R"(CREATE TABLE jobs (id INTEGER PRIMARY KEY, status TEXT NOT NULL, owner TEXT NOT NULL, name TEXT NOT NULL,
-                          submitted_at INTEGER NOT NULL, record TEXT NOT NULL, request TEXT NOT NULL);
-       CREATE TABLE bodies (job INTEGER PRIMARY KEY, body TEXT NOT NULL);
-       CREATE TABLE events (revision INTEGER PRIMARY KEY, at INTEGER NOT NULL, job INTEGER NOT NULL,
-                            epoch INTEGER NOT NULL, rank INTEGER NOT NULL, node TEXT NOT NULL, kind TEXT NOT NULL,
-                            actor TEXT NOT NULL, message TEXT NOT NULL, data TEXT NOT NULL);
-       CREATE INDEX events_by_job ON events (job, revision) WHERE job > 0;
-       CREATE INDEX events_by_node ON events (node, revision) WHERE node <> '';
-       CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-       CREATE TABLE client_keys (owner TEXT NOT NULL, key TEXT NOT NULL, job INTEGER NOT NULL,
-                                 PRIMARY KEY (owner, key)) WITHOUT ROWID;)"};
-
-constexpr int kBusyMillis = 10'000;
 /// Pages of the write-ahead log before it is folded into the database: 16 MiB, so that a burst is not held up.
 constexpr int kCheckpointPages = 4000;
+/// What the log is cut to afterwards, if a long reader had made it grow.
+constexpr int kLogBytes = 64 << 20;
+constexpr int kCacheKib = 4096;
 
-Error sqlite_error(sqlite3* db, std::string_view what) {
-  const int code = sqlite3_errcode(db);
-  const bool full = code == SQLITE_FULL || (code == SQLITE_IOERR && sqlite3_system_errno(db) == ENOSPC);
-  if (full) {
-    return error(ErrorCode::kExhausted, fmt::format("The disk of the data directory is full, so {} failed", what));
-  }
-  if (code == SQLITE_READONLY) {
-    return error(ErrorCode::kIo, fmt::format("The data directory cannot be written to, so {} failed", what));
-  }
-  return error(ErrorCode::kIo, fmt::format("{} failed: {}", what, sqlite3_errmsg(db)));
-}
-
-/// One prepared statement. Values are bound in order; step() is called until it gives no row.
-class Statement {
+/// A connection for reading, with the statements that it has run.
+class Reader {
  public:
-  Statement() = default;
-  Statement(sqlite3* db, const std::string& text) : db_(db) {
-    failed_ = sqlite3_prepare_v3(db, text.c_str(), -1, SQLITE_PREPARE_PERSISTENT, &statement_, nullptr) != SQLITE_OK;
-  }
-  Statement(const Statement&) = delete;
-  Statement& operator=(const Statement&) = delete;
-  Statement(Statement&& other) noexcept
-      : db_(other.db_), statement_(std::exchange(other.statement_, nullptr)), failed_(other.failed_) {}
-  Statement& operator=(Statement&& other) noexcept {
-    std::swap(db_, other.db_);
-    std::swap(statement_, other.statement_);
-    std::swap(failed_, other.failed_);
-    return *this;
-  }
-  ~Statement() { sqlite3_finalize(statement_); }
+  explicit Reader(Connection db) : db_(std::move(db)) {}
 
-  Statement& bind(std::int64_t value) {
-    sqlite3_bind_int64(statement_, ++bound_, value);
-    return *this;
-  }
-  /// The text must live until the statement has been stepped.
-  Statement& bind(std::string_view value) {
-    sqlite3_bind_text64(statement_, ++bound_, value.data(), value.size(), SQLITE_STATIC, SQLITE_UTF8);
-    return *this;
-  }
-
-  /// Whether there is a row; resets the statement after the last one and after a failure.
-  Result<bool> step() {
-    if (failed_) {
-      return sqlite_error(db_, "a statement");
+  Result<Statement*> statement(const std::string& text) {
+    if (const auto known = statements_.find(text); known != statements_.end()) {
+      return &known->second;
     }
-    const int code = sqlite3_step(statement_);
-    if (code == SQLITE_ROW) {
-      return true;
-    }
-    const Error failure = code == SQLITE_DONE ? Error{} : sqlite_error(db_, "recording");
-    reset();
-    return code == SQLITE_DONE ? Result<bool>(false) : Result<bool>(failure);
+    QUAD_ASSIGN(Statement made, Statement::prepare(db_.get(), text));
+    return &statements_.emplace(text, std::move(made)).first->second;
   }
-  /// Runs a statement that gives no rows.
-  Status run() {
-    QUAD_ASSIGN(const bool row, step());
-    if (row) {
-      reset();
-    }
-    return {};
-  }
-  void reset() {
-    sqlite3_reset(statement_);
-    bound_ = 0;
-  }
-
-  [[nodiscard]] std::int64_t integer(int column) const { return sqlite3_column_int64(statement_, column); }
-  [[nodiscard]] std::string_view text(int column) const {
-    const auto* bytes = reinterpret_cast<const char*>(sqlite3_column_text(statement_, column));
-    return bytes == nullptr ? std::string_view()
-                            : std::string_view(bytes, static_cast<std::size_t>(sqlite3_column_bytes(statement_, column)));
-  }
+  Connection& db() { return db_; }
 
  private:
-  sqlite3* db_ = nullptr;
-  sqlite3_stmt* statement_ = nullptr;
-  bool failed_ = false;
-  int bound_ = 0;
+  Connection db_;
+  std::map<std::string, Statement> statements_;  // at most one for each shape of a filter
 };
-
-/// A connection that closes itself.
-class Connection {
- public:
-  Connection() = default;
-  explicit Connection(sqlite3* db) : db_(db) {}
-  Connection(const Connection&) = delete;
-  Connection& operator=(const Connection&) = delete;
-  Connection(Connection&& other) noexcept : db_(std::exchange(other.db_, nullptr)) {}
-  Connection& operator=(Connection&& other) noexcept {
-    std::swap(db_, other.db_);
-    return *this;
-  }
-  ~Connection() { sqlite3_close_v2(db_); }
-
-  static Result<Connection> open(const fs::path& path, bool writer) {
-    sqlite3* raw = nullptr;
-    const int flags = (writer ? SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE : SQLITE_OPEN_READONLY) | SQLITE_OPEN_NOMUTEX;
-    const int code = sqlite3_open_v2(path.c_str(), &raw, flags, nullptr);
-    Connection connection(raw);
-    if (code != SQLITE_OK) {
-      return error(ErrorCode::kIo, fmt::format("Cannot open {}: {}", path.string(), sqlite3_errstr(code)));
-    }
-    sqlite3_busy_timeout(raw, kBusyMillis);
-    return connection;
-  }
-  Status run(const char* text) {
-    if (sqlite3_exec(db_, text, nullptr, nullptr, nullptr) != SQLITE_OK) {
-      return sqlite_error(db_, "recording");
-    }
-    return {};
-  }
-  [[nodiscard]] sqlite3* get() const { return db_; }
-
- private:
-  sqlite3* db_ = nullptr;
-};
-
-/// The lock by which one server owns a data directory. The kernel drops it with the process, however that dies.
-Result<UniqueFd> take_lock(const fs::path& folder) {
-  const fs::path path = folder / "lock";
-  UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
-  if (!fd) {
-    return errno_error(fmt::format("Cannot open {}", path.string()), errno);
-  }
-  if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
-    if (errno != EWOULDBLOCK) {
-      return errno_error(fmt::format("Cannot lock {}", path.string()), errno);
-    }
-    const std::string holder = read_file(path, 256).value_or("");
-    return error(ErrorCode::kExists,
-                 fmt::format("Another Quad server ({}) already works on {}; stop it, or give this one another --data-dir",
-                             holder.empty() ? "of an unknown process" : holder, folder.string()));
-  }
-  if (::ftruncate(fd.get(), 0) != 0) {
-    return errno_error(fmt::format("Cannot write {}", path.string()), errno);
-  }
-  QUAD_TRY(write_all(fd.get(), fmt::format("process {}", ::getpid())));
-  return fd;
-}
 
 class SqliteStore final : public Store {
  public:
-  static Result<std::unique_ptr<Store>> open(const fs::path& folder) {
-    QUAD_TRY(make_folders(folder, 0700));
-    auto store = std::unique_ptr<SqliteStore>(new SqliteStore());
-    QUAD_ASSIGN(store->lock_, take_lock(folder));
-    store->path_ = folder / "quad.db";
-    QUAD_ASSIGN(store->db_, Connection::open(store->path_, true));
-    ::chmod(store->path_.c_str(), 0600);
-    Connection& db = store->db_;
-    QUAD_TRY(db.run("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;"));
-    QUAD_TRY(db.run(fmt::format("PRAGMA wal_autocheckpoint={}; PRAGMA cache_size=-4096;", kCheckpointPages).c_str()));
-    QUAD_TRY(store->migrate());
-    store->prepare();
-    return std::unique_ptr<Store>(std::move(store));
-  }
+  static Result<std::unique_ptr<Store>> open(const fs::path& folder);
 
   Result<Loaded> load() override;
   Status commit(const Batch& batch) override;
   Result<std::vector<job::Event>> events(const EventFilter& filter) const override;
   Result<std::string> body(JobId job) const override;
-  Status backup(const fs::path& to) const override;
+  Status backup(const fs::path& to) const override { return copy_database(path_, to); }
   Result<std::vector<std::string>> check() const override;
 
  private:
   SqliteStore() = default;
-
-  Status migrate() {
-    QUAD_ASSIGN(const std::int64_t version, single("PRAGMA user_version"));
-    if (version > static_cast<std::int64_t>(kMigrations.size())) {
-      return error(ErrorCode::kUnsupported,
-                   fmt::format("{} was written by a newer Quad (schema {}, this one knows {}); use that version",
-                               path_.string(), version, kMigrations.size()));
-    }
-    for (auto next = static_cast<std::size_t>(version); next < kMigrations.size(); ++next) {
-      QUAD_TRY(db_.run(
-          fmt::format("BEGIN IMMEDIATE; {}; PRAGMA user_version={}; COMMIT;", kMigrations[next], next + 1).c_str()));
-    }
-    return {};
-  }
-
-  Result<std::int64_t> single(const char* text) const {
-    Statement statement(db_.get(), text);
-    QUAD_ASSIGN(const bool row, statement.step());
-    return row ? statement.integer(0) : 0;
-  }
-
-  void prepare() {
-    sqlite3* db = db_.get();
-    insert_job_ = Statement(db,
-                            "INSERT INTO jobs (id, status, owner, name, submitted_at, record, request) "
-                            "VALUES (?,?,?,?,?,?,?)");
-    insert_body_ = Statement(db, "INSERT INTO bodies (job, body) VALUES (?,?)");
-    insert_key_ = Statement(db, "INSERT INTO client_keys (owner, key, job) VALUES (?,?,?)");
-    update_job_ = Statement(db, "UPDATE jobs SET status=?, record=? WHERE id=?");
-    insert_event_ = Statement(db,
-                              "INSERT INTO events (revision, at, job, epoch, rank, node, kind, actor, message, data) "
-                              "VALUES (?,?,?,?,?,?,?,?,?,?)");
-    put_setting_ = Statement(db, "INSERT OR REPLACE INTO settings (key, value) VALUES (?,?)");
-    drop_setting_ = Statement(db, "DELETE FROM settings WHERE key=?");
-  }
-
+  Status prepare();
   Status write(const Batch& batch);
+  Status write_new(const Batch::NewJob& added);
+  Status write_changed(const job::Job& job);
+  Status write_event(const job::Event& event);
+  /// Readers that wait to be used again. The mutex is held only for taking one out and putting it back; a reader
+  /// whose work failed is not put back, but closed.
+  Result<Reader> take_reader() const;
+  void put_back(Reader reader) const;
 
-  /// A connection for one reader; kept and used again. The lock is held only for taking and giving back.
-  Result<Connection> reader() const {
-    {
-      const std::lock_guard lock(readers_mutex_);
-      if (!readers_.empty()) {
-        Connection connection = std::move(readers_.back());
-        readers_.pop_back();
-        return connection;
-      }
-    }
-    return Connection::open(path_, false);
-  }
-  void give_back(Connection connection) const {
-    constexpr std::size_t kKept = 4;
-    const std::lock_guard lock(readers_mutex_);
-    if (readers_.size() < kKept) {
-      readers_.push_back(std::move(connection));
-    }
-  }
-
+  // In this order, so that the database is closed before the lock is let go.
   UniqueFd lock_;
   fs::path path_;
   Connection db_;
+  Statement begin_, commit_, rollback_;
   Statement insert_job_, insert_body_, insert_key_, update_job_, insert_event_, put_setting_, drop_setting_;
+  std::int64_t last_revision_ = 0;
   mutable std::mutex readers_mutex_;
-  mutable std::vector<Connection> readers_;
+  mutable std::vector<Reader> readers_;
 };
+
+Result<std::unique_ptr<Store>> SqliteStore::open(const fs::path& folder) {
+  QUAD_TRY(make_folders(folder, 0700));
+  auto store = std::unique_ptr<SqliteStore>(new SqliteStore());
+  QUAD_ASSIGN(store->lock_, take_lock(folder));
+  store->path_ = folder / "quad.db";
+  QUAD_ASSIGN(store->db_, Connection::open(store->path_, Connection::Mode::kWrite));
+  Connection& db = store->db_;
+  QUAD_ASSIGN(const std::string mode, db.text("PRAGMA journal_mode=WAL"));
+  if (mode != "wal") {
+    return error(ErrorCode::kUnsupported,
+                 fmt::format("The file system of {} cannot share memory between processes, which the store's "
+                             "write-ahead log needs; use a data directory on a local disk",
+                             folder.string()));
+  }
+  QUAD_TRY(db.run(fmt::format("PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint={}; "
+                              "PRAGMA journal_size_limit={}; PRAGMA cache_size=-{};",
+                              kCheckpointPages, kLogBytes, kCacheKib)));
+  QUAD_TRY(migrate(db, store->path_));
+  QUAD_TRY(store->prepare());
+  QUAD_ASSIGN(store->last_revision_, db.integer("SELECT max(revision) FROM events"));
+  return std::unique_ptr<Store>(std::move(store));
+}
+
+Status SqliteStore::prepare() {
+  const auto make = [this](Statement& statement, std::string_view text) -> Status {
+    QUAD_ASSIGN(statement, Statement::prepare(db_.get(), text));
+    return {};
+  };
+  QUAD_TRY(make(begin_, "BEGIN IMMEDIATE"));
+  QUAD_TRY(make(commit_, "COMMIT"));
+  QUAD_TRY(make(rollback_, "ROLLBACK"));
+  QUAD_TRY(make(insert_job_,
+                "INSERT INTO jobs (id, status, owner, name, submitted_at, record, request) "
+                "VALUES (?,?,?,?,?,?,?)"));
+  QUAD_TRY(make(insert_body_, "INSERT INTO bodies (job, body) VALUES (?,?)"));
+  QUAD_TRY(make(insert_key_, "INSERT INTO client_keys (owner, key, job) VALUES (?,?,?)"));
+  QUAD_TRY(make(update_job_, "UPDATE jobs SET status=?, record=? WHERE id=?"));
+  QUAD_TRY(make(insert_event_, fmt::format("INSERT INTO events ({}) VALUES (?,?,?,?,?,?,?,?,?,?)", kEventColumns)));
+  QUAD_TRY(make(put_setting_, "INSERT OR REPLACE INTO settings (key, value) VALUES (?,?)"));
+  return make(drop_setting_, "DELETE FROM settings WHERE key=?");
+}
+
+Result<Reader> SqliteStore::take_reader() const {
+  {
+    const std::lock_guard lock(readers_mutex_);
+    if (!readers_.empty()) {
+      Reader reader = std::move(readers_.back());
+      readers_.pop_back();
+      return reader;
+    }
+  }
+  QUAD_ASSIGN(Connection db, Connection::open(path_, Connection::Mode::kRead));
+  return Reader(std::move(db));
+}
+
+void SqliteStore::put_back(Reader reader) const {
+  constexpr std::size_t kKept = 4;
+  const std::lock_guard lock(readers_mutex_);
+  if (readers_.size() < kKept) {
+    readers_.push_back(std::move(reader));
+  }
+}
 
 Result<Loaded> SqliteStore::load() {
   Loaded loaded;
-  Statement jobs(db_.get(), "SELECT record, request FROM jobs ORDER BY id");
+  QUAD_ASSIGN(const std::int64_t count, db_.integer("SELECT count(*) FROM jobs"));
+  loaded.jobs.reserve(static_cast<std::size_t>(count));
+  QUAD_ASSIGN(Statement jobs, Statement::prepare(db_.get(), "SELECT id, record, request FROM jobs ORDER BY id"));
   for (;;) {
     QUAD_ASSIGN(const bool row, jobs.step());
     if (!row) {
       break;
     }
-    QUAD_ASSIGN(const json::object request_object, parse_json_object(jobs.text(1)));
-    QUAD_ASSIGN(job::Request request, job::request_from_json(request_object));
-    QUAD_ASSIGN(const json::object object, parse_json_object(jobs.text(0)));
-    QUAD_ASSIGN(job::Job job, job::job_from_json(object, std::make_shared<job::Request>(std::move(request))));
+    QUAD_ASSIGN(job::Job job, job_from_texts(JobId(jobs.integer(0)), jobs.text(1), jobs.text(2)));
     loaded.jobs.push_back(std::move(job));
   }
-  QUAD_ASSIGN(const std::int64_t last, single("SELECT max(revision) FROM events"));
-  loaded.last_revision = Revision(last);
-  Statement settings(db_.get(), "SELECT key, value FROM settings ORDER BY key");
+  loaded.last_revision = Revision(last_revision_);
+  QUAD_ASSIGN(Statement settings, Statement::prepare(db_.get(), "SELECT key, value FROM settings ORDER BY key"));
   for (;;) {
     QUAD_ASSIGN(const bool row, settings.step());
     if (!row) {
@@ -294,7 +168,7 @@ Result<Loaded> SqliteStore::load() {
     }
     loaded.settings.emplace_back(settings.text(0), settings.text(1));
   }
-  Statement keys(db_.get(), "SELECT owner, key, job FROM client_keys");
+  QUAD_ASSIGN(Statement keys, Statement::prepare(db_.get(), "SELECT owner, key, job FROM client_keys"));
   for (;;) {
     QUAD_ASSIGN(const bool row, keys.step());
     if (!row) {
@@ -307,54 +181,41 @@ Result<Loaded> SqliteStore::load() {
 }
 
 Status SqliteStore::commit(const Batch& batch) {
-  QUAD_TRY(db_.run("BEGIN IMMEDIATE"));
+  if (batch.empty()) {
+    return {};
+  }
+  std::int64_t revision = last_revision_;
+  for (const job::Event& event : batch.events) {
+    if (event.revision.value() != ++revision) {
+      return error(ErrorCode::kInternal, fmt::format("Event {} is to be recorded where number {} is due",
+                                                     event.revision.value(), revision));
+    }
+  }
+  QUAD_TRY(begin_.run());
   Status status = write(batch);
   if (status.ok()) {
-    status = db_.run("COMMIT");
+    status = commit_.run();
   }
-  if (!status.ok() && sqlite3_get_autocommit(db_.get()) == 0) {
-    (void)db_.run("ROLLBACK");
+  if (!status.ok()) {
+    // After some failures SQLite has rolled back by itself, and says so here.
+    if (sqlite3_get_autocommit(db_.get()) == 0) {
+      (void)rollback_.run();
+    }
+    return status;
   }
+  last_revision_ = revision;
   return status;
 }
 
 Status SqliteStore::write(const Batch& batch) {
   for (const Batch::NewJob& added : batch.new_jobs) {
-    const job::Job& job = *added.job;
-    const std::string record = to_text(job::to_json(job));
-    json::object request_object = job::to_json(*job.request);
-    request_object.erase("body");
-    const std::string request = to_text(request_object);
-    QUAD_TRY(insert_job_.bind(job.id.value())
-                 .bind(to_string(job.status))
-                 .bind(job.request->owner)
-                 .bind(job.request->name)
-                 .bind(job.submitted_at.millis)
-                 .bind(record)
-                 .bind(request)
-                 .run());
-    QUAD_TRY(insert_body_.bind(job.id.value()).bind(job.request->body).run());
-    if (!added.client_key.empty()) {
-      QUAD_TRY(insert_key_.bind(job.request->owner).bind(added.client_key).bind(job.id.value()).run());
-    }
+    QUAD_TRY(write_new(added));
   }
   for (const job::Job* job : batch.changed_jobs) {
-    const std::string record = to_text(job::to_json(*job));
-    QUAD_TRY(update_job_.bind(to_string(job->status)).bind(record).bind(job->id.value()).run());
+    QUAD_TRY(write_changed(*job));
   }
   for (const job::Event& event : batch.events) {
-    const std::string data = event.data.empty() ? std::string() : to_text(event.data);
-    QUAD_TRY(insert_event_.bind(event.revision.value())
-                 .bind(event.at.millis)
-                 .bind(event.job.value())
-                 .bind(event.epoch.value())
-                 .bind(event.rank.value())
-                 .bind(event.node)
-                 .bind(event.kind)
-                 .bind(event.actor)
-                 .bind(event.message)
-                 .bind(data)
-                 .run());
+    QUAD_TRY(write_event(event));
   }
   for (const auto& [key, value] : batch.settings) {
     if (value.empty()) {
@@ -366,150 +227,102 @@ Status SqliteStore::write(const Batch& batch) {
   return {};
 }
 
-Result<std::vector<job::Event>> SqliteStore::events(const EventFilter& filter) const {
-  QUAD_ASSIGN(Connection db, reader());
-  std::vector<job::Event> found;
-  {
-    Statement query(db.get(),
-                    fmt::format("SELECT revision, at, job, epoch, rank, node, kind, actor, message, data FROM events "
-                                "WHERE revision > ?1{}{}{} ORDER BY revision {} LIMIT ?5",
-                                filter.job ? " AND job = ?2 AND job > 0" : "",
-                                filter.node ? " AND node = ?3 AND node <> ''" : "",
-                                filter.kind_prefix.empty() ? "" : " AND substr(kind, 1, length(?4)) = ?4",
-                                filter.newest_first ? "DESC" : "ASC"));
-    query.bind(filter.after.value())
-        .bind(filter.job.value_or(JobId(0)).value())
-        .bind(filter.node ? std::string_view(*filter.node) : std::string_view())
-        .bind(filter.kind_prefix)
-        .bind(static_cast<std::int64_t>(filter.limit));
-    for (;;) {
-      QUAD_ASSIGN(const bool row, query.step());
-      if (!row) {
-        break;
-      }
-      job::Event event;
-      event.revision = Revision(query.integer(0));
-      event.at = WallTime{query.integer(1)};
-      event.job = JobId(query.integer(2));
-      event.epoch = Epoch(static_cast<std::int32_t>(query.integer(3)));
-      event.rank = Rank(static_cast<std::int32_t>(query.integer(4)));
-      event.node = query.text(5);
-      event.kind = query.text(6);
-      event.actor = query.text(7);
-      event.message = query.text(8);
-      if (const std::string_view data = query.text(9); !data.empty()) {
-        QUAD_ASSIGN(event.data, parse_json_object(data));
-      }
-      found.push_back(std::move(event));
-    }
+Status SqliteStore::write_new(const Batch::NewJob& added) {
+  const job::Job& job = *added.job;
+  const std::string record = to_text(job::to_json(job));
+  json::object request_object = job::to_json(*job.request);
+  request_object.erase("body");
+  const std::string request = to_text(request_object);
+  QUAD_TRY(insert_job_.bind(job.id.value())
+               .bind(to_string(job.status))
+               .bind(job.request->owner)
+               .bind(job.request->name)
+               .bind(job.submitted_at.millis)
+               .bind(record)
+               .bind(request)
+               .run());
+  QUAD_TRY(insert_body_.bind(job.id.value()).bind(job.request->body).run());
+  if (added.client_key.empty()) {
+    return {};
   }
-  give_back(std::move(db));
+  return insert_key_.bind(job.request->owner).bind(added.client_key).bind(job.id.value()).run();
+}
+
+Status SqliteStore::write_changed(const job::Job& job) {
+  const std::string record = to_text(job::to_json(job));
+  QUAD_TRY(update_job_.bind(to_string(job.status)).bind(record).bind(job.id.value()).run());
+  if (sqlite3_changes(db_.get()) != 1) {
+    return error(ErrorCode::kInternal, fmt::format("Job {} changed but was never recorded", job.id.value()));
+  }
+  return {};
+}
+
+Status SqliteStore::write_event(const job::Event& event) {
+  const std::string data = event.data.empty() ? std::string() : to_text(event.data);
+  return insert_event_.bind(event.revision.value())
+      .bind(event.at.millis)
+      .bind(event.job.value())
+      .bind(event.epoch.value())
+      .bind(event.rank.value())
+      .bind(event.node)
+      .bind(event.kind)
+      .bind(event.actor)
+      .bind(event.message)
+      .bind(data)
+      .run();
+}
+
+Result<std::vector<job::Event>> SqliteStore::events(const EventFilter& filter) const {
+  QUAD_ASSIGN(Reader reader, take_reader());
+  const std::string text =
+      fmt::format("SELECT {} FROM events WHERE revision > ?1{}{}{} ORDER BY revision {} LIMIT ?5", kEventColumns,
+                  !filter.job                 ? ""
+                  : filter.job->value() > 0 ? " AND job = ?2 AND job > 0"
+                                            : " AND job = ?2",
+                  !filter.node           ? ""
+                  : filter.node->empty() ? " AND node = ?3"
+                                         : " AND node = ?3 AND node <> ''",
+                  filter.kind_prefix.empty() ? "" : " AND substr(kind, 1, length(?4)) = ?4",
+                  filter.newest_first ? "DESC" : "ASC");
+  QUAD_ASSIGN(Statement* query, reader.statement(text));
+  constexpr auto kMost = static_cast<std::size_t>(std::numeric_limits<std::int64_t>::max());
+  query->bind(filter.after.value())
+      .bind(filter.job.value_or(JobId(0)).value())
+      .bind(filter.node ? std::string_view(*filter.node) : std::string_view())
+      .bind(filter.kind_prefix)
+      .bind(static_cast<std::int64_t>(std::min(filter.limit, kMost)));
+  std::vector<job::Event> found;
+  for (;;) {
+    QUAD_ASSIGN(const bool row, query->step());
+    if (!row) {
+      break;
+    }
+    QUAD_ASSIGN(job::Event event, event_from_row(*query));
+    found.push_back(std::move(event));
+  }
+  put_back(std::move(reader));
   return found;
 }
 
 Result<std::string> SqliteStore::body(JobId job) const {
-  QUAD_ASSIGN(Connection db, reader());
-  std::string body;
-  {
-    Statement query(db.get(), "SELECT body FROM bodies WHERE job = ?");
-    query.bind(job.value());
-    QUAD_ASSIGN(const bool row, query.step());
-    if (!row) {
-      return error(ErrorCode::kNotFound, fmt::format("There is no job {}", job.value()));
-    }
-    body = query.text(0);
+  QUAD_ASSIGN(Reader reader, take_reader());
+  QUAD_ASSIGN(Statement* query, reader.statement("SELECT body FROM bodies WHERE job = ?"));
+  QUAD_ASSIGN(const bool row, query->bind(job.value()).step());
+  std::optional<std::string> body;
+  if (row) {
+    body = query->text(0);
+    query->reset();
   }
-  give_back(std::move(db));
-  return body;
-}
-
-Status SqliteStore::backup(const fs::path& to) const {
-  const fs::path temporary = to.string() + ".tmp";
-  QUAD_ASSIGN(const Connection source, Connection::open(path_, false));
-  {
-    QUAD_ASSIGN(const Connection target, Connection::open(temporary, true));
-    ::chmod(temporary.c_str(), 0600);
-    sqlite3_backup* copy = sqlite3_backup_init(target.get(), "main", source.get(), "main");
-    if (copy == nullptr) {
-      return sqlite_error(target.get(), "the backup");
-    }
-    constexpr int kPagesAtOnce = 4096;
-    int code = SQLITE_OK;
-    while (code == SQLITE_OK || code == SQLITE_BUSY || code == SQLITE_LOCKED) {
-      code = sqlite3_backup_step(copy, kPagesAtOnce);
-    }
-    sqlite3_backup_finish(copy);
-    if (code != SQLITE_DONE) {
-      const Error failure = sqlite_error(target.get(), "the backup");
-      ::unlink(temporary.c_str());
-      return failure;
-    }
+  put_back(std::move(reader));
+  if (!body) {
+    return error(ErrorCode::kNotFound, fmt::format("There is no job {}", job.value()));
   }
-  const UniqueFd fd(::open(temporary.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd || ::fsync(fd.get()) != 0 || ::rename(temporary.c_str(), to.c_str()) != 0) {
-    return errno_error(fmt::format("Cannot write {}", to.string()), errno);
-  }
-  return sync_folder(to.parent_path());
+  return *std::move(body);
 }
 
 Result<std::vector<std::string>> SqliteStore::check() const {
-  std::vector<std::string> faults;
-  QUAD_ASSIGN(const Connection db, reader());
-  QUAD_TRY(const_cast<Connection&>(db).run("BEGIN"));  // one consistent view
-  Statement integrity(db.get(), "PRAGMA integrity_check");
-  for (;;) {
-    QUAD_ASSIGN(const bool row, integrity.step());
-    if (!row) {
-      break;
-    }
-    if (integrity.text(0) != "ok") {
-      faults.push_back(fmt::format("The database file is damaged: {}", integrity.text(0)));
-    }
-  }
-  Statement jobs(db.get(), "SELECT id, status, record, request FROM jobs ORDER BY id");
-  std::int64_t expected = 0;
-  for (;;) {
-    QUAD_ASSIGN(const bool row, jobs.step());
-    if (!row) {
-      break;
-    }
-    const std::int64_t id = jobs.integer(0);
-    if (id != ++expected) {
-      faults.push_back(fmt::format("Job {} is missing", expected));
-      expected = id;
-    }
-    const auto object = parse_json_object(jobs.text(2));
-    const auto request_object = parse_json_object(jobs.text(3));
-    if (!object.ok() || !request_object.ok()) {
-      faults.push_back(fmt::format("The record of job {} cannot be read", id));
-      continue;
-    }
-    auto request = job::request_from_json(*request_object);
-    if (!request.ok()) {
-      faults.push_back(fmt::format("Job {}: {}", id, request.error().message));
-      continue;
-    }
-    const auto job = job::job_from_json(*object, std::make_shared<job::Request>(std::move(request).value()));
-    if (!job.ok()) {
-      faults.push_back(fmt::format("Job {}: {}", id, job.error().message));
-    } else if (const std::string fault = job::check(*job); !fault.empty()) {
-      faults.push_back(fmt::format("Job {}: {}", id, fault));
-    } else if (to_string(job->status) != jobs.text(1)) {
-      faults.push_back(fmt::format("Job {} is {} in its record and {} in its row", id, to_string(job->status), jobs.text(1)));
-    }
-  }
-  Statement count(db.get(),
-                  "SELECT (SELECT count(*) FROM events), (SELECT coalesce(max(revision), 0) FROM events), "
-                  "(SELECT count(*) FROM jobs WHERE id NOT IN (SELECT job FROM bodies)), "
-                  "(SELECT count(*) FROM jobs WHERE id NOT IN (SELECT job FROM events))");
-  QUAD_ASSIGN(const bool row, count.step());
-  if (row && count.integer(0) != count.integer(1)) {
-    faults.push_back(fmt::format("There are {} events, but the last is number {}", count.integer(0), count.integer(1)));
-  }
-  if (row && count.integer(2) + count.integer(3) != 0) {
-    faults.push_back(fmt::format("{} jobs have no body and {} no event", count.integer(2), count.integer(3)));
-  }
-  return faults;
+  QUAD_ASSIGN(Connection db, Connection::open(path_, Connection::Mode::kRead));
+  return find_faults(db);
 }
 
 }  // namespace

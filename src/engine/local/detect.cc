@@ -1,33 +1,31 @@
 #include "engine/local/detect.h"
 
-#include <dlfcn.h>
 #include <fmt/format.h>
 #include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <charconv>
-#include <cctype>
-#include <cstdio>
 #include <map>
-#include <memory>
 #include <optional>
+#include <utility>
 
 #include "base/file.h"
 #include "base/text.h"
+#include "engine/local/gpu_names.h"
+#include "engine/local/nvidia.h"
 
 namespace quad::engine {
-
 namespace {
 
 namespace fs = std::filesystem;
 
-std::optional<std::int64_t> number(std::string_view text) {
+std::optional<std::int64_t> to_number(std::string_view text) {
   text = trim(text);
   std::int64_t value = 0;
   const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), value);
-  return failure == std::errc() && end != text.data() ? std::optional(value) : std::nullopt;
+  const bool whole = failure == std::errc() && end == text.data() + text.size();
+  return whole ? std::optional(value) : std::nullopt;
 }
 
 std::optional<std::string> text_of(const fs::path& path) {
@@ -35,211 +33,241 @@ std::optional<std::string> text_of(const fs::path& path) {
   return text.ok() ? std::optional(std::move(text).value()) : std::nullopt;
 }
 
-std::int64_t cpus(const fs::path& root) {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  std::int64_t milli = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) * 1000LL
-                                                                   : sysconf(_SC_NPROCESSORS_ONLN) * 1000LL;
-  // cgroup v2: "max 100000" or "150000 100000"; v1: two files, -1 without a quota.
-  std::optional<std::int64_t> quota;
-  std::optional<std::int64_t> period;
-  if (const auto text = text_of(root / "sys/fs/cgroup/cpu.max")) {
-    const auto parts = split(trim(*text), ' ');
-    quota = number(parts.front());
-    period = number(parts.back());
-  } else {
-    quota = number(text_of(root / "sys/fs/cgroup/cpu/cpu.cfs_quota_us").value_or(""));
-    period = number(text_of(root / "sys/fs/cgroup/cpu/cpu.cfs_period_us").value_or(""));
-  }
-  if (quota && period && *quota > 0 && *period > 0) {
-    milli = std::min(milli, *quota * 1000 / *period);
-  }
-  return std::max<std::int64_t>(milli, 1000);
+std::optional<std::int64_t> number_in(const fs::path& path) {
+  const auto text = text_of(path);
+  return text ? to_number(*text) : std::nullopt;
 }
 
-std::int64_t memory(const fs::path& root) {
-  std::int64_t bytes = 0;
-  const std::string info = text_of(root / "proc/meminfo").value_or("");
-  for (const std::string_view line : split(info, '\n')) {
-    if (line.starts_with("MemTotal:")) {
-      bytes = number(line.substr(9)).value_or(0) * 1024;
+// This process's place in the cgroup tree of a controller; of version 2 for "". Nothing if it is not in such a tree.
+std::optional<fs::path> cgroup_of(const fs::path& proc, std::string_view controller) {
+  const std::string text = text_of(proc / "self/cgroup").value_or("");
+  for (const std::string_view line : split(text, '\n')) {
+    const std::size_t first = line.find(':');
+    const std::size_t second = first == std::string_view::npos ? first : line.find(':', first + 1);
+    if (second == std::string_view::npos) {
+      continue;
+    }
+    for (const std::string_view name : split(line.substr(first + 1, second - first - 1), ',')) {
+      if (name == controller) {
+        return fs::path(line.substr(second + 1)).relative_path();
+      }
     }
   }
-  for (const char* file : {"sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
-    const auto limit = number(text_of(root / file).value_or(""));
-    if (limit && *limit > 0) {
-      bytes = bytes == 0 ? *limit : std::min(bytes, *limit);
+  return std::nullopt;
+}
+
+// The folders of a cgroup and all above it: a limit anywhere on the way holds. In a container the path may be the
+// host's, of which only the top is to be seen; what is not there has no limit.
+std::vector<fs::path> cgroup_folders(const fs::path& top, const fs::path& cgroup) {
+  std::vector<fs::path> folders = {top};
+  fs::path folder = top;
+  for (const fs::path& part : cgroup) {
+    folder /= part;
+    folders.push_back(folder);
+  }
+  return folders;
+}
+
+std::int64_t usable_cpu_milli(const DetectOptions& options) {
+  std::int64_t milli = 0;
+  if (options.cpus) {
+    milli = *options.cpus * 1000;
+  } else {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    const bool known = ::sched_getaffinity(0, sizeof set, &set) == 0;
+    milli = 1000 * (known ? CPU_COUNT(&set) : ::sysconf(_SC_NPROCESSORS_ONLN));
+  }
+  const auto limit = [&milli](std::optional<std::int64_t> quota, std::optional<std::int64_t> period) {
+    if (quota && period && *quota > 0 && *period > 0) {
+      milli = std::min(milli, *quota * 1000 / *period);
+    }
+  };
+  const fs::path top = options.sys / "fs/cgroup";
+  if (const auto cgroup = cgroup_of(options.proc, "")) {
+    for (const fs::path& folder : cgroup_folders(top, *cgroup)) {
+      if (const auto text = text_of(folder / "cpu.max")) {
+        const auto parts = split(trim(*text), ' ');  // "max 100000" without a quota
+        limit(to_number(parts.front()), to_number(parts.back()));
+      }
+    }
+  }
+  if (const auto cgroup = cgroup_of(options.proc, "cpu")) {
+    for (const char* mount : {"cpu", "cpu,cpuacct"}) {
+      for (const fs::path& folder : cgroup_folders(top / mount, *cgroup)) {
+        limit(number_in(folder / "cpu.cfs_quota_us"), number_in(folder / "cpu.cfs_period_us"));
+      }
+    }
+  }
+  return std::max<std::int64_t>(milli, 100);
+}
+
+std::int64_t usable_memory(const DetectOptions& options) {
+  std::int64_t bytes = 0;
+  const std::string info = text_of(options.proc / "meminfo").value_or("");
+  for (std::string_view line : split(info, '\n')) {
+    if (line.starts_with("MemTotal:") && line.ends_with(" kB")) {
+      line.remove_suffix(3);
+      bytes = to_number(line.substr(9)).value_or(0) * 1024;
+    }
+  }
+  const auto limit = [&bytes](std::optional<std::int64_t> most) {
+    if (most && *most > 0) {
+      bytes = bytes == 0 ? *most : std::min(bytes, *most);
+    }
+  };
+  const fs::path top = options.sys / "fs/cgroup";
+  if (const auto cgroup = cgroup_of(options.proc, "")) {
+    for (const fs::path& folder : cgroup_folders(top, *cgroup)) {
+      limit(number_in(folder / "memory.max"));  // "max" without a limit
+    }
+  }
+  if (const auto cgroup = cgroup_of(options.proc, "memory")) {
+    for (const fs::path& folder : cgroup_folders(top / "memory", *cgroup)) {
+      limit(number_in(folder / "memory.limit_in_bytes"));  // about 2^63 without a limit
     }
   }
   return bytes;
 }
 
-/// NVIDIA's management library, if it is installed and works. Its few functions are loaded by name, so that Quad needs
-/// no NVIDIA header to build and no driver to start.
-std::vector<std::string> nvml_gpus() {
-  const std::unique_ptr<void, int (*)(void*)> library(dlopen("libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL),
-                                                      [](void* handle) { return handle ? dlclose(handle) : 0; });
-  std::vector<std::string> names;
-  if (library == nullptr) {
-    return names;
-  }
-  const auto function = [&]<typename Function>(const char* name, Function*& out) {
-    out = reinterpret_cast<Function*>(dlsym(library.get(), name));
-    return out != nullptr;
-  };
-  int (*init)() = nullptr;
-  int (*shutdown)() = nullptr;
-  int (*count)(unsigned*) = nullptr;
-  int (*handle)(unsigned, void**) = nullptr;
-  int (*name_of)(void*, char*, unsigned) = nullptr;
-  if (!function("nvmlInit_v2", init) || !function("nvmlShutdown", shutdown) ||
-      !function("nvmlDeviceGetCount_v2", count) || !function("nvmlDeviceGetHandleByIndex_v2", handle) ||
-      !function("nvmlDeviceGetName", name_of) || init() != 0) {
-    return names;
-  }
-  unsigned devices = 0;
-  if (count(&devices) == 0) {
-    for (unsigned i = 0; i < devices; ++i) {
-      void* device = nullptr;
-      std::array<char, 128> name{};
-      if (handle(i, &device) == 0 && name_of(device, name.data(), name.size()) == 0) {
-        names.emplace_back(name.data());
-      }
-    }
-  }
-  shutdown();
-  return names;
-}
-
-/// Without NVML: what the kernel driver itself says, one folder for each device, in bus order.
-std::vector<std::string> driver_gpus(const fs::path& root) {
-  std::map<std::string, std::string> by_bus;
+// The compute driver's nodes are CPUs and GPUs; only GPUs have SIMD units.
+std::vector<Gpu> gpus_of_kfd(const fs::path& sys) {
+  std::map<std::int64_t, Gpu> by_node;
   std::error_code failure;
-  for (fs::directory_iterator it(root / "proc/driver/nvidia/gpus", failure), end; !failure && it != end;
-       it.increment(failure)) {
-    const std::string information = text_of(it->path() / "information").value_or("");
-    for (const std::string_view line : split(information, '\n')) {
-      if (line.starts_with("Model:")) {
-        by_bus[it->path().filename().string()] = std::string(trim(line.substr(6)));
+  for (fs::directory_iterator it(sys / "class/kfd/kfd/topology/nodes", failure), end;
+       !failure && it != end; it.increment(failure)) {
+    std::map<std::string, std::int64_t, std::less<>> properties;
+    const std::string text = text_of(it->path() / "properties").value_or("");
+    for (const std::string_view line : split(text, '\n')) {
+      const std::size_t blank = line.find(' ');
+      if (blank != std::string_view::npos) {
+        properties[std::string(line.substr(0, blank))] =
+            to_number(line.substr(blank + 1)).value_or(0);
       }
     }
-  }
-  std::vector<std::string> names;
-  for (auto& [bus, name] : by_bus) {
-    names.push_back(std::move(name));
-  }
-  return names;
-}
-
-std::vector<std::string> smi_gpus() {
-  std::vector<std::string> names;
-  const std::unique_ptr<FILE, int (*)(FILE*)> pipe(
-      popen("timeout 10 nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null", "re"), pclose);
-  std::array<char, 256> line{};
-  while (pipe != nullptr && std::fgets(line.data(), line.size(), pipe.get()) != nullptr) {
-    if (const std::string_view name = trim(line.data()); !name.empty()) {
-      names.emplace_back(name);
+    const auto node = to_number(it->path().filename().string());
+    if (!node || properties["simd_count"] <= 0) {
+      continue;
     }
-  }
-  return names;
-}
-
-/// AMD's compute driver lists CPUs and GPUs as nodes; only GPUs have SIMD units.
-std::vector<std::string> amd_gpus(const fs::path& root) {
-  std::map<std::int64_t, std::string> by_node;
-  std::error_code failure;
-  for (fs::directory_iterator it(root / "sys/class/kfd/kfd/topology/nodes", failure), end; !failure && it != end;
-       it.increment(failure)) {
-    const std::string properties = text_of(it->path() / "properties").value_or("");
-    for (const std::string_view line : split(properties, '\n')) {
-      if (line.starts_with("simd_count ") && number(line.substr(11)).value_or(0) > 0) {
-        const std::string name(trim(text_of(it->path() / "name").value_or("")));
-        by_node[number(it->path().filename().string()).value_or(0)] = name.empty() ? "AMD-GPU" : name;
+    Gpu gpu;
+    gpu.model = amd_gpu_model(properties["device_id"]);
+    gpu.name = trim(text_of(it->path() / "name").value_or(""));
+    if (gpu.name.empty() || gpu.name == "ip discovery") {
+      // 90402 is gfx942: its instruction set is all that an unknown device says of itself.
+      const std::int64_t version = properties["gfx_target_version"];
+      gpu.name = fmt::format("gfx{}{:x}{:x}", version / 10000, version / 100 % 100, version % 100);
+    }
+    gpu.memory_bytes = properties["local_mem_size"];
+    const std::int64_t place = properties["location_id"];
+    gpu.bus_id = fmt::format("{:04x}:{:02x}:{:02x}.{:x}", properties["domain"], (place >> 8) & 0xff,
+                             (place >> 3) & 0x1f, place & 7);
+    std::error_code inner;
+    for (fs::directory_iterator bank(it->path() / "mem_banks", inner), banks_end;
+         !inner && bank != banks_end && gpu.memory_bytes == 0; bank.increment(inner)) {
+      const std::string bank_text = text_of(bank->path() / "properties").value_or("");
+      for (const std::string_view line : split(bank_text, '\n')) {
+        if (line.starts_with("size_in_bytes ")) {
+          gpu.memory_bytes = to_number(line.substr(14)).value_or(0);
+        }
       }
     }
+    by_node.emplace(*node, std::move(gpu));
   }
-  std::vector<std::string> names;
-  for (auto& [node, name] : by_node) {
-    names.push_back(std::move(name));
+  std::vector<Gpu> gpus;
+  for (auto& [node, gpu] : by_node) {
+    gpu.index = static_cast<std::int32_t>(gpus.size());
+    gpus.push_back(std::move(gpu));
   }
-  return names;
+  return gpus;
+}
+
+// The driver's own files are there whenever the driver is, but in a container they may show GPUs that it may not use:
+// so the library comes first, which counts those that can be opened.
+std::vector<Gpu> nvidia_gpus(const DetectOptions& options, std::string& source) {
+  if (!options.nvml.empty()) {
+    if (auto gpus = gpus_of_nvml(options.nvml, options.limit); gpus.ok() && !gpus->empty()) {
+      source = "NVML";
+      return std::move(gpus).value();
+    }
+  }
+  if (auto gpus = gpus_of_driver(options.proc); !gpus.empty()) {
+    source = "the driver";
+    return gpus;
+  }
+  if (!options.nvidia_smi.empty()) {
+    if (auto gpus = gpus_of_smi(options.nvidia_smi, options.limit); gpus.ok() && !gpus->empty()) {
+      source = "nvidia-smi";
+      return std::move(gpus).value();
+    }
+  }
+  return {};
 }
 
 }  // namespace
 
-Machine detect_machine(const std::filesystem::path& root) {
+Machine detect_machine(const DetectOptions& options) {
   Machine machine;
-  machine.cpu_milli = cpus(root);
-  machine.memory_bytes = memory(root);
-  const bool real = root == "/";
-  const bool driver = fs::exists(root / "proc/driver/nvidia/version") || fs::exists(root / "dev/nvidiactl");
-  if (real && driver) {
-    machine.gpus = nvml_gpus();
+  machine.cpu_milli = usable_cpu_milli(options);
+  machine.memory_bytes = usable_memory(options);
+  machine.gpus = nvidia_gpus(options, machine.gpu_source);
+  std::optional<std::string> visible = options.visible_nvidia;
+  if (!machine.gpus.empty()) {
+    machine.gpu_env = "CUDA_VISIBLE_DEVICES";
+  } else if (machine.gpus = gpus_of_kfd(options.sys); !machine.gpus.empty()) {
+    machine.gpu_env = "HIP_VISIBLE_DEVICES";
+    machine.gpu_source = "kfd";
+    visible = options.visible_amd;
   }
-  if (machine.gpus.empty()) {
-    machine.gpus = driver_gpus(root);
+  for (Gpu& gpu : machine.gpus) {
+    if (gpu.model.empty()) {
+      gpu.model = canonical_gpu(gpu.name);
+    }
   }
-  if (machine.gpus.empty() && real && driver) {
-    machine.gpus = smi_gpus();
-  }
-  if (machine.gpus.empty()) {
-    machine.gpus = amd_gpus(root);
-    machine.amd = !machine.gpus.empty();
+  if (visible) {
+    machine.gpus = visible_gpus(machine.gpus, *visible);
   }
   return machine;
 }
 
-std::string canonical_gpu(std::string_view driver_name) {
-  std::string name;
-  for (const char c : driver_name) {
-    name += static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+std::vector<Gpu> visible_gpus(const std::vector<Gpu>& gpus, std::string_view variable) {
+  std::vector<Gpu> visible;
+  if (trim(variable) == "all") {  // not CUDA's own word, but containers are given it
+    return gpus;
   }
-  // Longer names first, where one begins another.
-  struct Known {
-    std::string_view contains;
-    std::string_view also;
-    std::string_view canonical;
+  for (const std::string_view part : split(variable, ',')) {
+    const std::string_view name = trim(part);
+    const auto index = to_number(name);
+    const auto it = std::find_if(gpus.begin(), gpus.end(), [&](const Gpu& gpu) {
+      return index ? gpu.index == *index : name.starts_with("GPU-") && gpu.uuid.starts_with(name);
+    });
+    if (it == gpus.end()) {
+      break;
+    }
+    if (std::none_of(visible.begin(), visible.end(),
+                     [&](const Gpu& gpu) { return gpu.index == it->index; })) {
+      visible.push_back(*it);
+    }
+  }
+  std::sort(visible.begin(), visible.end(),
+            [](const Gpu& a, const Gpu& b) { return a.index < b.index; });
+  return visible;
+}
+
+std::vector<Gpu> main_gpus(const std::vector<Gpu>& gpus) {
+  const auto count = [&gpus](const std::string& model) {
+    return std::count_if(gpus.begin(), gpus.end(),
+                         [&](const Gpu& gpu) { return gpu.model == model; });
   };
-  constexpr std::array<Known, 42> kKnown = {{
-      {"GH200", "", "GH200"},      {"GB300", "", "GB300"},      {"GB200", "", "GB200"},
-      {"B300", "", "B300"},        {"B200", "", "B200"},        {"B100", "", "B100"},
-      {"H200", "", "H200"},        {"H100", "", "H100"},        {"H800", "", "H800"},
-      {"H20", "", "H20"},          {"A100", "80GB", "A100-80GB"}, {"A100", "", "A100"},
-      {"A800", "", "A800"},        {"L40S", "", "L40S"},        {"L40", "", "L40"},
-      {"L4", "", "L4"},            {"A10G", "", "A10G"},        {"RTX A6000", "", "RTXA6000"},
-      {"RTX A5000", "", "RTXA5000"}, {"RTX A4000", "", "RTXA4000"}, {"RTX 6000 ADA", "", "RTX6000-Ada"},
-      {"RTX 5000 ADA", "", "RTX5000-Ada"}, {"RTX PRO 6000", "", "RTXPRO6000"}, {"A40", "", "A40"},
-      {"A30", "", "A30"},          {"A16", "", "A16"},          {"A10", "", "A10"},
-      {"V100", "32GB", "V100-32GB"}, {"V100", "", "V100"},       {"P100", "", "P100"},
-      {"P40", "", "P40"},          {"P4", "", "P4"},            {"T4", "", "T4"},
-      {"K80", "", "K80"},          {"QUADRO RTX 8000", "", "QUADRO-RTX-8000"}, {"MI355X", "", "MI355X"},
-      {"MI350X", "", "MI350X"},    {"MI325X", "", "MI325X"},    {"MI300X", "", "MI300X"},
-      {"MI300A", "", "MI300A"},    {"MI250X", "", "MI250X"},    {"MI250", "", "MI250"},
-  }};
-  const auto has_word = [&name](std::string_view word) {
-    for (std::size_t at = name.find(word); at != std::string::npos; at = name.find(word, at + 1)) {
-      const bool starts = at == 0 || std::isalnum(static_cast<unsigned char>(name[at - 1])) == 0;
-      const std::size_t end = at + word.size();
-      const bool ends = end == name.size() || std::isalnum(static_cast<unsigned char>(name[end])) == 0;
-      if (starts && ends) {
-        return true;
-      }
-    }
-    return false;
-  };
-  for (const Known& known : kKnown) {
-    if (has_word(known.contains) && (known.also.empty() || name.find(known.also) != std::string::npos)) {
-      return std::string(known.canonical);
+  const auto best = std::max_element(
+      gpus.begin(), gpus.end(),
+      [&](const Gpu& a, const Gpu& b) { return count(a.model) < count(b.model); });
+  std::vector<Gpu> chosen;
+  for (const Gpu& gpu : gpus) {
+    if (gpu.model == best->model) {
+      chosen.push_back(gpu);
     }
   }
-  std::string out;
-  for (const std::string_view word : split(name, ' ')) {
-    if (!word.empty() && word != "NVIDIA" && word != "GEFORCE" && word != "TESLA" && word != "AMD" && word != "INSTINCT") {
-      const bool joined = out == "RTX" || out == "GTX";  // "RTX 4090" is written RTX4090
-      out += (out.empty() || joined ? "" : "-") + std::string(word);
-    }
-  }
-  return out.empty() ? std::string(trim(driver_name)) : out;
+  return chosen;
 }
 
 }  // namespace quad::engine

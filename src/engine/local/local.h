@@ -1,19 +1,26 @@
 // engine/local/local.h
 //
 // This machine as the cluster: runners are plain processes. It is one node with what was detected, or, for trying
-// things out, several pretend nodes that share it, each with a loopback address of its own and a power switch.
+// things out, several pretend nodes that share it, each with a loopback address and a power switch of its own. Pretend
+// nodes each have all of the machine's CPUs and memory unless told otherwise: together they promise more than there is.
 //
-// Runners are started in sessions of their own and outlive the server; a new server finds them again by their command
-// line, so an order given twice, or given before a crash and after it, is one start.
+// Runners outlive the server, and a server that begins finds each of them exactly once, whenever its predecessor was
+// killed (rank_folder.h says how). An order for a rank that was ever started is never a second start.
 //
-// Threads: the Engine's methods from the control thread; observations come from the engine's own thread. A start costs
-// one vfork (under a millisecond).
+// Power of a pretend node, kept over restarts of the server:
+//   fail    all its processes are killed with no goodbye, then NodeDown; no RunnerEnded. return: NodeBack.
+//   freeze  all its processes stand still and the engine says nothing more about it: neither NodeSeen nor ends; orders
+//           to start or kill wait. thaw: waiting kills, then everything goes on, NodeBack, waiting starts.
+//
+// Threads: the Engine's methods from one thread, control's; they hand the order over and return (node_action also writes
+// a small file). Everything is done by the engine's own thread, from which observations come; begin() gives its own
+// observations before it returns. Nothing is observed after end(). A start costs some hundred microseconds.
 
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <memory>
-#include <optional>
 #include <string>
 
 #include "base/result.h"
@@ -23,15 +30,15 @@ namespace quad::engine {
 
 struct LocalOptions {
   std::filesystem::path data_dir;
-  std::filesystem::path runner;    ///< the quad-runner program
-  std::string server_url;          ///< where runners reach the server: "unix:/…" or "http://…"
-  int nodes = 0;                   ///< pretend nodes; 0: one real node
-  std::string gpus;                ///< of each pretend node, such as "H100:8"; empty: none
-  std::int64_t cpu_milli = 0;      ///< of each pretend node; 0: as the machine, at least 8 CPUs
-  std::int64_t memory_bytes = 0;   ///< of each pretend node; 0: as the machine, at least 64 GiB
+  std::filesystem::path runner;   ///< the quad-runner program
+  std::string server_url;         ///< where runners reach the server: "unix:/…" or "http://…"
+  int nodes = 0;                  ///< pretend nodes, local-1 and so on; 0: one real node
+  std::string gpus;               ///< of each pretend node, such as "H100:8"; empty: none
+  std::int64_t cpu_milli = 0;     ///< of each pretend node; 0: as the machine, at least 8 CPUs
+  std::int64_t memory_bytes = 0;  ///< of each pretend node; 0: as the machine, at least 32 GiB
 };
 
-/// kInvalid for options that make no sense, kNotFound if there is no runner program. Detects the machine.
+/// Detects the machine. kInvalid for options that make no sense, kNotFound if there is no runner program.
 Result<std::unique_ptr<Engine>> make_local(LocalOptions options);
 
 }  // namespace quad::engine

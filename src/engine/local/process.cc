@@ -1,163 +1,240 @@
 #include "engine/local/process.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <signal.h>
-#include <spawn.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <algorithm>
+#include <array>
 #include <cerrno>
 #include <charconv>
-#include <set>
+#include <chrono>
+#include <cstddef>
+#include <memory>
+#include <thread>
+#include <unordered_map>
+#include <utility>
 
 #include "base/text.h"
 
-extern char** environ;
-
 namespace quad::engine {
-
 namespace {
 
-namespace fs = std::filesystem;
-
-std::vector<pid_t> all_processes() {
-  std::vector<pid_t> pids;
-  std::error_code failure;
-  for (fs::directory_iterator it("/proc", failure), end; !failure && it != end; it.increment(failure)) {
-    const std::string name = it->path().filename().string();
-    pid_t pid = 0;
-    const auto [rest, bad] = std::from_chars(name.data(), name.data() + name.size(), pid);
-    if (bad == std::errc() && rest == name.data() + name.size()) {
-      pids.push_back(pid);
-    }
-  }
-  return pids;
+template <typename Number>
+bool read_number(std::string_view text, Number& out) {
+  const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), out);
+  return failure == std::errc() && end == text.data() + text.size();
 }
 
-/// The parent's number, from the fourth field of stat; the second, the name, may hold anything but ends at the last ')'.
-pid_t parent_of(pid_t pid) {
-  const auto stat = read_file(fmt::format("/proc/{}/stat", pid), 4096);
-  if (!stat.ok()) {
-    return 0;
+// Appends at most `limit` bytes of a file under /proc to `out`. False if it cannot be read.
+bool read_proc(const char* path, std::size_t limit, std::string& out) {
+  out.clear();
+  const UniqueFd fd(::open(path, O_RDONLY | O_CLOEXEC));
+  if (!fd) {
+    return false;
   }
-  const std::size_t name_end = stat->rfind(')');
-  if (name_end == std::string::npos || name_end + 4 > stat->size()) {
-    return 0;
+  constexpr std::size_t kPiece = 8192;
+  while (out.size() < limit) {
+    const std::size_t at = out.size();
+    out.resize(at + kPiece);
+    const ssize_t got = ::read(fd.get(), out.data() + at, kPiece);
+    out.resize(at + (got > 0 ? static_cast<std::size_t>(got) : 0));
+    if (got < 0 && errno == EINTR) {
+      continue;
+    }
+    if (got <= 0) {
+      return got == 0;
+    }
   }
-  pid_t parent = 0;
-  std::from_chars(stat->data() + name_end + 4, stat->data() + stat->size(), parent);
-  return parent;
+  return true;
+}
+
+std::optional<Process> find_process(pid_t pid, std::string& buffer) {
+  std::array<char, 48> path{};
+  fmt::format_to_n(path.data(), path.size() - 1, "/proc/{}/stat", pid);
+  return read_proc(path.data(), 4096, buffer) ? parse_stat(buffer) : std::nullopt;
+}
+
+// The environment as it was when the process began its program; empty for other users' and for dying ones.
+bool read_environment(pid_t pid, std::string& buffer) {
+  constexpr std::size_t kLongest = 1U << 20U;
+  std::array<char, 48> path{};
+  fmt::format_to_n(path.data(), path.size() - 1, "/proc/{}/environ", pid);
+  return read_proc(path.data(), kLongest, buffer) && !buffer.empty();
+}
+
+// The value of QUAD_RANK_KEY in an environment; empty without one.
+std::string_view rank_key_in(std::string_view environment) {
+  constexpr std::string_view kName = "QUAD_RANK_KEY=";
+  for (std::size_t at = environment.find(kName); at != std::string_view::npos;
+       at = environment.find(kName, at + 1)) {
+    if (at == 0 || environment[at - 1] == '\0') {
+      const std::string_view value = environment.substr(at + kName.size());
+      return value.substr(0, value.find('\0'));
+    }
+  }
+  return {};
 }
 
 }  // namespace
 
-Result<pid_t> spawn_runner(const fs::path& runner, const fs::path& folder) {
-  posix_spawn_file_actions_t actions;
-  posix_spawnattr_t attributes;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawnattr_init(&attributes);
-  const std::string log = (folder / "runner.log").string();
-  posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
-  posix_spawn_file_actions_addopen(&actions, 1, log.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0600);
-  posix_spawn_file_actions_adddup2(&actions, 1, 2);
-  posix_spawn_file_actions_addclosefrom_np(&actions, 3);
-  sigset_t none;
-  sigset_t all;
-  sigemptyset(&none);
-  sigfillset(&all);
-  posix_spawnattr_setsigmask(&attributes, &none);
-  posix_spawnattr_setsigdefault(&attributes, &all);
-  posix_spawnattr_setflags(&attributes,
-                           static_cast<short>(POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF));
-  const std::string program = runner.string();
-  const std::string argument = folder.string();
-  char* const arguments[] = {const_cast<char*>(program.c_str()), const_cast<char*>(argument.c_str()), nullptr};
-  pid_t pid = 0;
-  const int failure = posix_spawn(&pid, program.c_str(), &actions, &attributes, arguments, environ);
-  posix_spawn_file_actions_destroy(&actions);
-  posix_spawnattr_destroy(&attributes);
-  if (failure != 0) {
-    return errno_error(fmt::format("Cannot start {}", program), failure);
+std::optional<Process> parse_stat(std::string_view text) {
+  // The second field is the program's name in brackets, and may itself hold spaces and brackets: the last one counts.
+  const std::size_t open = text.find(" (");
+  const std::size_t close = text.rfind(") ");
+  if (open == std::string_view::npos || close == std::string_view::npos || close < open) {
+    return std::nullopt;
   }
-  return pid;
+  Process process;
+  if (!read_number(text.substr(0, open), process.pid) || process.pid <= 0) {
+    return std::nullopt;
+  }
+  constexpr std::size_t kState = 0;
+  constexpr std::size_t kParent = 1;
+  constexpr std::size_t kThreads = 17;
+  constexpr std::size_t kStartTime = 19;
+  const auto fields = split(trim(text.substr(close + 2)), ' ');
+  if (fields.size() <= kStartTime || fields[kState].size() != 1 ||
+      !read_number(fields[kParent], process.parent) ||
+      !read_number(fields[kThreads], process.threads) ||
+      !read_number(fields[kStartTime], process.start_time)) {
+    return std::nullopt;
+  }
+  process.state = fields[kState].front();
+  return process;
 }
 
-UniqueFd open_process(pid_t pid) { return UniqueFd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0))); }
+std::optional<Process> find_process(pid_t pid) {
+  std::string buffer;
+  return find_process(pid, buffer);
+}
 
-std::map<std::string, pid_t> find_runners(const std::string& program_name) {
-  std::map<std::string, pid_t> found;
-  for (const pid_t pid : all_processes()) {
-    const auto command = read_file(fmt::format("/proc/{}/cmdline", pid), 64 * 1024);
-    if (!command.ok() || command->empty()) {
+std::vector<Process> all_processes() {
+  std::vector<Process> processes;
+  const std::unique_ptr<DIR, int (*)(DIR*)> folder(::opendir("/proc"), ::closedir);
+  std::string buffer;
+  while (const dirent* entry = folder ? ::readdir(folder.get()) : nullptr) {
+    pid_t pid = 0;
+    if (!read_number(std::string_view(entry->d_name), pid)) {
       continue;
     }
-    const auto words = split(*command, '\0');
-    if (words.size() < 3 || fs::path(words[0]).filename() != program_name) {
-      continue;
-    }
-    // The runner forks helpers of the same command line: the runner itself is the one whose parent is not such a one.
-    const std::string folder(words[1]);
-    const auto known = found.find(folder);
-    if (known == found.end() || parent_of(known->second) == pid) {
-      found[folder] = pid;
+    if (const auto process = find_process(pid, buffer); process && !process->dead()) {
+      processes.push_back(*process);
     }
   }
-  return found;
+  return processes;
 }
 
-std::vector<pid_t> process_tree(pid_t root) {
-  std::multimap<pid_t, pid_t> children;
-  for (const pid_t pid : all_processes()) {
-    children.emplace(parent_of(pid), pid);
+UniqueFd open_process(const Process& process) {
+  if (process.pid <= 0) {
+    return {};
   }
-  std::vector<pid_t> tree = {root};
-  for (std::size_t i = 0; i < tree.size(); ++i) {
-    const auto [first, last] = children.equal_range(tree[i]);
-    for (auto it = first; it != last; ++it) {
-      tree.push_back(it->second);
-    }
+  UniqueFd handle(static_cast<int>(::syscall(SYS_pidfd_open, process.pid, 0)));
+  // Looked at after the handle was taken: if it is still the same process now, the handle is on it.
+  const auto now = handle ? find_process(process.pid) : std::nullopt;
+  if (!now || !now->same(process) || now->dead()) {
+    return {};
   }
-  return tree;
+  return handle;
 }
 
-void signal_tree(pid_t root, int signal) {
-  std::set<pid_t> done;
-  constexpr int kRounds = 20;
-  for (int round = 0; round < kRounds; ++round) {
-    bool fresh = false;
-    for (const pid_t pid : process_tree(root)) {
-      if (done.insert(pid).second) {
-        fresh = ::kill(pid, signal) == 0 || fresh;
+bool send_signal(const Process& process, int signal) {
+  const UniqueFd handle = open_process(process);
+  return handle && ::syscall(SYS_pidfd_send_signal, handle.get(), signal, nullptr, 0) == 0;
+}
+
+std::vector<std::vector<Process>> find_members(const std::vector<Family>& families) {
+  std::vector<std::vector<Process>> members(families.size());
+  if (families.empty()) {
+    return members;
+  }
+  constexpr std::size_t kNobody = static_cast<std::size_t>(-1);
+  const std::vector<Process> processes = all_processes();
+  std::unordered_map<pid_t, std::size_t> by_pid;
+  std::unordered_multimap<pid_t, std::size_t> children;
+  by_pid.reserve(processes.size());
+  children.reserve(processes.size());
+  for (std::size_t i = 0; i < processes.size(); ++i) {
+    by_pid.emplace(processes[i].pid, i);
+    children.emplace(processes[i].parent, i);
+  }
+  std::vector<std::size_t> owner(processes.size(), kNobody);
+  const auto claim = [&](std::size_t first, std::size_t family) {
+    std::vector<std::size_t> waiting = {first};
+    while (!waiting.empty()) {
+      const std::size_t i = waiting.back();
+      waiting.pop_back();
+      if (owner[i] != kNobody) {
+        continue;
+      }
+      owner[i] = family;
+      members[family].push_back(processes[i]);
+      const auto [begin, end] = children.equal_range(processes[i].pid);
+      for (auto it = begin; it != end; ++it) {
+        waiting.push_back(it->second);
       }
     }
-    if (!fresh) {
-      return;
+  };
+  std::unordered_multimap<std::string_view, std::size_t> by_key;
+  for (std::size_t family = 0; family < families.size(); ++family) {
+    by_key.emplace(families[family].key, family);
+    for (const Process& root : families[family].roots) {
+      if (const auto it = by_pid.find(root.pid);
+          it != by_pid.end() && processes[it->second].same(root)) {
+        claim(it->second, family);
+      }
     }
   }
-}
-
-int sweep(const std::string& rank_key, const fs::path& folder) {
-  const std::string marker = fmt::format("QUAD_RANK_KEY={}", rank_key);
-  const std::string home = fmt::format("HOME={}/", folder.string());
-  int killed = 0;
-  for (const pid_t pid : all_processes()) {
-    const auto environment = read_file(fmt::format("/proc/{}/environ", pid), 1U << 20U);
-    if (!environment.ok() || environment->find(marker) == std::string::npos) {
+  const pid_t self = ::getpid();
+  std::string environment;
+  for (std::size_t i = 0; i < processes.size(); ++i) {
+    if (owner[i] != kNobody || processes[i].pid == self ||
+        !read_environment(processes[i].pid, environment)) {
       continue;
     }
-    bool has_marker = false;
-    bool has_home = false;
-    for (const std::string_view variable : split(*environment, '\0')) {
-      has_marker = has_marker || variable == marker;
-      has_home = has_home || variable.starts_with(home);
-    }
-    if (has_marker && has_home && ::kill(pid, SIGKILL) == 0) {
-      ++killed;
+    const auto [begin, end] = by_key.equal_range(rank_key_in(environment));
+    for (auto it = begin; it != end; ++it) {
+      // Another server's rank may have the same key, but not the same folder.
+      if (environment.find(families[it->second].folder + '/') != std::string::npos) {
+        claim(i, it->second);
+        break;
+      }
     }
   }
-  return killed;
+  return members;
+}
+
+bool stop_members(const std::vector<Family>& families) {
+  constexpr int kRounds = 200;
+  for (int round = 0; round < kRounds; ++round) {
+    bool still = true;
+    for (const std::vector<Process>& members : find_members(families)) {
+      for (const Process& process : members) {
+        if (!process.stopped()) {
+          still = false;
+          send_signal(process, SIGSTOP);
+        }
+      }
+    }
+    if (still) {
+      return true;
+    }
+    // A signal takes effect when its process next runs: some time has to pass, and nothing tells when it has.
+    std::this_thread::sleep_for(std::chrono::milliseconds(round < 10 ? 1 : 5));
+  }
+  return false;
+}
+
+std::vector<std::vector<Process>> signal_members(const std::vector<Family>& families, int signal) {
+  std::vector<std::vector<Process>> all = find_members(families);
+  for (const std::vector<Process>& members : all) {
+    for (const Process& process : members) {
+      send_signal(process, signal);
+    }
+  }
+  return all;
 }
 
 }  // namespace quad::engine

@@ -1,40 +1,69 @@
 // engine/local/process.h
 //
-// Processes as /proc shows them, and runners as processes: what the local engine needs to start, find and kill them.
-// Each scan of /proc costs some microseconds for each process there is.
+// Processes as /proc shows them, told apart for good: a number together with a start time names one process of this
+// boot, so that a number that is used again is never taken for the old process. A scan costs some ten microseconds for
+// each process there is. Any thread.
 
 #pragma once
 
 #include <sys/types.h>
 
-#include <filesystem>
-#include <map>
+#include <cstdint>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/file.h"
-#include "base/result.h"
 
 namespace quad::engine {
 
-/// Starts `runner FOLDER` detached: a session of its own, nothing inherited but its log. One vfork.
-Result<pid_t> spawn_runner(const std::filesystem::path& runner, const std::filesystem::path& folder);
+struct Process {
+  pid_t pid = 0;
+  pid_t parent = 0;
+  std::uint64_t start_time = 0;  ///< clock ticks since boot
+  char state = '?';              ///< as in /proc/PID/stat: R, S, D, T (stopped), Z, …
+  std::int64_t threads = 1;
 
-/// A handle on a process that stays right when its number is used again; empty if there is no such process.
-UniqueFd open_process(pid_t pid);
+  /// A zombie runs nothing any more; one that only lost its first thread does.
+  [[nodiscard]] bool dead() const { return state == 'X' || (state == 'Z' && threads <= 1); }
+  [[nodiscard]] bool stopped() const { return state == 'T' || state == 't'; }
+  [[nodiscard]] bool same(const Process& other) const {
+    return pid == other.pid && start_time == other.start_time;
+  }
+};
 
-/// Every live process whose command line is `PROGRAM FOLDER` with the given program name, by folder.
-std::map<std::string, pid_t> find_runners(const std::string& program_name);
+/// The text of /proc/PID/stat. nullopt if it is cut off or something else. Pure.
+std::optional<Process> parse_stat(std::string_view text);
 
-/// `root` and everything below it in the process tree, as of now.
-std::vector<pid_t> process_tree(pid_t root);
+/// The process that has this number now.
+std::optional<Process> find_process(pid_t pid);
 
-/// Sends `signal` to the whole tree, again until no new process appears in it (bounded). SIGSTOP so stands still for
-/// good, and SIGKILL leaves nothing.
-void signal_tree(pid_t root, int signal);
+/// Every process that is not dead.
+std::vector<Process> all_processes();
 
-/// Kills every process whose environment says that it belongs to this rank: for those that left the tree where no PID
-/// namespace holds them. Returns how many there were.
-int sweep(const std::string& rank_key, const std::filesystem::path& folder);
+/// A handle on exactly this process (a pidfd); empty if it is dead, even if its number lives on.
+UniqueFd open_process(const Process& process);
+
+/// False if exactly this process is not there, or is not ours to signal.
+bool send_signal(const Process& process, int signal);
+
+/// How the processes of a rank are recognised.
+struct Family {
+  std::vector<Process> roots;  ///< these, and everything below them in the process tree
+  /// Anything whose environment has QUAD_RANK_KEY=key and mentions the folder: what left the tree.
+  std::string key;
+  std::string folder;  ///< without a slash at its end
+};
+
+/// The live processes of each family, in the order of `families`. One scan of /proc for all.
+std::vector<std::vector<Process>> find_members(const std::vector<Family>& families);
+
+/// Stops every process of the families (SIGSTOP), again until all stand still and no new one appears. Returns false
+/// if some do not within a second.
+bool stop_members(const std::vector<Family>& families);
+
+/// Sends `signal` once to every process of the families. Returns them all.
+std::vector<std::vector<Process>> signal_members(const std::vector<Family>& families, int signal);
 
 }  // namespace quad::engine

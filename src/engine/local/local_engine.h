@@ -1,0 +1,157 @@
+// engine/local/local_engine.h
+//
+// How local.h keeps its promises. One thread owns everything that changes; the Engine's methods put orders in its queue.
+// It waits on one epoll for the queue and for the end of each runner (a pidfd, which works for runners of an earlier
+// server as well).
+//
+// A runner's way: alive -> sweeping (its process is gone; whatever it left behind is being killed) -> reported.
+// Nothing of a rank lives when its RunnerEnded, or its node's NodeDown, is reported; only what the kernel cannot kill
+// within half a minute is reported with a remark instead.
+
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <deque>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <variant>
+#include <vector>
+
+#include "base/file.h"
+#include "engine/engine.h"
+#include "engine/local/process.h"
+#include "engine/local/trash.h"
+
+namespace quad::engine {
+
+struct LocalNode {
+  pool::NodeSpec spec;
+  std::vector<std::int32_t> gpu_numbers;  ///< of each of the node's GPUs, as gpu_env names them
+  std::string gpu_env;
+};
+
+struct LocalEngineOptions {
+  std::filesystem::path data_dir;  ///< absolute
+  std::filesystem::path runner;    ///< absolute
+  std::string server_url;
+  std::vector<std::string> environment;  ///< of runners: "NAME=value"
+  std::vector<LocalNode> nodes;
+};
+
+class LocalEngine final : public Engine {
+ public:
+  explicit LocalEngine(LocalEngineOptions options);
+  ~LocalEngine() override;
+
+  Result<std::vector<Existing>> begin(Sink sink) override;
+  void start(const StartOrder& order) override;
+  void kill(const RankKey& key) override;
+  void forget(const RankKey& key) override;
+  Status node_action(const NodeId& node, const std::string& verb) override;
+  void end() override;
+
+ private:
+  using Instant = std::chrono::steady_clock::time_point;
+  enum class Power { kOn, kFailed, kFrozen };
+
+  struct Kill {
+    RankKey key;
+  };
+  struct Forget {
+    RankKey key;
+  };
+  struct SetPower {
+    NodeId node;
+    Power from;
+    Power to;
+  };
+  struct Stop {};
+  using Task = std::variant<StartOrder, Kill, Forget, SetPower, Stop>;
+
+  struct Node {
+    LocalNode what;
+    Power power = Power::kOn;
+    bool going_down = false;               ///< NodeDown follows when its last process is gone
+    bool back_after = false;               ///< NodeBack follows that
+    std::vector<StartOrder> waiting;       ///< starts that were ordered while it was frozen
+  };
+
+  struct Runner {
+    RankKey key;
+    NodeId node;
+    std::filesystem::path folder;
+    Process process;
+    UniqueFd handle;
+    std::uint64_t number = 0;        ///< by which epoll names it
+    bool ended = false;              ///< its process is gone, and it is being swept up after
+    bool lost_power = false;         ///< its node failed under it: NodeDown speaks for it
+    bool kill_waits = false;         ///< ordered while its node was frozen
+    bool forgotten = false;
+    Instant leave_by{};              ///< when a forgotten one is killed
+    Instant give_up{};               ///< when an ended one is reported with what is left of it
+    std::string detail;              ///< how it ended
+    std::vector<Process> known;      ///< its processes when it was killed
+    std::size_t swept = 0;           ///< how many outlived it
+  };
+
+  // At start, in control's thread.
+  Result<std::optional<Existing>> take_over(const NodeId& node, const std::filesystem::path& folder,
+                                            const RankKey& key);
+  Status load_power(const NodeId& id, Node& node);
+
+  // In any thread of control's.
+  void post(Task task);
+
+  // In the engine's thread.
+  void run();
+  void carry_out(StartOrder& order);
+  void carry_out(const Kill& kill);
+  void carry_out(const Forget& forget);
+  void carry_out(const SetPower& change);
+  void carry_out(const Stop& stop);
+  void fail_node(const NodeId& id, Node& node);
+  void thaw_node(const NodeId& id, Node& node);
+  void watch(Runner runner);
+  void runner_ended(Runner& runner);
+  void kill_marked();
+  void sweep(Instant now);
+  void report(Runner& runner);
+  void settle_power(const NodeId& id, Node& node);
+  void beat(Instant now);
+  void throw_away(const RankKey& key, const std::filesystem::path& folder);
+
+  [[nodiscard]] std::filesystem::path node_folder(const NodeId& id) const;
+  [[nodiscard]] bool frozen(const NodeId& id) const;
+  [[nodiscard]] static Family family_of(const Runner& runner);
+  [[nodiscard]] std::vector<Family> families_on(const NodeId& id) const;
+
+  LocalEngineOptions options_;
+  std::string boot_id_;
+  Sink sink_;
+  std::map<NodeId, Power> asked_power_;  ///< control's thread only: what the last node_action made it
+
+  std::mutex mutex_;  ///< guards `tasks_`, the way from control's thread to the engine's
+  std::deque<Task> tasks_;
+  UniqueFd wake_;
+
+  // The engine's thread only, once it runs.
+  UniqueFd epoll_;
+  std::map<NodeId, Node> nodes_;
+  std::unordered_map<RankKey, std::unique_ptr<Runner>> runners_;
+  std::unordered_map<std::uint64_t, Runner*> by_number_;
+  std::unordered_map<RankKey, std::filesystem::path> ended_folders_;  ///< of runners that are reported
+  std::vector<RankKey> to_kill_;
+  std::uint64_t last_number_ = 0;  ///< 0 is the queue's
+  std::unique_ptr<Trash> trash_;
+  bool stopping_ = false;
+
+  std::thread thread_;
+};
+
+}  // namespace quad::engine

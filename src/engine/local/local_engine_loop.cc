@@ -1,0 +1,402 @@
+// The engine's own thread: it carries out orders, sees runners end, and keeps pretend nodes in the state they are in.
+
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <utility>
+
+#include "engine/local/local_engine.h"
+#include "engine/local/rank_folder.h"
+#include "engine/local/spawn.h"
+
+namespace quad::engine {
+namespace {
+
+namespace fs = std::filesystem;
+using namespace std::chrono_literals;
+
+constexpr auto kBeat = 1s;
+constexpr auto kSweepAgain = 5ms;
+/// How long a runner may take to leave after its end is durable.
+constexpr auto kLeaveTime = 10s;
+/// How long what a runner left behind may take to die, before it is reported as ended all the same.
+constexpr auto kSweepTime = 30s;
+
+// How a process ended, if it was a child of this one: of others the kernel does not say.
+std::string describe_end(int handle) {
+  siginfo_t info{};
+  if (::waitid(P_PIDFD, static_cast<id_t>(handle), &info, WEXITED | WNOHANG) != 0 ||
+      info.si_pid == 0) {
+    return "its runner is gone";
+  }
+  if (info.si_code == CLD_EXITED) {
+    return fmt::format("its runner exited with code {}", info.si_status);
+  }
+  const char* name = ::sigabbrev_np(info.si_status);
+  return name == nullptr ? fmt::format("its runner was killed by signal {}", info.si_status)
+                         : fmt::format("its runner was killed by SIG{}", name);
+}
+
+}  // namespace
+
+Family LocalEngine::family_of(const Runner& runner) {
+  Family family{runner.known, to_string(runner.key), runner.folder.string()};
+  family.roots.push_back(runner.process);
+  return family;
+}
+
+std::vector<Family> LocalEngine::families_on(const NodeId& id) const {
+  std::vector<Family> families;
+  for (const auto& [key, runner] : runners_) {
+    if (runner->node == id) {
+      families.push_back(family_of(*runner));
+    }
+  }
+  return families;
+}
+
+bool LocalEngine::frozen(const NodeId& id) const {
+  const auto node = nodes_.find(id);
+  return node != nodes_.end() && node->second.power == Power::kFrozen;
+}
+
+void LocalEngine::watch(Runner runner) {
+  runner.number = ++last_number_;
+  epoll_event event{};
+  event.events = EPOLLIN;
+  event.data.u64 = runner.number;
+  ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, runner.handle.get(), &event);
+  auto kept = std::make_unique<Runner>(std::move(runner));
+  by_number_.emplace(kept->number, kept.get());
+  const RankKey key = kept->key;
+  runners_.insert_or_assign(key, std::move(kept));
+}
+
+void LocalEngine::run() {
+  Instant next_beat = std::chrono::steady_clock::now();
+  std::array<epoll_event, 64> events{};
+  while (!stopping_) {
+    Instant wake_at = next_beat;
+    for (const auto& [key, runner] : runners_) {
+      if (runner->ended && !frozen(runner->node)) {
+        wake_at = std::min(wake_at, std::chrono::steady_clock::now() + kSweepAgain);
+        break;
+      }
+    }
+    const auto wait = std::chrono::ceil<std::chrono::milliseconds>(
+        wake_at - std::chrono::steady_clock::now());
+    const int count =
+        ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()),
+                     static_cast<int>(std::clamp<std::int64_t>(wait.count(), 0, 1000)));
+    for (int i = 0; i < count; ++i) {
+      const std::uint64_t number = events[static_cast<std::size_t>(i)].data.u64;
+      if (const auto it = by_number_.find(number); it != by_number_.end()) {
+        runner_ended(*it->second);
+      } else if (number == 0) {
+        std::uint64_t times = 0;
+        (void)!::read(wake_.get(), &times, sizeof times);
+      }
+    }
+    std::deque<Task> tasks;
+    {
+      const std::lock_guard lock(mutex_);
+      tasks.swap(tasks_);
+    }
+    for (Task& task : tasks) {
+      std::visit([this](auto& one) { carry_out(one); }, task);
+    }
+    const Instant now = std::chrono::steady_clock::now();
+    if (now >= next_beat) {
+      beat(now);
+      next_beat = now + kBeat;
+    }
+    kill_marked();
+    sweep(now);
+    for (auto& [id, node] : nodes_) {
+      settle_power(id, node);
+    }
+  }
+}
+
+void LocalEngine::carry_out(StartOrder& order) {
+  if (runners_.contains(order.key)) {
+    return;
+  }
+  if (const auto ended = ended_folders_.find(order.key); ended != ended_folders_.end()) {
+    sink_(RunnerEnded{order.key, read_result(ended->second),
+                      "its runner had been started before, and has ended"});
+    return;
+  }
+  const auto it = nodes_.find(order.holding.node);
+  if (it == nodes_.end()) {
+    sink_(StartFailed{order.key,
+                      fmt::format("there is no node '{}' here", order.holding.node.value())});
+    return;
+  }
+  Node& node = it->second;
+  if (node.power == Power::kFailed) {
+    sink_(StartFailed{order.key, fmt::format("{} is powered off", order.holding.node.value())});
+    return;
+  }
+  if (node.power == Power::kFrozen) {
+    const bool known = std::any_of(node.waiting.begin(), node.waiting.end(),
+                                   [&](const StartOrder& other) { return other.key == order.key; });
+    if (!known) {
+      node.waiting.push_back(std::move(order));
+    }
+    return;
+  }
+  StartFile file;
+  file.server = options_.server_url;
+  file.token = order.token;
+  file.key = order.key;
+  file.node = order.holding.node;
+  file.address = node.what.spec.address;
+  for (const std::int32_t index : order.holding.gpu_indices) {
+    const auto at = static_cast<std::size_t>(index);
+    file.gpus.push_back(at < node.what.gpu_numbers.size() ? node.what.gpu_numbers[at] : index);
+  }
+  file.gpu_env = node.what.gpu_env;
+  file.cpu_milli = order.holding.amount.cpu_milli;
+  file.memory_bytes = order.holding.amount.memory_bytes;
+  file.hot = (options_.data_dir / "hot").string();
+  const fs::path folder = node_folder(order.holding.node) / to_string(order.key);
+  if (const Status prepared = prepare_rank_folder(folder, file); !prepared.ok()) {
+    sink_(StartFailed{order.key, prepared.error().message});
+    return;
+  }
+  // Every process of a rank can be told by these, wherever it goes.
+  std::vector<std::string> environment = options_.environment;
+  environment.push_back(fmt::format("QUAD_RANK_KEY={}", to_string(order.key)));
+  environment.push_back(fmt::format("QUAD_RANK_FOLDER={}/", folder.string()));
+  auto spawned = spawn_runner(options_.runner, folder, environment, boot_id_);
+  if (!spawned.ok()) {
+    if (spawned.error().code != ErrorCode::kExists) {
+      throw_away(order.key, folder);
+    }
+    sink_(StartFailed{order.key, spawned.error().message});
+    return;
+  }
+  Runner runner;
+  runner.key = order.key;
+  runner.node = order.holding.node;
+  runner.folder = folder;
+  runner.process = spawned->process;
+  runner.handle = std::move(spawned->handle);
+  watch(std::move(runner));
+}
+
+void LocalEngine::carry_out(const Kill& kill) {
+  const auto it = runners_.find(kill.key);
+  if (it != runners_.end()) {
+    if (frozen(it->second->node)) {
+      it->second->kill_waits = true;  // no order reaches a frozen node
+    } else {
+      to_kill_.push_back(kill.key);
+    }
+    return;
+  }
+  for (auto& [id, node] : nodes_) {
+    const auto dropped = std::erase_if(
+        node.waiting, [&](const StartOrder& order) { return order.key == kill.key; });
+    if (dropped > 0) {
+      sink_(StartFailed{kill.key, fmt::format("it was told to end while {} was frozen, before it "
+                                              "had started",
+                                              id.value())});
+    }
+  }
+}
+
+void LocalEngine::carry_out(const Forget& forget) {
+  if (const auto it = runners_.find(forget.key); it != runners_.end()) {
+    it->second->forgotten = true;
+    it->second->leave_by = std::chrono::steady_clock::now() + kLeaveTime;
+    return;
+  }
+  for (auto& [id, node] : nodes_) {
+    std::erase_if(node.waiting,
+                  [&](const StartOrder& order) { return order.key == forget.key; });
+  }
+  if (const auto it = ended_folders_.find(forget.key); it != ended_folders_.end()) {
+    const fs::path folder = it->second;
+    throw_away(forget.key, folder);
+  }
+}
+
+void LocalEngine::carry_out(const SetPower& change) {
+  Node& node = nodes_.at(change.node);
+  if (change.to == Power::kFailed) {
+    fail_node(change.node, node);
+  } else if (change.to == Power::kFrozen) {
+    node.power = Power::kFrozen;
+    stop_members(families_on(change.node));
+  } else if (change.from == Power::kFrozen) {
+    thaw_node(change.node, node);
+  } else {
+    node.back_after = true;
+  }
+}
+
+void LocalEngine::carry_out(const Stop&) { stopping_ = true; }
+
+void LocalEngine::fail_node(const NodeId& id, Node& node) {
+  const bool was_frozen = node.power == Power::kFrozen;
+  node.power = Power::kFailed;
+  node.going_down = true;
+  node.back_after = false;
+  node.waiting.clear();
+  for (const auto& [key, runner] : runners_) {
+    if (runner->node == id && (was_frozen || !runner->ended)) {
+      runner->lost_power = true;
+      to_kill_.push_back(key);
+    }
+  }
+}
+
+void LocalEngine::thaw_node(const NodeId& id, Node& node) {
+  node.power = Power::kOn;
+  for (const auto& [key, runner] : runners_) {
+    if (runner->node == id && runner->kill_waits) {
+      to_kill_.push_back(key);
+    }
+  }
+  kill_marked();
+  signal_members(families_on(id), SIGCONT);
+  sink_(NodeBack{id});
+  sink_(NodeSeen{id});
+  for (StartOrder& order : std::exchange(node.waiting, {})) {
+    carry_out(order);
+  }
+}
+
+void LocalEngine::settle_power(const NodeId& id, Node& node) {
+  if (node.going_down) {
+    const bool gone = std::none_of(runners_.begin(), runners_.end(), [&](const auto& entry) {
+      return entry.second->node == id && entry.second->lost_power;
+    });
+    if (!gone) {
+      return;
+    }
+    node.going_down = false;
+    sink_(NodeDown{id, "powered off"});
+  }
+  if (node.back_after) {
+    node.back_after = false;
+    node.power = Power::kOn;
+    sink_(NodeBack{id});
+    sink_(NodeSeen{id});
+  }
+}
+
+void LocalEngine::runner_ended(Runner& runner) {
+  runner.detail = describe_end(runner.handle.get());
+  ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, runner.handle.get(), nullptr);
+  by_number_.erase(runner.number);
+  runner.handle.reset();
+  runner.ended = true;
+  runner.give_up = std::chrono::steady_clock::now() + kSweepTime;
+}
+
+void LocalEngine::kill_marked() {
+  std::vector<Runner*> marked;
+  std::vector<Family> families;
+  for (const RankKey& key : std::exchange(to_kill_, {})) {
+    if (const auto it = runners_.find(key); it != runners_.end() && !it->second->ended) {
+      marked.push_back(it->second.get());
+      families.push_back(family_of(*it->second));
+    }
+  }
+  if (marked.empty()) {
+    return;
+  }
+  // Looked for while the runner lives: what it started is below it in the process tree only until then.
+  auto members = find_members(families);
+  for (std::size_t i = 0; i < marked.size(); ++i) {
+    // The runner first, which might otherwise report how its rank was killed.
+    ::syscall(SYS_pidfd_send_signal, marked[i]->handle.get(), SIGKILL, nullptr, 0);
+    for (const Process& process : members[i]) {
+      send_signal(process, SIGKILL);
+    }
+    marked[i]->known = std::move(members[i]);
+  }
+}
+
+void LocalEngine::sweep(Instant now) {
+  std::vector<Runner*> ended;
+  std::vector<Family> families;
+  for (const auto& [key, runner] : runners_) {
+    if (runner->ended && !frozen(runner->node)) {
+      ended.push_back(runner.get());
+      families.push_back(family_of(*runner));
+    }
+  }
+  if (ended.empty()) {
+    return;
+  }
+  auto members = signal_members(families, SIGKILL);
+  for (std::size_t i = 0; i < ended.size(); ++i) {
+    Runner& runner = *ended[i];
+    if (!members[i].empty() && now < runner.give_up) {
+      for (const Process& process : members[i]) {
+        const bool known =
+            std::any_of(runner.known.begin(), runner.known.end(),
+                        [&](const Process& other) { return other.same(process); });
+        runner.swept += known ? 0 : 1;
+        if (!known) {
+          runner.known.push_back(process);
+        }
+      }
+      continue;
+    }
+    if (runner.swept > 0) {
+      runner.detail += fmt::format("; {} process{} that outlived it {} killed", runner.swept,
+                                   runner.swept == 1 ? "" : "es", runner.swept == 1 ? "was" : "were");
+    }
+    if (!members[i].empty()) {
+      runner.detail += fmt::format("; process {} of it cannot be killed", members[i].front().pid);
+    }
+    report(runner);
+  }
+}
+
+void LocalEngine::report(Runner& runner) {
+  const RankKey key = runner.key;
+  const fs::path folder = runner.folder;
+  if (!runner.lost_power) {
+    sink_(RunnerEnded{key, read_result(folder), runner.detail});
+  }
+  ended_folders_[key] = folder;
+  if (runner.forgotten) {
+    throw_away(key, folder);
+  }
+  runners_.erase(key);
+}
+
+void LocalEngine::throw_away(const RankKey& key, const fs::path& folder) {
+  // One that cannot be moved stays until the next begin(), where control forgets it again.
+  if (trash_->throw_away(folder).ok()) {
+    ended_folders_.erase(key);
+  }
+}
+
+void LocalEngine::beat(Instant now) {
+  for (const auto& [id, node] : nodes_) {
+    if (node.power == Power::kOn) {
+      sink_(NodeSeen{id});
+    }
+  }
+  for (const auto& [key, runner] : runners_) {
+    if (runner->forgotten && !runner->ended && now >= runner->leave_by && !frozen(runner->node)) {
+      to_kill_.push_back(key);
+    }
+  }
+}
+
+}  // namespace quad::engine

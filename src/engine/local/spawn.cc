@@ -1,0 +1,232 @@
+#include "engine/local/spawn.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <cstddef>
+#include <memory>
+
+#include "engine/local/rank_folder.h"
+
+// The child of a vfork runs in this process's memory on a stack of its own, which sanitizers do not know.
+#define QUAD_IN_VFORK_CHILD __attribute__((noinline, no_sanitize("address", "thread", "undefined")))
+
+namespace quad::engine {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Everything that the child needs, made before it exists: it may not allocate.
+struct Plan {
+  const char* program = nullptr;
+  const char* folder = nullptr;
+  char* const* arguments = nullptr;
+  char* const* environment = nullptr;
+  int null = -1;
+  int log = -1;
+  int record = -1;
+  volatile int failure = 0;  // errno of what went wrong in the child, seen by the parent
+};
+
+// Adds this process's stat line to the record.
+QUAD_IN_VFORK_CHILD bool record_itself(int record) {
+  char line[1024];
+  const int stat = ::open("/proc/self/stat", O_RDONLY | O_CLOEXEC);
+  if (stat < 0) {
+    return false;
+  }
+  const ssize_t size = ::read(stat, line, sizeof line);
+  ::close(stat);
+  if (size <= 0) {
+    return false;
+  }
+  const ssize_t put = ::write(record, line, static_cast<std::size_t>(size));
+  if (put >= 0 && put != size) {
+    errno = ENOSPC;
+  }
+  return put == size;
+}
+
+QUAD_IN_VFORK_CHILD int become_runner(void* argument) {
+  Plan& plan = *static_cast<Plan*>(argument);
+  const auto ready = [&plan]() QUAD_IN_VFORK_CHILD {
+    if (::setsid() < 0 || ::chdir(plan.folder) != 0 || ::dup2(plan.null, 0) < 0 ||
+        ::dup2(plan.log, 1) < 0 || ::dup2(plan.log, 2) < 0) {
+      return false;
+    }
+    struct sigaction usual {};
+    usual.sa_handler = SIG_DFL;
+    for (int signal = 1; signal < NSIG; ++signal) {
+      ::sigaction(signal, &usual, nullptr);  // fails for SIGKILL and the C library's own, as it should
+    }
+    // The line is written before anything of the runner has happened; the lock goes when the files are closed, by
+    // close_range here or, on older kernels, by exec.
+    if (!record_itself(plan.record)) {
+      return false;
+    }
+    ::syscall(SYS_close_range, 3U, ~0U, 0U);
+    sigset_t none;
+    ::sigemptyset(&none);
+    return ::sigprocmask(SIG_SETMASK, &none, nullptr) == 0;
+  };
+  if (ready()) {
+    ::execve(plan.program, plan.arguments, plan.environment);
+  }
+  plan.failure = errno;
+  ::_exit(127);
+}
+
+// A file that is none of the standard ones, even if this process was started without those.
+UniqueFd open_above_standard(const char* path, int flags, mode_t mode = 0) {
+  UniqueFd fd(::open(path, flags | O_CLOEXEC, mode));
+  if (fd && fd.get() <= STDERR_FILENO) {
+    return UniqueFd(::fcntl(fd.get(), F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
+  }
+  return fd;
+}
+
+std::vector<char*> pointers_to(const std::vector<std::string>& texts) {
+  std::vector<char*> pointers;
+  pointers.reserve(texts.size() + 1);
+  for (const std::string& text : texts) {
+    pointers.push_back(const_cast<char*>(text.c_str()));
+  }
+  pointers.push_back(nullptr);
+  return pointers;
+}
+
+}  // namespace
+
+Result<SpawnedRunner> spawn_runner(const fs::path& program, const fs::path& folder,
+                                   const std::vector<std::string>& environment,
+                                   const std::string& boot_id) {
+  const std::string log_path = (folder / "runner.log").string();
+  const UniqueFd null = open_above_standard("/dev/null", O_RDONLY);
+  const UniqueFd log =
+      open_above_standard(log_path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW, 0600);
+  if (!null || !log) {
+    return errno_error(fmt::format("Cannot open {}", !null ? "/dev/null" : log_path), errno);
+  }
+  QUAD_ASSIGN(UniqueFd record, create_start_record(folder, boot_id));
+  if (record.get() <= STDERR_FILENO) {
+    record.reset(::fcntl(record.get(), F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
+  }
+
+  const std::vector<std::string> words = {program.string(), folder.string()};
+  const std::vector<char*> arguments = pointers_to(words);
+  const std::vector<char*> variables = pointers_to(environment);
+  Plan plan;
+  plan.program = words[0].c_str();
+  plan.folder = words[1].c_str();
+  plan.arguments = arguments.data();
+  plan.environment = variables.data();
+  plan.null = null.get();
+  plan.log = log.get();
+  plan.record = record.get();
+
+  constexpr std::size_t kStack = 64UL << 10U;
+  const auto stack = std::make_unique_for_overwrite<std::max_align_t[]>(kStack / sizeof(std::max_align_t));
+  // No handler of this process may run in the child, where it would act on this process's memory.
+  sigset_t all;
+  sigset_t before;
+  ::sigfillset(&all);
+  ::pthread_sigmask(SIG_BLOCK, &all, &before);
+  int handle_number = -1;
+  const pid_t pid = ::clone(become_runner, stack.get() + kStack / sizeof(std::max_align_t),
+                            CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD, &plan, &handle_number);
+  const int clone_failure = errno;
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  UniqueFd handle(handle_number);
+  if (pid < 0 || plan.failure != 0) {
+    if (pid >= 0) {
+      siginfo_t info{};
+      ::waitid(P_PIDFD, static_cast<id_t>(handle.get()), &info, WEXITED);
+    }
+    (void)!::ftruncate(record.get(), 0);
+    return errno_error(fmt::format("Cannot start {}", program.string()),
+                       pid < 0 ? clone_failure : plan.failure);
+  }
+  QUAD_ASSIGN(const StartRecord started, read_start_record(folder, boot_id));
+  return SpawnedRunner{started.process, std::move(handle)};
+}
+
+Result<std::string> output_of(const std::vector<std::string>& command, Millis limit) {
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0) {
+    return errno_error("Cannot make a pipe", errno);
+  }
+  const UniqueFd read_end(ends[0]);
+  UniqueFd write_end(ends[1]);
+  posix_spawn_file_actions_t actions;
+  ::posix_spawn_file_actions_init(&actions);
+  ::posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+  ::posix_spawn_file_actions_adddup2(&actions, write_end.get(), STDOUT_FILENO);
+  ::posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
+  const std::vector<char*> arguments = pointers_to(command);
+  pid_t pid = 0;
+  const int failure =
+      ::posix_spawnp(&pid, arguments.front(), &actions, nullptr, arguments.data(), ::environ);
+  ::posix_spawn_file_actions_destroy(&actions);
+  write_end.reset();
+  if (failure != 0) {
+    Error refused = errno_error(fmt::format("Cannot start {}", command.front()), failure);
+    refused.code = failure == ENOENT ? ErrorCode::kNotFound : refused.code;
+    return refused;
+  }
+  constexpr std::size_t kLongest = 1U << 20U;
+  const auto end = std::chrono::steady_clock::now() + limit;
+  const auto too_late = [&] {
+    // Not waited for: a program that hangs in a broken driver cannot even be killed.
+    ::kill(pid, SIGKILL);
+    ::waitpid(pid, nullptr, WNOHANG);
+    return error(ErrorCode::kTimeout,
+                 fmt::format("{} did not finish within {} ms", command.front(), limit.count()));
+  };
+  std::string output;
+  std::array<char, 4096> piece{};
+  for (;;) {
+    const auto left = std::chrono::ceil<Millis>(end - std::chrono::steady_clock::now()).count();
+    pollfd wait{read_end.get(), POLLIN, 0};
+    const int readable = left > 0 ? ::poll(&wait, 1, static_cast<int>(left)) : 0;
+    if (readable < 0 && errno == EINTR) {
+      continue;
+    }
+    if (readable <= 0 || output.size() > kLongest) {
+      return too_late();
+    }
+    const ssize_t got = ::read(read_end.get(), piece.data(), piece.size());
+    if (got < 0 && errno == EINTR) {
+      continue;
+    }
+    if (got <= 0) {
+      break;
+    }
+    output.append(piece.data(), static_cast<std::size_t>(got));
+  }
+  // It may have closed its output and hang all the same.
+  const UniqueFd handle(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+  const auto left = std::chrono::ceil<Millis>(end - std::chrono::steady_clock::now()).count();
+  pollfd ended{handle.get(), POLLIN, 0};
+  if (::poll(&ended, 1, static_cast<int>(std::max<std::int64_t>(left, 0))) <= 0) {
+    return too_late();
+  }
+  int status = 0;
+  ::waitpid(pid, &status, 0);
+  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
+    return error(ErrorCode::kUnavailable, fmt::format("{} failed", command.front()));
+  }
+  return output;
+}
+
+}  // namespace quad::engine

@@ -1,0 +1,95 @@
+#include "engine/local/trash.h"
+
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <utility>
+
+#include "base/text.h"
+
+namespace quad::engine {
+
+namespace fs = std::filesystem;
+
+Trash::Trash(fs::path folder) : folder_(std::move(folder)) {
+  thread_ = std::thread([this] { work(); });
+}
+
+Trash::~Trash() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  changed_.notify_one();
+  thread_.join();
+}
+
+Status Trash::throw_away(const fs::path& path) {
+  const fs::path aside = folder_ / random_hex(8);
+  if (::rename(path.c_str(), aside.c_str()) != 0) {
+    const int failure = errno;
+    Error refused = errno_error(fmt::format("Cannot move {} away", path.string()), failure);
+    refused.code = failure == ENOENT ? ErrorCode::kNotFound : refused.code;
+    return refused;
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    waiting_.push_back(aside);
+  }
+  changed_.notify_one();
+  return {};
+}
+
+void Trash::work() {
+  std::vector<fs::path> now;
+  std::error_code failure;
+  for (fs::directory_iterator it(folder_, failure), end; !failure && it != end;
+       it.increment(failure)) {
+    now.push_back(it->path());
+  }
+  for (;;) {
+    for (const fs::path& path : now) {
+      remove_tree(path);
+    }
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return stopping_ || !waiting_.empty(); });
+    if (stopping_) {
+      return;
+    }
+    now = std::exchange(waiting_, {});
+  }
+}
+
+void Trash::remove_tree(const fs::path& root) const {
+  // Without recursion: users can nest folders deeper than a stack. Links are removed, never followed.
+  std::vector<fs::path> folders = {root};
+  for (std::size_t at = 0; at < folders.size(); ++at) {
+    const fs::path folder = folders[at];
+    std::error_code failure;
+    if (fs::is_symlink(folder, failure)) {
+      ::unlink(folder.c_str());
+      continue;
+    }
+    ::chmod(folder.c_str(), 0700);
+    for (fs::directory_iterator it(folder, failure), end; !failure && it != end;
+         it.increment(failure)) {
+      if (stopping_) {
+        return;
+      }
+      std::error_code unknown;
+      if (it->symlink_status(unknown).type() == fs::file_type::directory) {
+        folders.push_back(it->path());
+      } else {
+        ::unlink(it->path().c_str());
+      }
+    }
+  }
+  for (auto folder = folders.rbegin(); folder != folders.rend() && !stopping_; ++folder) {
+    ::rmdir(folder->c_str());
+  }
+}
+
+}  // namespace quad::engine

@@ -1,0 +1,43 @@
+// engine/local/trash.h
+//
+// Removes folders when there is time: a rank's home may hold a million files. throw_away() is one rename; the work is
+// done by a thread of its own, and what is left of it at the end by the next Trash on the same folder. Users' files may
+// forbid their own removal; that is overridden where possible, and what cannot be removed stays in the trash.
+
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <filesystem>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "base/result.h"
+
+namespace quad::engine {
+
+class Trash {
+ public:
+  /// `folder` must exist, on the same file system as what is thrown away. Begins with what an earlier one left there.
+  explicit Trash(std::filesystem::path folder);
+  ~Trash();
+  Trash(const Trash&) = delete;
+  Trash& operator=(const Trash&) = delete;
+
+  /// Takes `path` out of the way. kNotFound if it is not there.
+  Status throw_away(const std::filesystem::path& path);
+
+ private:
+  void work();
+  void remove_tree(const std::filesystem::path& root) const;
+
+  std::filesystem::path folder_;
+  std::atomic<bool> stopping_ = false;
+  std::mutex mutex_;  ///< guards `waiting_`, which one thread fills and the other empties
+  std::condition_variable changed_;
+  std::vector<std::filesystem::path> waiting_;
+  std::thread thread_;
+};
+
+}  // namespace quad::engine

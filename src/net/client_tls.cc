@@ -1,0 +1,246 @@
+// The client's side of TLS: OpenSSL over a non-blocking socket.
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+#include <openssl/x509v3.h>
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <climits>
+
+#include "net/client_wire.h"
+
+namespace quad::net {
+
+namespace {
+
+template <auto Free>
+struct Freer {
+  template <typename T>
+  void operator()(T* pointer) const {
+    Free(pointer);
+  }
+};
+using ContextPtr = std::unique_ptr<SSL_CTX, Freer<SSL_CTX_free>>;
+using SessionPtr = std::unique_ptr<SSL, Freer<SSL_free>>;
+using MethodPtr = std::unique_ptr<BIO_METHOD, Freer<BIO_meth_free>>;
+
+/// OpenSSL's text for the oldest error in its queue, which is then empty.
+std::string openssl_reason() {
+  const auto code = ERR_get_error();
+  ERR_clear_error();
+  const char* reason = code != 0 ? ERR_reason_error_string(code) : nullptr;
+  return reason != nullptr ? reason : "the connection was closed";
+}
+
+// A BIO over the socket that, unlike OpenSSL's own, raises no SIGPIPE when the other side is gone.
+int bio_write(BIO* bio, const char* data, int size) {
+  BIO_clear_retry_flags(bio);
+  const int fd = static_cast<int>(reinterpret_cast<std::intptr_t>(BIO_get_data(bio)));
+  const auto sent = ::send(fd, data, static_cast<std::size_t>(size), MSG_NOSIGNAL);
+  if (sent < 0 && (errno == EAGAIN || errno == EINTR)) {
+    BIO_set_retry_write(bio);
+  }
+  return static_cast<int>(sent);
+}
+
+int bio_read(BIO* bio, char* data, int size) {
+  BIO_clear_retry_flags(bio);
+  const int fd = static_cast<int>(reinterpret_cast<std::intptr_t>(BIO_get_data(bio)));
+  const auto got = ::recv(fd, data, static_cast<std::size_t>(size), 0);
+  if (got < 0 && (errno == EAGAIN || errno == EINTR)) {
+    BIO_set_retry_read(bio);
+  }
+  return static_cast<int>(got);
+}
+
+long bio_control(BIO* /*bio*/, int command, long /*number*/, void* /*pointer*/) {
+  return command == BIO_CTRL_FLUSH ? 1 : 0;
+}
+
+class TlsWire final : public Wire {
+ public:
+  TlsWire(UniqueFd fd, MethodPtr method, ContextPtr context, SessionPtr session)
+      : Wire(std::move(fd)),
+        method_(std::move(method)),
+        context_(std::move(context)),
+        session_(std::move(session)) {}
+
+  ~TlsWire() override {
+    // One try to say goodbye; whether it goes out does not matter.
+    ERR_clear_error();
+    SSL_shutdown(session_.get());
+    ERR_clear_error();
+  }
+
+  Result<std::size_t> read_some(std::span<char> into, Millis timeout) override {
+    const int size = static_cast<int>(std::min<std::size_t>(into.size(), INT_MAX));
+    while (true) {
+      ERR_clear_error();
+      const int got = SSL_read(session_.get(), into.data(), size);
+      if (got > 0) {
+        return static_cast<std::size_t>(got);
+      }
+      const int why = SSL_get_error(session_.get(), got);
+      if (why == SSL_ERROR_ZERO_RETURN) {
+        return std::size_t{0};
+      }
+      short events = 0;
+      if (!wants(why, events)) {
+        return broken();
+      }
+      if (!wait(events, timeout)) {
+        return read_timeout_error(timeout);
+      }
+    }
+  }
+
+  Result<bool> write(std::string_view bytes, Millis timeout, bool heed_answer) override {
+    while (!bytes.empty()) {
+      if (heed_answer && answer_waiting()) {
+        return false;
+      }
+      ERR_clear_error();
+      const int size = static_cast<int>(std::min<std::size_t>(bytes.size(), INT_MAX));
+      const int sent = SSL_write(session_.get(), bytes.data(), size);
+      if (sent > 0) {
+        bytes.remove_prefix(static_cast<std::size_t>(sent));
+        continue;
+      }
+      short events = 0;
+      if (!wants(SSL_get_error(session_.get(), sent), events)) {
+        return broken();
+      }
+      // An answer may come meanwhile, but a record that is half sent must be finished first.
+      if (!wait(events, timeout)) {
+        return error(ErrorCode::kTimeout,
+                     "The Quad server took nothing for " + format_duration(timeout) + ".");
+      }
+    }
+    return true;
+  }
+
+  bool answer_waiting() override {
+    ERR_clear_error();
+    char one = 0;
+    const int got = SSL_peek(session_.get(), &one, 1);
+    if (got > 0) {
+      return true;
+    }
+    short events = 0;
+    return !wants(SSL_get_error(session_.get(), got), events);
+  }
+
+  bool buffered() override { return SSL_has_pending(session_.get()) == 1; }
+
+ private:
+  static bool wants(int why, short& events) {
+    events = why == SSL_ERROR_WANT_WRITE ? POLLOUT : POLLIN;
+    return why == SSL_ERROR_WANT_READ || why == SSL_ERROR_WANT_WRITE;
+  }
+
+  static Error broken() {
+    return error(ErrorCode::kUnavailable,
+                 "The connection to the Quad server broke: " + openssl_reason() + ".");
+  }
+
+  MethodPtr method_;
+  ContextPtr context_;
+  SessionPtr session_;
+};
+
+Error no_tls(const ClientOptions& options, std::string_view why) {
+  return error(ErrorCode::kUnavailable, "Cannot speak TLS with the Quad server at " + options.url +
+                                            ": " + std::string(why) + ".");
+}
+
+Status set_up_verification(SSL_CTX* context, SSL* session, const ServerAddress& address,
+                           const ClientOptions& options) {
+  if (!options.verify_certificate) {
+    SSL_set_verify(session, SSL_VERIFY_NONE, nullptr);
+    return {};
+  }
+  if (options.ca_file.empty()) {
+    SSL_CTX_set_default_verify_paths(context);
+  } else if (SSL_CTX_load_verify_locations(context, options.ca_file.c_str(), nullptr) != 1) {
+    return error(ErrorCode::kInvalid,
+                 "Cannot read certificates from '" + options.ca_file + "': " + openssl_reason() + ".",
+                 options.ca_file);
+  }
+  SSL_set_verify(session, SSL_VERIFY_PEER, nullptr);
+  in6_addr number{};
+  const bool numeric = inet_pton(AF_INET, address.host.c_str(), &number) == 1 ||
+                       inet_pton(AF_INET6, address.host.c_str(), &number) == 1;
+  const int named =
+      numeric ? X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(session), address.host.c_str())
+              : SSL_set1_host(session, address.host.c_str());
+  if (named != 1) {
+    return no_tls(options, openssl_reason());
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Wire>> connect_tls(UniqueFd fd, const ServerAddress& address,
+                                          const ClientOptions& options) {
+  ERR_clear_error();
+  ContextPtr context(SSL_CTX_new(TLS_client_method()));
+  if (context == nullptr) {
+    return no_tls(options, openssl_reason());
+  }
+  SSL_CTX_set_min_proto_version(context.get(), TLS1_2_VERSION);
+  SSL_CTX_set_mode(context.get(),
+                   SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+  SessionPtr session(SSL_new(context.get()));
+  MethodPtr method(BIO_meth_new(BIO_TYPE_SOURCE_SINK, "quad socket"));
+  if (session == nullptr || method == nullptr) {
+    return no_tls(options, openssl_reason());
+  }
+  QUAD_TRY(set_up_verification(context.get(), session.get(), address, options));
+  SSL_set_tlsext_host_name(session.get(), address.host.c_str());
+  BIO_meth_set_write(method.get(), bio_write);
+  BIO_meth_set_read(method.get(), bio_read);
+  BIO_meth_set_ctrl(method.get(), bio_control);
+  BIO* bio = BIO_new(method.get());
+  if (bio == nullptr) {
+    return no_tls(options, openssl_reason());
+  }
+  BIO_set_data(bio, reinterpret_cast<void*>(static_cast<std::intptr_t>(fd.get())));  // NOLINT
+  BIO_set_init(bio, 1);
+  SSL_set_bio(session.get(), bio, bio);
+
+  while (true) {
+    ERR_clear_error();
+    const int done = SSL_connect(session.get());
+    if (done == 1) {
+      break;
+    }
+    const int why = SSL_get_error(session.get(), done);
+    if (why == SSL_ERROR_WANT_READ || why == SSL_ERROR_WANT_WRITE) {
+      const short events = why == SSL_ERROR_WANT_READ ? POLLIN : POLLOUT;
+      if (!wait_for_fd(fd.get(), events, options.connect_timeout)) {
+        return no_tls(options, "no answer within " + format_duration(options.connect_timeout));
+      }
+      continue;
+    }
+    const long verdict = SSL_get_verify_result(session.get());
+    if (verdict != X509_V_OK) {
+      ERR_clear_error();
+      return error(ErrorCode::kDenied,
+                   "The certificate of the Quad server at " + options.url + " does not verify: " +
+                       X509_verify_cert_error_string(verdict) +
+                       "; name its authority's file if it is your own.");
+    }
+    return no_tls(options, openssl_reason());
+  }
+  std::unique_ptr<Wire> wire = std::make_unique<TlsWire>(std::move(fd), std::move(method),
+                                                         std::move(context), std::move(session));
+  return wire;
+}
+
+}  // namespace quad::net

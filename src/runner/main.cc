@@ -1,0 +1,46 @@
+// quad-runner FOLDER: the small program beside every rank. See docs/runner-protocol.md.
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <string_view>
+
+#include "base/time.h"
+#include "runner/session.h"
+#include "runner/start.h"
+
+namespace {
+
+int fail(std::string_view message) {
+  std::fprintf(stderr, "quad-runner: %.*s\n", static_cast<int>(message.size()), message.data());
+  return 2;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc == 2 && std::string_view(argv[1]) == "--version") {
+    std::puts("quad-runner " QUAD_VERSION);
+    return 0;
+  }
+  if (argc != 2 || argv[1][0] == '-') {
+    return fail("give one folder that holds start.json");
+  }
+  char* const folder = ::realpath(argv[1], nullptr);
+  if (folder == nullptr) {
+    return fail(fmt::format("the folder {} is not there", argv[1]));
+  }
+  const auto start = quad::runner::read_start(folder);
+  if (!start.ok()) {
+    return fail(start.error().message);
+  }
+  const auto held = quad::runner::hold_folder(folder);
+  if (!held.ok()) {
+    (void)fail(held.error().message);
+    return held.error().code == quad::ErrorCode::kExists ? 3 : 2;
+  }
+  const quad::SystemClock clock;
+  return quad::runner::run_session(start.value(), folder, clock);
+}

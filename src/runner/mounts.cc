@@ -1,0 +1,280 @@
+#include "runner/mounts.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <vector>
+
+#include "base/file.h"
+#include "base/text.h"
+#include "runner/http_get.h"
+#include "runner/unpack.h"
+
+namespace quad::runner {
+namespace {
+
+namespace fs = std::filesystem;
+
+Status prefixed(std::string_view dst, const Status& status) {
+  if (status.ok()) {
+    return status;
+  }
+  Error failure = status.error();
+  failure.message = fmt::format("The mount {} cannot be brought: {}", dst, failure.message);
+  return failure;
+}
+
+Status make_parent(const fs::path& path) { return make_folders(path.parent_path()); }
+
+Status bring_blob(const Mount& mount, const fs::path& place, const Start& start) {
+  GetRequest request;
+  request.server = start.server;
+  request.target = "/v1/blobs/" + mount.blob;
+  request.token = start.token;
+  request.ca = start.ca;
+  HttpGet get;
+  QUAD_TRY(get.open(request));
+  const ByteSource source = [&] { return get.read(); };
+  if (mount.is_file) {
+    QUAD_TRY(make_parent(place));
+    auto unpacked = unpack_file(source, place);
+    return unpacked.ok() ? Status() : Status(unpacked.error());
+  }
+  QUAD_TRY(make_folders(place));
+  auto unpacked = unpack_tree(source, place);
+  return unpacked.ok() ? Status() : Status(unpacked.error());
+}
+
+Status bring_http(const Mount& mount, const fs::path& place) {
+  QUAD_ASSIGN(GetRequest request, request_for(mount.url));
+  request.max_redirects = 10;
+  HttpGet get;
+  if (auto opened = get.open(request); !opened.ok()) {
+    return error(opened.error().code, fmt::format("{}: {}", mount.url, opened.error().message));
+  }
+  QUAD_TRY(make_parent(place));
+  const std::string temporary = place.string() + ".part";
+  UniqueFd fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644));
+  if (!fd) {
+    return errno_error(fmt::format("Cannot create {}", temporary), errno);
+  }
+  for (;;) {
+    auto piece = get.read();
+    Status written = piece.ok() ? write_all(fd.get(), piece.value()) : Status(piece.error());
+    if (!written.ok()) {
+      ::unlink(temporary.c_str());
+      return written;
+    }
+    if (piece.value().empty()) {
+      break;
+    }
+  }
+  if (::rename(temporary.c_str(), place.c_str()) != 0) {
+    return errno_error(fmt::format("Cannot create {}", place.string()), errno);
+  }
+  return {};
+}
+
+std::string base64(std::string_view bytes) {
+  constexpr std::string_view kDigits =
+      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  std::string out;
+  for (std::size_t i = 0; i < bytes.size(); i += 3) {
+    std::uint32_t group = 0;
+    for (std::size_t j = 0; j < 3; ++j) {
+      group = (group << 8U) |
+              (i + j < bytes.size() ? static_cast<unsigned char>(bytes[i + j]) : 0U);
+    }
+    for (std::size_t j = 0; j < 4; ++j) {
+      out += i + j <= bytes.size() ? kDigits[(group >> (18U - 6U * j)) & 63U] : '=';
+    }
+  }
+  return out;
+}
+
+std::string_view variable(const Order& order, std::string_view name) {
+  std::string_view value;
+  for (const auto* list : {&order.envs, &order.secrets}) {
+    for (const Variable& candidate : *list) {
+      if (candidate.name == name) {
+        value = candidate.value;
+      }
+    }
+  }
+  return value;
+}
+
+// The environment of git: a token goes in by an environment variable that only this host's requests use, so that it is
+// neither in an argument nor in the clone's configuration.
+std::vector<std::string> git_environment(const Mount& mount, const Order& order,
+                                         const fs::path& home) {
+  std::vector<std::string> environment;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string_view text(*entry);
+    if (!text.starts_with("HOME=") && !text.starts_with("GIT_")) {
+      environment.emplace_back(text);
+    }
+  }
+  environment.push_back("HOME=" + home.string());
+  environment.emplace_back("GIT_TERMINAL_PROMPT=0");
+  const std::string_view token = variable(order, "GIT_TOKEN");
+  if (!token.empty() && mount.url.starts_with("https://")) {
+    const std::size_t end = mount.url.find('/', 8);
+    environment.emplace_back("GIT_CONFIG_COUNT=1");
+    environment.push_back(
+        fmt::format("GIT_CONFIG_KEY_0=http.{}/.extraHeader", mount.url.substr(0, end)));
+    environment.push_back(fmt::format("GIT_CONFIG_VALUE_0=Authorization: Basic {}",
+                                      base64(fmt::format("x-access-token:{}", token))));
+  }
+  std::string ssh = "ssh -o BatchMode=yes -o StrictHostKeyChecking=accept-new";
+  if (const std::string_view key = variable(order, "GIT_SSH_KEY_PATH"); !key.empty()) {
+    ssh += " -o IdentitiesOnly=yes -i " + shell_quote(key);
+  }
+  environment.push_back("GIT_SSH_COMMAND=" + ssh);
+  return environment;
+}
+
+// Runs a program to its end; an error carries the last line that it wrote.
+Status run_program(const std::vector<std::string>& arguments,
+                   const std::vector<std::string>& environment) {
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0) {
+    return errno_error("Cannot make a pipe", errno);
+  }
+  UniqueFd read_end(ends[0]);
+  UniqueFd write_end(ends[1]);
+  std::vector<char*> argv;
+  std::vector<char*> envp;
+  for (const std::string& argument : arguments) {
+    argv.push_back(const_cast<char*>(argument.c_str()));
+  }
+  for (const std::string& entry : environment) {
+    envp.push_back(const_cast<char*>(entry.c_str()));
+  }
+  argv.push_back(nullptr);
+  envp.push_back(nullptr);
+  const pid_t child = ::fork();
+  if (child < 0) {
+    return errno_error("Cannot start a process", errno);
+  }
+  if (child == 0) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    const int null = ::open("/dev/null", O_RDWR);
+    ::dup2(null, 0);
+    ::dup2(write_end.get(), 1);
+    ::dup2(write_end.get(), 2);
+    ::execvpe(argv[0], argv.data(), envp.data());
+    ::_exit(127);
+  }
+  write_end.reset();
+  std::string output;
+  char buffer[4096];
+  for (;;) {
+    const ssize_t got = ::read(read_end.get(), buffer, sizeof buffer);
+    if (got < 0 && errno == EINTR) {
+      continue;
+    }
+    if (got <= 0) {
+      break;
+    }
+    output.append(buffer, static_cast<std::size_t>(got));
+    if (output.size() > 65536) {
+      output.erase(0, output.size() - 16384);
+    }
+  }
+  int status = 0;
+  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  if (WIFEXITED(status) && WEXITSTATUS(status) == 0) {
+    return {};
+  }
+  if (WIFEXITED(status) && WEXITSTATUS(status) == 127 && output.empty()) {
+    return error(ErrorCode::kNotFound,
+                 fmt::format("the program {} is not in this image", arguments.front()));
+  }
+  const std::string_view text = trim(output);
+  return error(ErrorCode::kIo, fmt::format("{} says: {}", arguments.front(),
+                                           text.substr(text.rfind('\n') + 1)));
+}
+
+Status bring_git(const Mount& mount, const Order& order, const fs::path& place,
+                 const fs::path& home) {
+  if (mount.url.starts_with('-') || mount.ref.starts_with('-')) {
+    return error(ErrorCode::kInvalid, "a git url or ref may not begin with \"-\"");
+  }
+  const std::vector<std::string> environment = git_environment(mount, order, home);
+  std::error_code ignored;
+  if (fs::is_directory(place, ignored) && !fs::is_empty(place, ignored)) {
+    return error(ErrorCode::kExists, fmt::format("{} is not empty", place.string()));
+  }
+  QUAD_TRY(make_parent(place));
+  std::vector<std::string> clone = {"git", "clone", "--quiet"};
+  if (!mount.ref.empty()) {
+    clone.emplace_back("--no-checkout");
+  }
+  clone.insert(clone.end(), {"--", mount.url, place.string()});
+  QUAD_TRY(run_program(clone, environment));
+  if (mount.ref.empty()) {
+    return {};
+  }
+  const std::vector<std::string> in_place = {"git", "-c", "advice.detachedHead=false", "-C",
+                                             place.string()};
+  std::vector<std::string> checkout = in_place;
+  checkout.insert(checkout.end(), {"checkout", "--quiet", mount.ref, "--"});
+  if (run_program(checkout, environment).ok()) {
+    return {};
+  }
+  // Neither branch, tag nor a commit that came with them: refs/pull/7/head, or a commit of no branch.
+  std::vector<std::string> fetch = in_place;
+  fetch.insert(fetch.end(), {"fetch", "--quiet", "origin", mount.ref});
+  QUAD_TRY(run_program(fetch, environment));
+  checkout = in_place;
+  checkout.insert(checkout.end(), {"checkout", "--quiet", "FETCH_HEAD", "--"});
+  return run_program(checkout, environment);
+}
+
+}  // namespace
+
+Result<fs::path> place_of(std::string_view dst, const fs::path& home) {
+  fs::path place;
+  if (dst == "~" || dst.starts_with("~/")) {
+    place = home / fs::path(dst.substr(std::min<std::size_t>(2, dst.size()))).relative_path();
+  } else if (dst.starts_with('/')) {
+    place = fs::path(dst);
+  } else {
+    place = home / "sky_workdir" / fs::path(dst);
+  }
+  for (const fs::path& part : place) {
+    if (part == "..") {
+      return error(ErrorCode::kInvalid,
+                   fmt::format("The mount {} has \"..\" in its path, which is not allowed", dst));
+    }
+  }
+  if (!place.has_filename()) {
+    place = place.parent_path();
+  }
+  return place;
+}
+
+Status bring(const Mount& mount, const Start& start, const Order& order, const fs::path& home) {
+  QUAD_ASSIGN(const fs::path place, place_of(mount.dst, home));
+  switch (mount.kind) {
+    case Mount::Kind::kBlob:
+      return prefixed(mount.dst, bring_blob(mount, place, start));
+    case Mount::Kind::kHttp:
+      return prefixed(mount.dst, bring_http(mount, place));
+    case Mount::Kind::kGit:
+      return prefixed(mount.dst, bring_git(mount, order, place, home));
+  }
+  return {};
+}
+
+}  // namespace quad::runner

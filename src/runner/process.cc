@@ -1,0 +1,212 @@
+#include "runner/process.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "runner/child.h"
+#include "runner/environment.h"
+#include "runner/process_table.h"
+
+namespace quad::runner {
+namespace {
+
+constexpr int kReadyTimeoutMillis = 10'000;
+
+// As large as permitted: a rank that prints much is then woken more seldom.
+void enlarge_pipe(int fd) {
+  for (const int size : {1 << 20, 256 << 10}) {
+    if (::fcntl(fd, F_SETPIPE_SZ, size) >= 0) {
+      return;
+    }
+  }
+}
+
+unsigned long clone_flags(Isolation isolation) {
+  switch (isolation) {
+    case Isolation::kNamespace:
+      return CLONE_NEWPID | CLONE_NEWNS;
+    case Isolation::kUserNamespace:
+      return CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS;
+    case Isolation::kSubreaper:
+      break;
+  }
+  return 0;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<RankProcess>> RankProcess::start(const RankOptions& options) {
+  std::unique_ptr<RankProcess> rank(new RankProcess());
+  rank->name_ = options.name;
+  if (options.memory_bytes > 0) {
+    if (auto made = rank->memory_.create("quad-" + options.name, options.memory_bytes);
+        !made.ok()) {
+      rank->notes_.push_back(made.error().message);
+    }
+  }
+  if (options.isolation.has_value()) {
+    const int failure = rank->try_start(options, *options.isolation);
+    return failure == 0 ? Result<std::unique_ptr<RankProcess>>(std::move(rank))
+                        : errno_error("The rank's processes cannot be isolated", failure);
+  }
+  int failure = 0;
+  for (const Isolation isolation :
+       {Isolation::kNamespace, Isolation::kUserNamespace, Isolation::kSubreaper}) {
+    if (isolation == Isolation::kNamespace && options.init.uid != 0) {
+      continue;
+    }
+    failure = rank->try_start(options, isolation);
+    if (failure == 0) {
+      return rank;
+    }
+  }
+  return errno_error("The rank's first process cannot be started", failure);
+}
+
+int RankProcess::try_start(const RankOptions& options, Isolation isolation) {
+  int pipe_ends[2];
+  int sockets[2];
+  if (::pipe2(pipe_ends, O_CLOEXEC) != 0) {
+    return errno;
+  }
+  output_ = UniqueFd(pipe_ends[0]);
+  UniqueFd write_end(pipe_ends[1]);
+  enlarge_pipe(output_.get());
+  ::fcntl(output_.get(), F_SETFL, O_NONBLOCK);
+  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets) != 0) {
+    return errno;
+  }
+  control_ = UniqueFd(sockets[0]);
+  UniqueFd far_end(sockets[1]);
+  const UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
+  if (!null) {
+    return errno;
+  }
+  if (isolation == Isolation::kSubreaper) {
+    // Should the init be killed, its orphans come to the runner, which then sweeps.
+    ::prctl(PR_SET_CHILD_SUBREAPER, 1);
+  }
+  const long child =
+      ::syscall(SYS_clone, clone_flags(isolation) | SIGCHLD, nullptr, nullptr, nullptr, nullptr);
+  if (child < 0) {
+    return errno;
+  }
+  if (child == 0) {
+    InitOptions init = options.init;
+    init.isolation = isolation;
+    keep_only_files({far_end.get(), write_end.get(), null.get()});
+    for (const int fd : {kInitControl, kInitOutput, kInitNull}) {
+      ::fcntl(fd, F_SETFD, FD_CLOEXEC);
+    }
+    (void)::chdir(init.home.c_str());
+    rank_init(init);
+  }
+  init_ = static_cast<pid_t>(child);
+  far_end.reset();
+  write_end.reset();
+  if (memory_.limited()) {
+    if (auto added = memory_.add(init_); !added.ok()) {
+      notes_.push_back(added.error().message);
+    }
+  }
+  memory_at_start_ = memory_.read();
+  InitReport ready;
+  pollfd polled{control_.get(), POLLIN, 0};
+  while (::poll(&polled, 1, kReadyTimeoutMillis) < 0 && errno == EINTR) {
+  }
+  const ssize_t got = ::recv(control_.get(), &ready, sizeof ready, MSG_DONTWAIT);
+  if (got == sizeof ready && ready.kind == InitReport::Kind::kReady) {
+    isolation_ = isolation;
+    return 0;
+  }
+  ::kill(init_, SIGKILL);
+  while (::waitpid(init_, nullptr, 0) < 0 && errno == EINTR) {
+  }
+  init_ = 0;
+  return got == sizeof ready && ready.value != 0 ? ready.value : EPERM;
+}
+
+RankProcess::~RankProcess() {
+  if (init_ != 0 && !ended_) {
+    kill();
+    control_.reset();
+    while (::waitpid(init_, nullptr, 0) < 0 && errno == EINTR) {
+    }
+  }
+}
+
+std::vector<InitReport> RankProcess::receive() {
+  std::vector<InitReport> reports;
+  for (;;) {
+    InitReport report;
+    const ssize_t got = ::recv(control_.get(), &report, sizeof report, MSG_DONTWAIT);
+    if (got < 0 && errno == EINTR) {
+      continue;
+    }
+    if (got < 0 && errno == EAGAIN) {
+      return reports;
+    }
+    if (got <= 0) {
+      control_.reset();
+      return reports;
+    }
+    if (got == sizeof report) {
+      reports.push_back(report);
+    }
+  }
+}
+
+void RankProcess::command(InitCommand command) {
+  if (control_) {
+    (void)::send(control_.get(), &command, 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+  }
+}
+
+void RankProcess::kill() {
+  if (init_ == 0 || ended_) {
+    return;
+  }
+  if (isolation_ == Isolation::kSubreaper) {
+    command(InitCommand::kKill);  // it takes its descendants with it
+  } else {
+    ::kill(init_, SIGKILL);
+  }
+}
+
+void RankProcess::check_ended() {
+  if (init_ == 0 || ended_) {
+    return;
+  }
+  const pid_t gone = ::waitpid(init_, nullptr, WNOHANG);
+  if (gone != init_ && !(gone < 0 && errno == ECHILD)) {
+    return;
+  }
+  if (isolation_ == Isolation::kSubreaper) {
+    // Whatever the init left behind: its orphans are the runner's, and all carry the rank's mark.
+    const std::string mark = fmt::format("{}={}", kRankKeyVariable, name_);
+    for (int round = 0; round < 100; ++round) {
+      const std::vector<pid_t> left = processes_with(mark);
+      for (const pid_t process : left) {
+        ::kill(process, SIGKILL);
+        ::waitpid(process, nullptr, WNOHANG);
+      }
+      if (left.empty()) {
+        break;
+      }
+      ::poll(nullptr, 0, 5);
+    }
+  }
+  ended_ = true;
+}
+
+}  // namespace quad::runner

@@ -1,0 +1,78 @@
+// runner/process.h
+//
+// The process tree of a rank, seen from the runner: its init (rank_init.h), the pipe that carries its output, and its
+// memory limit. Owned by the runner's one thread. Starting one blocks for a few hundred microseconds.
+//
+// Always holds: when the tree has ended (ended() is true) no process of it is alive, and its end does not need the
+// runner: a runner that is killed takes the tree with it.
+
+#pragma once
+
+#include <sys/types.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/file.h"
+#include "base/result.h"
+#include "runner/cgroup.h"
+#include "runner/rank_init.h"
+
+namespace quad::runner {
+
+struct RankOptions {
+  InitOptions init;               ///< isolation is chosen by start()
+  std::string name;               ///< "17-2-0"
+  std::uint64_t memory_bytes = 0;  ///< 0: no limit
+  std::optional<Isolation> isolation;  ///< only this one; else the best that is permitted
+};
+
+class RankProcess {
+ public:
+  /// Starts the init in the best isolation that is permitted.
+  static Result<std::unique_ptr<RankProcess>> start(const RankOptions& options);
+  RankProcess(const RankProcess&) = delete;
+  RankProcess& operator=(const RankProcess&) = delete;
+  ~RankProcess();
+
+  /// The read end of the output, non-blocking. It ends when every process of the tree has.
+  [[nodiscard]] int output_fd() const { return output_.get(); }
+  void close_output() { output_.reset(); }
+  /// To be polled for reports; -1 once the init has closed it.
+  [[nodiscard]] int control_fd() const { return control_.get(); }
+  /// The reports that have come.
+  std::vector<InitReport> receive();
+
+  void command(InitCommand command);
+  /// Kills the whole tree at once. Its end follows.
+  void kill();
+  /// To be called after SIGCHLD, and once more after kill().
+  void check_ended();
+  [[nodiscard]] bool ended() const { return ended_; }
+
+  [[nodiscard]] pid_t init_pid() const { return init_; }
+  [[nodiscard]] Isolation isolation() const { return isolation_; }
+  /// What could not be done, for the job's story; empty sentences left out.
+  [[nodiscard]] const std::vector<std::string>& notes() const { return notes_; }
+  [[nodiscard]] const MemoryGroup& memory() const { return memory_; }
+  [[nodiscard]] MemoryFacts memory_at_start() const { return memory_at_start_; }
+
+ private:
+  RankProcess() = default;
+  /// 0, or the errno for which this isolation is not possible.
+  int try_start(const RankOptions& options, Isolation isolation);
+
+  Isolation isolation_ = Isolation::kNamespace;
+  std::string name_;
+  pid_t init_ = 0;
+  bool ended_ = false;
+  UniqueFd control_;
+  UniqueFd output_;
+  MemoryGroup memory_;
+  MemoryFacts memory_at_start_;
+  std::vector<std::string> notes_;
+};
+
+}  // namespace quad::runner

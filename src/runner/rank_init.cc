@@ -1,0 +1,247 @@
+#include "runner/rank_init.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <string_view>
+
+#include "base/file.h"
+#include "runner/process_table.h"
+
+namespace quad::runner {
+namespace {
+
+void on_child(int /*signal*/) {}  // only there so that ppoll is woken
+
+class RankInit {
+ public:
+  explicit RankInit(const InitOptions& options) : options_(options) {}
+
+  [[noreturn]] void serve() {
+    prepare_signals();
+    if (const int failure = isolate(); failure != 0) {
+      report(InitReport::Kind::kFailed, failure);
+      ::_exit(1);
+    }
+    report(InitReport::Kind::kReady, 0);
+    for (;;) {
+      const bool childless = reap();
+      if (over_ && (!stopping_ || childless)) {
+        end();
+      }
+      pollfd control{kInitControl, POLLIN, 0};
+      if (::ppoll(&control, 1, nullptr, &unblocked_) > 0) {
+        obey();
+      }
+    }
+  }
+
+ private:
+  void prepare_signals() {
+    struct sigaction action {};
+    action.sa_handler = on_child;
+    ::sigaction(SIGCHLD, &action, nullptr);
+    // What the runner is told is none of the init's business; it ends with the runner.
+    ::signal(SIGTERM, SIG_IGN);
+    ::signal(SIGINT, SIG_IGN);
+    ::signal(SIGHUP, SIG_IGN);
+    ::signal(SIGPIPE, SIG_IGN);
+    sigemptyset(&unblocked_);
+    sigset_t blocked;
+    sigemptyset(&blocked);
+    sigaddset(&blocked, SIGCHLD);
+    ::sigprocmask(SIG_SETMASK, &blocked, nullptr);
+  }
+
+  // 0, or why not.
+  int isolate() {
+    ::prctl(PR_SET_NAME, "quad-rank");
+    if (options_.isolation == Isolation::kSubreaper) {
+      // Here the end of the control socket says that the runner is gone: there is a sweep to do then.
+      return ::prctl(PR_SET_CHILD_SUBREAPER, 1) == 0 ? 0 : errno;
+    }
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (options_.isolation == Isolation::kUserNamespace) {
+      write_to("/proc/self/setgroups", "deny");
+      if (!write_to("/proc/self/uid_map", fmt::format("{0} {0} 1", options_.uid)) ||
+          !write_to("/proc/self/gid_map", fmt::format("{0} {0} 1", options_.gid))) {
+        return errno != 0 ? errno : EPERM;
+      }
+    }
+    if (::mount(nullptr, "/", nullptr, MS_REC | MS_SLAVE, nullptr) != 0 ||
+        ::mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr) != 0) {
+      return errno;
+    }
+    return 0;
+  }
+
+  static bool write_to(const char* path, std::string_view text) {
+    const UniqueFd fd(::open(path, O_WRONLY | O_CLOEXEC));
+    return fd && ::write(fd.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size());
+  }
+
+  static void report(InitReport::Kind kind, int value, std::uint64_t rss = 0,
+                     std::uint64_t cpu = 0) {
+    const InitReport record{kind, value, rss, cpu};
+    (void)::send(kInitControl, &record, sizeof record, MSG_NOSIGNAL);
+  }
+
+  // Reaps what has ended. True if no child is left.
+  bool reap() {
+    for (;;) {
+      int status = 0;
+      const pid_t child = ::waitpid(-1, &status, WNOHANG);
+      if (child < 0 && errno == EINTR) {
+        continue;
+      }
+      if (child <= 0) {
+        return child < 0;
+      }
+      if (child == main_) {
+        main_ = 0;
+        over_ = running_;
+        report(InitReport::Kind::kExited, status);
+        if (stopping_) {
+          over_ = true;
+        }
+      }
+    }
+  }
+
+  void obey() {
+    char command = 0;
+    const ssize_t got = ::recv(kInitControl, &command, sizeof command, MSG_DONTWAIT);
+    if (got < 0 && (errno == EAGAIN || errno == EINTR)) {
+      return;
+    }
+    if (got <= 0) {
+      end();  // the runner is gone
+    }
+    switch (static_cast<InitCommand>(command)) {
+      case InitCommand::kSetup:
+        start(options_.setup_script);
+        break;
+      case InitCommand::kRun:
+        running_ = true;
+        start(options_.run_script);
+        break;
+      case InitCommand::kTerminate:
+        stopping_ = true;
+        over_ = over_ || main_ == 0;
+        terminate();
+        break;
+      case InitCommand::kKill:
+        end();
+      case InitCommand::kUsage:
+        usage();
+        break;
+    }
+  }
+
+  void start(const std::string& script) {
+    std::vector<char*> environment;
+    for (const std::string& entry : options_.environment) {
+      environment.push_back(const_cast<char*>(entry.c_str()));
+    }
+    environment.push_back(nullptr);
+    char interactive[] = "-i";
+    volatile int failure = 0;
+    const pid_t child = ::vfork();
+    if (child == 0) {
+      // The parent's memory: nothing but system calls from here on.
+      sigset_t none;
+      sigemptyset(&none);
+      ::sigprocmask(SIG_SETMASK, &none, nullptr);
+      for (const int signal : {SIGCHLD, SIGTERM, SIGINT, SIGHUP, SIGPIPE}) {
+        struct sigaction action {};
+        action.sa_handler = SIG_DFL;
+        ::sigaction(signal, &action, nullptr);
+      }
+      ::setsid();
+      ::dup2(kInitNull, 0);
+      ::dup2(kInitOutput, 1);
+      ::dup2(kInitNull, 2);
+      for (const char* shell : {"/bin/bash", "/usr/bin/bash", "/usr/local/bin/bash"}) {
+        char* const arguments[] = {const_cast<char*>(shell), interactive,
+                                   const_cast<char*>(script.c_str()), nullptr};
+        ::execve(shell, arguments, environment.data());
+        failure = errno;
+      }
+      ::_exit(127);
+    }
+    if (child < 0 || failure != 0) {
+      report(InitReport::Kind::kNoShell, child < 0 ? errno : failure);
+      return;
+    }
+    main_ = child;
+  }
+
+  void terminate() {
+    if (options_.isolation != Isolation::kSubreaper) {
+      ::kill(-1, SIGTERM);  // everything in the namespace but this process
+      return;
+    }
+    for (const ProcessFacts& process : descendants_of(::getpid())) {
+      ::kill(process.pid, SIGTERM);
+    }
+  }
+
+  [[noreturn]] void end() {
+    if (options_.isolation == Isolation::kSubreaper) {
+      // Unlike the end of a namespace this can take a while, so it goes on for a minute at most.
+      kill_descendants(6000);
+    }
+    // The end of a namespace's first process is the end of all in it.
+    ::_exit(0);
+  }
+
+  void usage() {
+    // Reading thousands of processes takes a while, so it is done more seldom then.
+    if (skip_usage_ > 0) {
+      --skip_usage_;
+    } else {
+      static const auto kPage = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+      static const auto kTicks = static_cast<std::uint64_t>(::sysconf(_SC_CLK_TCK));
+      const auto processes = options_.isolation == Isolation::kSubreaper
+                                 ? descendants_of(::getpid())
+                                 : all_processes();
+      std::uint64_t pages = 0;
+      std::uint64_t ticks = 0;
+      for (const ProcessFacts& process : processes) {
+        ticks += process.cpu_ticks;
+        pages += process.pid == ::getpid() ? 0 : process.rss_pages;
+      }
+      rss_ = pages * kPage;
+      cpu_ = ticks * 1000 / kTicks;
+      skip_usage_ = processes.size() / 128;
+    }
+    report(InitReport::Kind::kUsage, 0, rss_, cpu_);
+  }
+
+  const InitOptions& options_;
+  sigset_t unblocked_{};
+  pid_t main_ = 0;         // the script's bash
+  bool running_ = false;   // the run script was started
+  bool stopping_ = false;
+  bool over_ = false;      // the last script has ended
+  std::size_t skip_usage_ = 0;
+  std::uint64_t rss_ = 0;
+  std::uint64_t cpu_ = 0;
+};
+
+}  // namespace
+
+void rank_init(const InitOptions& options) { RankInit(options).serve(); }
+
+}  // namespace quad::runner

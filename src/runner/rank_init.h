@@ -1,0 +1,65 @@
+// runner/rank_init.h
+//
+// The small process that every process of a rank descends from: the first process of the rank's own PID namespace
+// where that is permitted, else a child subreaper. It starts setup and run when told, adopts and reaps orphans, and
+// takes everything with it when it ends: because the runner says so, because the run is over, or because the runner
+// is gone. So nothing escapes by setsid or a double fork, and nothing outlives a runner that was killed.
+//
+// It is a fork of the runner without exec, so it needs no file of its own in the image. rank_init() runs in the child
+// and never returns; the records are what goes over its socket.
+
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace quad::runner {
+
+enum class Isolation : std::uint8_t {
+  kNamespace,      ///< PID and mount namespace
+  kUserNamespace,  ///< the same inside a user namespace that maps only the own user
+  kSubreaper,      ///< neither is permitted: descent is tracked by the subreaper
+};
+
+struct InitOptions {
+  Isolation isolation = Isolation::kNamespace;
+  std::uint32_t uid = 0;  ///< as outside of the user namespace
+  std::uint32_t gid = 0;
+  std::vector<std::string> environment;  ///< of bash
+  std::string setup_script;
+  std::string run_script;
+  std::string home;  ///< where bash starts
+};
+
+/// To the init.
+enum class InitCommand : char {
+  kSetup = 'S',      ///< start the setup script
+  kRun = 'R',        ///< start the run script
+  kTerminate = 'T',  ///< SIGTERM to every process; when the main one ends, the others have until kKill
+  kKill = 'K',       ///< SIGKILL to every process, and end
+  kUsage = 'U',      ///< report kUsage
+};
+
+/// From the init: one record each.
+struct InitReport {
+  enum class Kind : char {
+    kReady = 'r',   ///< the namespaces are made
+    kFailed = 'f',  ///< they cannot be; value is an errno. The init has ended
+    kNoShell = 'e',  ///< bash cannot be started; value is an errno
+    kExited = 'x',  ///< the script has ended; value is its wait status
+    kUsage = 'u',
+  };
+  Kind kind = Kind::kReady;
+  std::int32_t value = 0;
+  std::uint64_t rss_bytes = 0;
+  std::uint64_t cpu_millis = 0;  ///< since the beginning, of all processes
+};
+
+inline constexpr int kInitControl = 3;  ///< the init's end of the socket
+inline constexpr int kInitOutput = 4;   ///< where scripts write to
+inline constexpr int kInitNull = 5;
+
+[[noreturn]] void rank_init(const InitOptions& options);
+
+}  // namespace quad::runner

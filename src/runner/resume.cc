@@ -1,0 +1,240 @@
+#include "runner/resume.h"
+
+#include <fmt/format.h>
+#include <poll.h>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "base/time.h"
+#include "checkpoint/bring_forward.h"
+#include "checkpoint/fence.h"
+#include "checkpoint/keep.h"
+#include "checkpoint/select.h"
+#include "checkpoint/watch.h"
+
+namespace quad::runner {
+namespace {
+
+namespace fs = std::filesystem;
+using namespace std::chrono_literals;
+
+constexpr std::size_t kMostPassedOver = 3;  // told in the note
+
+void pause(Millis time) {
+  if (time.count() > 0) {
+    ::poll(nullptr, 0, static_cast<int>(std::min<std::int64_t>(time.count(), 3'600'000)));
+  }
+}
+
+Now now() { return SystemClock().now(); }
+
+std::vector<checkpoint::Root> roots_of(const checkpoint::FileView& view, const Start& start,
+                                       const Order& order) {
+  const Epoch epoch = start.key.epoch;
+  std::vector<checkpoint::Root> roots =
+      checkpoint::attempt_roots(view, order.checkpoint.job_dir, epoch);
+  if (!order.checkpoint.path.empty()) {
+    roots.push_back({order.checkpoint.path, epoch, true});
+  }
+  return roots;
+}
+
+checkpoint::SelectOptions select_options(const Start& start, const Order& order) {
+  checkpoint::SelectOptions options;
+  options.now = now().wall;
+  options.current = start.key.epoch;
+  options.marker = order.checkpoint.marker;
+  return options;
+}
+
+void add_sentence(std::string& note, std::string_view sentence) {
+  if (sentence.empty()) {
+    return;
+  }
+  note += note.empty() ? "" : " ";
+  note += sentence;
+}
+
+json::object resumed(std::string_view path, std::int64_t step, std::string_view note) {
+  return {{"resumed", true}, {"path", path}, {"step", step}, {"note", note}};
+}
+
+json::object pick(const Start& start, const Order& order) {
+  const checkpoint::PosixFileView view;
+  const checkpoint::SelectOptions options = select_options(start, order);
+  const checkpoint::Selection selection =
+      checkpoint::newest_valid(view, roots_of(view, start, order), options);
+  std::string note;
+  for (std::size_t i = 0; i < std::min(kMostPassedOver, selection.passed_over.size()); ++i) {
+    add_sentence(note, "Passed over: " + selection.passed_over[i].verdict.reason);
+  }
+  if (selection.passed_over.size() > kMostPassedOver) {
+    add_sentence(note, fmt::format("{} more were passed over.",
+                                   selection.passed_over.size() - kMostPassedOver));
+  }
+  for (const std::string& sentence : selection.notes) {
+    add_sentence(note, sentence);
+  }
+  const fs::path folder = attempt_folder(start, order);
+  if (!selection.chosen.has_value()) {
+    if (auto begun = checkpoint::begin_afresh(folder, start.key.epoch); !begun.ok()) {
+      add_sentence(note, begun.error().message);
+    }
+    return resumed("", -1, note);
+  }
+  const checkpoint::Candidate& chosen = *selection.chosen;
+  const std::int64_t step = chosen.verdict.step.value_or(-1);
+  auto brought = checkpoint::bring_forward(view, chosen, folder, start.key.epoch,
+                                           {.now = now().wall, .marker = options.marker});
+  if (!brought.ok()) {
+    // It can be read where it is; only writing over it would be a danger.
+    add_sentence(note, fmt::format("It is used where it is, since it could not be brought: {}",
+                                   brought.error().message));
+    return resumed(chosen.found.path.string(), step, note);
+  }
+  add_sentence(note, fmt::format("Brought from attempt {} by {}.", chosen.root.epoch.value(),
+                                 checkpoint::to_string(brought.value().how)));
+  return resumed(brought.value().path.string(), step, note);
+}
+
+// Sends {"fenced"} if the error says that a newer attempt has taken over.
+bool is_fenced(const Start& start, const Order& order, const Status& raised,
+               const WorkerOutput& output) {
+  if (raised.ok() || raised.error().code != ErrorCode::kExists) {
+    return false;
+  }
+  auto fence = checkpoint::read_fence(order.checkpoint.job_dir);
+  const bool known = fence.ok() && fence.value().has_value();
+  output.send({{"fenced", known ? fence.value()->epoch.value() : start.key.epoch.value() + 1}});
+  return true;
+}
+
+}  // namespace
+
+fs::path attempt_folder(const Start& start, const Order& order) {
+  return fs::path(order.checkpoint.job_dir) / fmt::format("e{}", start.key.epoch.value());
+}
+
+void resume_work(const Start& start, const Order& order, const WorkerOutput& output) {
+  const Status raised =
+      checkpoint::raise_fence(order.checkpoint.job_dir, start.key.epoch, now().wall);
+  if (is_fenced(start, order, raised, output)) {
+    return;
+  }
+  if (!raised.ok()) {
+    output.send({{"error", fmt::format("The fence in {} cannot be raised: {}",
+                                       order.checkpoint.job_dir, raised.error().message)}});
+    return;
+  }
+  pause(order.checkpoint.fence_wait);
+  output.send(pick(start, order));
+}
+
+void watch_fence(const Start& start, const Order& order, bool raise, const WorkerOutput& output) {
+  const fs::path folder = order.checkpoint.job_dir;
+  while (raise) {
+    const Status raised = checkpoint::raise_fence(folder, start.key.epoch, now().wall);
+    if (is_fenced(start, order, raised, output)) {
+      return;
+    }
+    raise = !raised.ok();
+    pause(raise ? 1000ms : 0ms);
+  }
+  for (;;) {
+    auto fence = checkpoint::read_fence(folder);
+    if (fence.ok() && fence.value().has_value()) {
+      if (fence.value()->epoch > start.key.epoch) {
+        output.send({{"fenced", fence.value()->epoch.value()}});
+        return;
+      }
+      if (order.checkpoint.strict) {
+        output.send({{"lease", true}});
+      }
+    }
+    pause(1000ms);
+  }
+}
+
+namespace {
+
+void report(const checkpoint::NewCheckpoint& fresh, const WorkerOutput& output) {
+  output.send({{"checkpoint",
+                {{"path", fresh.found.path.string()},
+                 {"step", fresh.verdict.step.value_or(-1)},
+                 {"bytes", fresh.verdict.size},
+                 {"seconds", static_cast<double>(fresh.took.count()) / 1000.0},
+                 {"framework", checkpoint::to_string(fresh.verdict.framework)},
+                 {"note", fresh.verdict.reason}}}});
+}
+
+void note(std::string_view kind, std::string_view message, const WorkerOutput& output) {
+  output.send({{"note", message}, {"kind", kind}});
+}
+
+// Deletes what retention lets go of: never fewer than two steps stay.
+void retain(const checkpoint::FileView& view, const Start& start, const Order& order) {
+  const auto selection =
+      checkpoint::newest_valid(view, roots_of(view, start, order), select_options(start, order));
+  for (const checkpoint::Candidate& candidate :
+       checkpoint::to_delete(selection.all, static_cast<std::size_t>(order.checkpoint.keep),
+                             start.key.epoch)) {
+    if (candidate.found.top) {
+      continue;  // the folder holds other checkpoints too
+    }
+    (void)checkpoint::remove_tree(candidate.found.path);
+    for (const std::string& name : candidate.found.companions) {
+      (void)checkpoint::remove_tree(candidate.found.path.parent_path() / name);
+    }
+  }
+}
+
+}  // namespace
+
+void watch_checkpoints(const Start& start, const Order& order, const std::string& resumed_from,
+                       const WorkerOutput& output) {
+  const checkpoint::PosixFileView view;
+  const bool users_own = !order.checkpoint.path.empty();
+  const checkpoint::Root root{users_own ? fs::path(order.checkpoint.path)
+                                        : attempt_folder(start, order),
+                              start.key.epoch, users_own};
+  checkpoint::WatchOptions options;
+  options.marker = order.checkpoint.marker;
+  checkpoint::CheckpointWatcher watcher(view, root, options);
+  bool told_overwriting = false;
+  for (;;) {
+    const Now begin = now();
+    auto polled = watcher.poll(begin);
+    if (polled.ok()) {
+      for (const checkpoint::NewCheckpoint& fresh : polled.value().complete) {
+        if (fresh.found.path == resumed_from) {
+          continue;  // brought forward, not written by this attempt
+        }
+        report(fresh, output);
+        if (!users_own && checkpoint::needs_a_copy(fresh.found)) {
+          (void)checkpoint::keep_copy_of_last_valid(view, fresh.found, root.path,
+                                                    {.now = now().wall});
+        }
+      }
+      if (!polled.value().complete.empty() && order.checkpoint.keep > 0) {
+        retain(view, start, order);
+      }
+      for (const checkpoint::Overwritten& over : polled.value().overwritten) {
+        if (over.only && !told_overwriting) {
+          told_overwriting = true;
+          note("overwrites",
+               fmt::format("The script writes over its only checkpoint, {}, in place: a crash in "
+                           "mid-write would lose it. Give each save a name of its own.",
+                           over.found.path.filename().string()),
+               output);
+        }
+      }
+    }
+    // A slow storage is asked more seldom: at most a twentieth of the time.
+    const Millis took = now().mono - begin.mono;
+    pause(std::max<Millis>(2000ms, 20 * took));
+  }
+}
+
+}  // namespace quad::runner

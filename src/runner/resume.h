@@ -1,0 +1,36 @@
+// runner/resume.h
+//
+// The runner's work with the hot tier, all of it in workers, since storage may stall: raising the fence and bringing
+// the newest valid checkpoint forward (rank 0 of a later attempt, before anything else), reading the fence each second
+// (every rank), and watching for new checkpoints (rank 0). Each function is the body of a worker; what it sends is
+// stated with it.
+
+#pragma once
+
+#include <filesystem>
+
+#include "runner/order.h"
+#include "runner/start.h"
+#include "runner/worker.h"
+
+namespace quad::runner {
+
+/// <job_dir>/e<epoch>.
+std::filesystem::path attempt_folder(const Start& start, const Order& order);
+
+/// Raises the fence, waits, picks, brings forward. Sends {"resumed": true, "path", "step", "note"}, or
+/// {"fenced": epoch} when a newer attempt has taken over, or {"error": sentence}: then the rank cannot start.
+void resume_work(const Start& start, const Order& order, const WorkerOutput& output);
+
+/// Until it is killed: reads the fence each second by a fresh open. Sends {"fenced": epoch} once it is above the own
+/// epoch, and {"lease": true} for each good reading when the order is strict. With `raise` it raises the fence to the
+/// own epoch first.
+void watch_fence(const Start& start, const Order& order, bool raise, const WorkerOutput& output);
+
+/// Until it is killed: looks for new checkpoints every few seconds; keeps a copy of one that a script overwrites in
+/// place; deletes what retention lets go. Sends {"checkpoint": {path, step, bytes, seconds, framework, note}} and
+/// {"note": sentence, "kind": kind}.
+void watch_checkpoints(const Start& start, const Order& order, const std::string& resumed_from,
+                       const WorkerOutput& output);
+
+}  // namespace quad::runner

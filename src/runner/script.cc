@@ -1,0 +1,72 @@
+#include "runner/script.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "base/file.h"
+#include "base/text.h"
+
+namespace quad::runner {
+namespace {
+
+// SkyPilot asks `conda info --base`, which starts Python. Here the base is taken from where conda is: no process is
+// started, and nothing at all where there is no conda. A SIGTERM is a stop: bash would carry on with the next line
+// once the command that it waits for has died of it, so the script ends, unless the task sets a trap of its own.
+constexpr std::string_view kBegin = R"(exec 2>&1
+[ -f ~/.bashrc ] && source ~/.bashrc
+if [ -n "$CONDA_EXE" ]; then
+  set -- "${CONDA_EXE%/*/*}"
+elif hash conda 2>/dev/null; then
+  set -- "${BASH_CMDS[conda]%/*/*}"
+fi
+if [ -f "$1/etc/profile.d/conda.sh" ]; then
+  set -a
+  . "$1/etc/profile.d/conda.sh" >/dev/null 2>&1 || true
+  set +a
+fi
+set --
+)";
+
+constexpr std::string_view kMiddle = R"(export PYTHONUNBUFFERED=1
+cd ~/sky_workdir
+)";
+
+constexpr std::string_view kTrap = "trap 'exit 143' TERM\n";
+
+}  // namespace
+
+std::string make_script(ScriptKind kind, const std::vector<Variable>& exports,
+                        std::string_view body) {
+  std::string text;
+  text.reserve(kBegin.size() + body.size() + 64 * exports.size() + 1024);
+  text += kBegin;
+  if (kind == ScriptKind::kSetup) {
+    text += "unset CUDA_VISIBLE_DEVICES\n";
+  }
+  text += kMiddle;
+  for (const Variable& variable : exports) {
+    text += "export ";
+    text += variable.name;
+    text += '=';
+    text += shell_quote(variable.value);
+    text += '\n';
+  }
+  text += kTrap;
+  text += body;
+  text += '\n';
+  return text;
+}
+
+Status write_script(const std::filesystem::path& path, std::string_view text) {
+  const UniqueFd fd(
+      ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (!fd) {
+    return errno_error(fmt::format("Cannot create {}", path.string()), errno);
+  }
+  return write_all(fd.get(), text);
+}
+
+}  // namespace quad::runner

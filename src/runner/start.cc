@@ -1,0 +1,54 @@
+#include "runner/start.h"
+
+#include <fmt/format.h>
+
+#include "base/file.h"
+#include "base/json.h"
+
+namespace quad::runner {
+
+Result<Start> parse_start(std::string_view text) {
+  QUAD_ASSIGN(const json::object object, parse_json_object(text));
+  Start start;
+  start.server = get_string(object, "server");
+  start.ca = get_string(object, "ca");
+  start.token = get_string(object, "token");
+  start.key = RankKey{JobId(get_int(object, "job")),
+                      Epoch(static_cast<std::int32_t>(get_int(object, "epoch"))),
+                      Rank(static_cast<std::int32_t>(get_int(object, "rank", -1)))};
+  start.node = get_string(object, "node");
+  start.address = get_string(object, "address");
+  if (const json::array* gpus = get_array(object, "gpus")) {
+    for (const json::value& gpu : *gpus) {
+      if (!gpu.is_int64()) {
+        return error(ErrorCode::kInvalid, "start.json: \"gpus\" must be a list of integers");
+      }
+      start.gpus.push_back(static_cast<std::int32_t>(gpu.get_int64()));
+    }
+  }
+  start.gpu_env = get_string(object, "gpu_env");
+  start.cpu_milli = get_int(object, "cpu_milli");
+  start.memory_bytes = get_int(object, "memory_bytes");
+  start.hot = get_string(object, "hot");
+  start.home = get_string(object, "home");
+  if (const json::object* limits = get_object(object, "limits")) {
+    const std::int64_t bytes = get_int(*limits, "spool_bytes", 1LL << 30U);
+    start.spool_bytes = bytes < 0 ? 0 : static_cast<std::uint64_t>(bytes);
+    start.namespaces = get_bool(*limits, "namespaces", true);
+  }
+  if (start.server.empty()) {
+    return error(ErrorCode::kInvalid, "start.json: \"server\" is missing");
+  }
+  if (start.key.job.value() <= 0 || start.key.epoch.value() <= 0 || start.key.rank.value() < 0) {
+    return error(ErrorCode::kInvalid,
+                 "start.json: \"job\" and \"epoch\" must be above 0, and \"rank\" 0 or above");
+  }
+  return start;
+}
+
+Result<Start> read_start(const std::filesystem::path& folder) {
+  QUAD_ASSIGN(const std::string text, read_file(folder / "start.json", 1U << 20U));
+  return parse_start(text);
+}
+
+}  // namespace quad::runner

@@ -1,0 +1,330 @@
+#include "runner/unpack.h"
+
+#include <archive.h>
+#include <archive_entry.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/file.h"
+#include "base/text.h"
+
+namespace quad::runner {
+namespace {
+
+constexpr std::size_t kPiece = 128U << 10U;
+
+struct ArchiveCloser {
+  void operator()(archive* reader) const { archive_read_free(reader); }
+};
+using Reader = std::unique_ptr<archive, ArchiveCloser>;
+
+// What libarchive's callback needs: the source, and the error that it met.
+struct Feed {
+  const ByteSource& source;
+  Status failure;
+};
+
+la_ssize_t feed_archive(archive* reader, void* data, const void** bytes) {
+  auto* feed = static_cast<Feed*>(data);
+  auto piece = feed->source();
+  if (!piece.ok()) {
+    feed->failure = piece.error();
+    archive_set_error(reader, EIO, "%s", piece.error().message.c_str());
+    return -1;
+  }
+  *bytes = piece.value().data();
+  return static_cast<la_ssize_t>(piece.value().size());
+}
+
+Result<Reader> open_archive(Feed& feed) {
+  Reader reader(archive_read_new());
+  archive_read_support_format_tar(reader.get());
+  archive_read_support_filter_zstd(reader.get());
+  archive_read_support_filter_gzip(reader.get());
+  archive_read_support_filter_none(reader.get());
+  if (archive_read_open(reader.get(), &feed, nullptr, feed_archive, nullptr) != ARCHIVE_OK) {
+    QUAD_TRY(feed.failure);
+    return error(ErrorCode::kInvalid, fmt::format("The archive cannot be read: {}",
+                                                  archive_error_string(reader.get())));
+  }
+  return reader;
+}
+
+// The parts of an entry's name; an error if it would leave the folder.
+Result<std::vector<std::string>> safe_parts(std::string_view name) {
+  if (name.starts_with('/')) {
+    return error(ErrorCode::kInvalid,
+                 fmt::format("The archive holds the absolute name {}, which is not allowed", name));
+  }
+  std::vector<std::string> parts;
+  for (const std::string_view part : split(name, '/')) {
+    if (part == "..") {
+      return error(ErrorCode::kInvalid,
+                   fmt::format("The archive holds the name {}, which leaves its folder", name));
+    }
+    if (!part.empty() && part != ".") {
+      parts.emplace_back(part);
+    }
+  }
+  return parts;
+}
+
+class Unpacker {
+ public:
+  Unpacker(archive* reader, Feed& feed) : reader_(reader), feed_(feed) {}
+
+  Status into_folder(const std::filesystem::path& folder) {
+    root_ = UniqueFd(::open(folder.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+    if (!root_) {
+      return errno_error(fmt::format("Cannot open the folder {}", folder.string()), errno);
+    }
+    for (;;) {
+      archive_entry* entry = nullptr;
+      QUAD_ASSIGN(const bool more, next(entry));
+      if (!more) {
+        break;
+      }
+      QUAD_TRY(add(entry));
+    }
+    return finish_folders();
+  }
+
+  Status into_file(const std::filesystem::path& file) {
+    for (;;) {
+      archive_entry* entry = nullptr;
+      QUAD_ASSIGN(const bool more, next(entry));
+      if (!more) {
+        return error(ErrorCode::kInvalid, "The archive holds no file");
+      }
+      if (archive_entry_filetype(entry) != AE_IFREG) {
+        continue;
+      }
+      ::unlink(file.c_str());
+      return write_file(AT_FDCWD, file.string(), entry);
+    }
+  }
+
+  Unpacked result;
+
+ private:
+  Result<bool> next(archive_entry*& entry) {
+    const int status = archive_read_next_header(reader_, &entry);
+    if (status == ARCHIVE_EOF) {
+      return false;
+    }
+    if (status != ARCHIVE_OK && status != ARCHIVE_WARN) {
+      return archive_failure();
+    }
+    ++result.entries;
+    return true;
+  }
+
+  Error archive_failure() {
+    if (!feed_.failure.ok()) {
+      return feed_.failure.error();
+    }
+    const char* what = archive_error_string(reader_);
+    return error(ErrorCode::kInvalid,
+                 fmt::format("The archive is damaged: {}", what == nullptr ? "unknown" : what));
+  }
+
+  // The folder that holds the entry, made if need be, without following any link.
+  Result<int> parent_of(const std::vector<std::string>& parts, const std::string& name) {
+    const std::vector<std::string> above(parts.begin(), parts.end() - 1);
+    if (parent_ && above == parent_parts_) {
+      return parent_.get();
+    }
+    UniqueFd at(::fcntl(root_.get(), F_DUPFD_CLOEXEC, 3));
+    for (const std::string& part : above) {
+      int next = ::openat(at.get(), part.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+      if (next < 0 && errno == ENOENT) {
+        ::mkdirat(at.get(), part.c_str(), 0755);
+        next = ::openat(at.get(), part.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+      }
+      if (next < 0) {
+        if (errno == ENOTDIR || errno == ELOOP) {
+          return error(ErrorCode::kInvalid,
+                       fmt::format("The archive would write {} through {}, which is no folder",
+                                   name, part));
+        }
+        return errno_error(fmt::format("Cannot make the folder of {}", name), errno);
+      }
+      at.reset(next);
+    }
+    parent_ = std::move(at);
+    parent_parts_ = above;
+    return parent_.get();
+  }
+
+  Status add(archive_entry* entry) {
+    const char* raw = archive_entry_pathname(entry);
+    const std::string name = raw == nullptr ? "" : raw;
+    QUAD_ASSIGN(const std::vector<std::string> parts, safe_parts(name));
+    if (parts.empty()) {
+      return {};  // "./": the folder itself keeps its own mode
+    }
+    QUAD_ASSIGN(const int parent, parent_of(parts, name));
+    const std::string& last = parts.back();
+    if (const char* target = archive_entry_hardlink(entry)) {
+      return link(parent, last, name, target);
+    }
+    switch (archive_entry_filetype(entry)) {
+      case AE_IFDIR:
+        return make_folder(parent, last, name, entry);
+      case AE_IFREG:
+        QUAD_TRY(remove(parent, last, name));
+        return write_file(parent, last, entry);
+      case AE_IFLNK: {
+        QUAD_TRY(remove(parent, last, name));
+        const char* target = archive_entry_symlink(entry);
+        if (target == nullptr || ::symlinkat(target, parent, last.c_str()) != 0) {
+          return errno_error(fmt::format("Cannot make the link {}", name), errno);
+        }
+        return {};
+      }
+      default:
+        return error(ErrorCode::kInvalid,
+                     fmt::format("The archive holds {}, which is no file, folder or link", name));
+    }
+  }
+
+  static Status remove(int parent, const std::string& last, const std::string& name) {
+    if (::unlinkat(parent, last.c_str(), 0) != 0 && errno != ENOENT) {
+      return errno_error(fmt::format("Cannot replace {}", name), errno);
+    }
+    return {};
+  }
+
+  Status make_folder(int parent, const std::string& last, const std::string& name,
+                     archive_entry* entry) {
+    if (::mkdirat(parent, last.c_str(), 0700) != 0) {
+      struct stat info {};
+      const int failure = errno;
+      if (failure != EEXIST ||
+          ::fstatat(parent, last.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0 ||
+          !S_ISDIR(info.st_mode)) {
+        return errno_error(fmt::format("Cannot make the folder {}", name), failure);
+      }
+    }
+    // Its mode and time come last: a folder that may not be written to must be filled first.
+    folders_.push_back({name, archive_entry_perm(entry) & 0777U, archive_entry_mtime(entry)});
+    return {};
+  }
+
+  Status link(int parent, const std::string& last, const std::string& name, const char* target) {
+    QUAD_ASSIGN(const std::vector<std::string> parts, safe_parts(target));
+    if (parts.empty()) {
+      return error(ErrorCode::kInvalid, fmt::format("The archive's link {} leads nowhere", name));
+    }
+    const UniqueFd keep(::fcntl(parent, F_DUPFD_CLOEXEC, 3));  // parent_of replaces the other
+    QUAD_ASSIGN(const int from, parent_of(parts, target));
+    QUAD_TRY(remove(keep.get(), last, name));
+    if (::linkat(from, parts.back().c_str(), keep.get(), last.c_str(), 0) != 0) {
+      return errno_error(fmt::format("Cannot link {} to {}", name, target), errno);
+    }
+    return {};
+  }
+
+  Status write_file(int parent, const std::string& path, archive_entry* entry) {
+    const mode_t mode = archive_entry_perm(entry) & 0777U;
+    const UniqueFd fd(::openat(parent, path.c_str(),
+                               O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
+    if (!fd) {
+      return errno_error(fmt::format("Cannot create {}", path), errno);
+    }
+    for (;;) {
+      const void* bytes = nullptr;
+      std::size_t size = 0;
+      la_int64_t offset = 0;
+      const int status = archive_read_data_block(reader_, &bytes, &size, &offset);
+      if (status == ARCHIVE_EOF) {
+        break;
+      }
+      if (status != ARCHIVE_OK && status != ARCHIVE_WARN) {
+        return archive_failure();
+      }
+      result.bytes += size;
+      std::size_t done = 0;
+      while (done < size) {
+        const ssize_t put = ::pwrite(fd.get(), static_cast<const char*>(bytes) + done, size - done,
+                                     offset + static_cast<la_int64_t>(done));
+        if (put < 0 && errno == EINTR) {
+          continue;
+        }
+        if (put < 0) {
+          return errno_error(fmt::format("Cannot write {}", path), errno);
+        }
+        done += static_cast<std::size_t>(put);
+      }
+    }
+    // A sparse end is no block.
+    struct stat info {};
+    if (archive_entry_size_is_set(entry) != 0 && ::fstat(fd.get(), &info) == 0 &&
+        info.st_size < archive_entry_size(entry) &&
+        ::ftruncate(fd.get(), archive_entry_size(entry)) != 0) {
+      return errno_error(fmt::format("Cannot write {}", path), errno);
+    }
+    ::fchmod(fd.get(), mode);
+    if (archive_entry_mtime_is_set(entry) != 0) {
+      const timespec times[2] = {{0, UTIME_NOW},
+                                 {archive_entry_mtime(entry), archive_entry_mtime_nsec(entry)}};
+      ::futimens(fd.get(), times);
+    }
+    return {};
+  }
+
+  Status finish_folders() {
+    for (auto folder = folders_.rbegin(); folder != folders_.rend(); ++folder) {
+      QUAD_ASSIGN(const std::vector<std::string> parts, safe_parts(folder->name));
+      QUAD_ASSIGN(const int parent, parent_of(parts, folder->name));
+      const UniqueFd fd(::openat(parent, parts.back().c_str(),
+                                 O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+      if (fd) {
+        const timespec times[2] = {{0, UTIME_NOW}, {folder->mtime, 0}};
+        ::futimens(fd.get(), times);
+        ::fchmod(fd.get(), folder->mode);
+      }
+    }
+    return {};
+  }
+
+  struct Folder {
+    std::string name;
+    mode_t mode = 0755;
+    time_t mtime = 0;
+  };
+
+  archive* reader_;
+  Feed& feed_;
+  UniqueFd root_;
+  UniqueFd parent_;
+  std::vector<std::string> parent_parts_;
+  std::vector<Folder> folders_;
+};
+
+}  // namespace
+
+Result<Unpacked> unpack_tree(const ByteSource& source, const std::filesystem::path& folder) {
+  Feed feed{source, {}};
+  QUAD_ASSIGN(const Reader reader, open_archive(feed));
+  Unpacker unpacker(reader.get(), feed);
+  QUAD_TRY(unpacker.into_folder(folder));
+  return unpacker.result;
+}
+
+Result<Unpacked> unpack_file(const ByteSource& source, const std::filesystem::path& file) {
+  Feed feed{source, {}};
+  QUAD_ASSIGN(const Reader reader, open_archive(feed));
+  Unpacker unpacker(reader.get(), feed);
+  QUAD_TRY(unpacker.into_file(file));
+  return unpacker.result;
+}
+
+}  // namespace quad::runner

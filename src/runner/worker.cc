@@ -1,0 +1,99 @@
+#include "runner/worker.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "runner/child.h"
+
+namespace quad::runner {
+namespace {
+
+constexpr std::size_t kLongestMessage = 1U << 20U;
+
+}  // namespace
+
+void WorkerOutput::send(const json::object& message) const {
+  // A runner that is gone makes the write fail; the worker is killed then anyway.
+  (void)write_all(fd_, to_text(message) + "\n");
+}
+
+Result<Worker> Worker::start(const std::function<void(const WorkerOutput&)>& work) {
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0) {
+    return errno_error("Cannot make a pipe", errno);
+  }
+  Worker worker;
+  worker.fd_ = UniqueFd(ends[0]);
+  UniqueFd write_end(ends[1]);
+  const pid_t parent = ::getpid();
+  const pid_t child = ::fork();
+  if (child < 0) {
+    return errno_error("Cannot start a process", errno);
+  }
+  if (child == 0) {
+    // Its own group, so that what it starts (git) ends with it.
+    ::setpgid(0, 0);
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (::getppid() != parent) {
+      ::_exit(1);
+    }
+    reset_signals();
+    keep_only_files({write_end.get()});
+    work(WorkerOutput(3));
+    ::_exit(0);
+  }
+  ::setpgid(child, child);
+  ::fcntl(worker.fd_.get(), F_SETFL, O_NONBLOCK);
+  worker.pid_ = child;
+  return worker;
+}
+
+std::vector<json::object> Worker::receive() {
+  std::vector<json::object> messages;
+  char buffer[16384];
+  for (;;) {
+    const ssize_t got = ::read(fd_.get(), buffer, sizeof buffer);
+    if (got < 0 && errno == EINTR) {
+      continue;
+    }
+    if (got < 0 && errno == EAGAIN) {
+      break;
+    }
+    if (got <= 0) {
+      fd_.reset();
+      pid_ = 0;
+      break;
+    }
+    partial_.append(buffer, static_cast<std::size_t>(got));
+  }
+  std::size_t begin = 0;
+  for (std::size_t end = 0; (end = partial_.find('\n', begin)) != std::string::npos;
+       begin = end + 1) {
+    auto message = parse_json_object(std::string_view(partial_).substr(begin, end - begin));
+    if (message.ok()) {
+      messages.push_back(std::move(message).value());
+    }
+  }
+  partial_.erase(0, begin);
+  if (partial_.size() > kLongestMessage) {
+    partial_.clear();
+  }
+  return messages;
+}
+
+void Worker::kill() {
+  if (pid_ > 0) {
+    ::kill(-pid_, SIGKILL);
+    ::kill(pid_, SIGKILL);
+    pid_ = 0;
+  }
+  fd_.reset();
+}
+
+}  // namespace quad::runner

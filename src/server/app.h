@@ -1,0 +1,110 @@
+// server/app.h
+//
+// The running server as its handlers see it: control, store, logs, sessions, tokens. One io thread owns it all; what
+// comes from the control thread is posted here.
+
+#pragma once
+
+#include <boost/asio/io_context.hpp>
+#include <cstdint>
+#include <deque>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "control/control.h"
+#include "net/exchange.h"
+#include "net/http_server.h"
+#include "net/wakeup.h"
+#include "server/log_store.h"
+#include "store/store.h"
+
+namespace quad::server {
+
+enum class Role { kViewer, kUser, kAdmin };
+std::string_view to_string(Role role);
+
+/// Who asks.
+struct Caller {
+  std::string user;
+  Role role = Role::kViewer;
+};
+
+struct Token {
+  std::string id;    ///< short, for lists and for revoking
+  std::string name;
+  std::string user;
+  Role role = Role::kUser;
+  std::string hash;  ///< SHA-256 of the token
+  std::string created_at;
+};
+
+class RunnerSession;
+
+struct App {
+  boost::asio::io_context io{1};
+  std::filesystem::path data_dir;
+  std::string hot;
+  std::string secret_key;
+  std::string url;
+  WallTime started_at;
+  const Clock* clock = nullptr;
+  store::Store* store = nullptr;
+  control::Control* control = nullptr;
+  std::unique_ptr<LogStore> logs;
+  /// By rank and nonce: a second runner of a rank has a session of its own until it is told to leave.
+  std::map<std::pair<RankKey, std::string>, std::shared_ptr<RunnerSession>> sessions;
+  std::map<std::string, Token> tokens;  ///< by hash
+
+  /// The newest events, so that followers need not ask the store; oldest first.
+  std::deque<job::Event> recent;
+  Revision newest;
+  std::set<net::Wakeup*> event_waiters;  ///< woken by each commit that wrote events
+
+  // For /metrics.
+  std::uint64_t requests = 0;
+  std::map<int, std::uint64_t> answers;  ///< by status class
+  double seconds = 0;                    ///< spent answering
+
+  bool stopping = false;
+};
+
+/// The caller of an exchange, as the filter found it. Every route but a few open ones has one.
+const Caller& caller_of(const net::Exchange& exchange);
+/// Answers 403 and returns false unless the caller has at least this role.
+bool require(net::Exchange& exchange, Role role);
+
+/// Finds out who asks; answers 401 where nobody does. The routes that need nobody: /healthz, and the runners' own,
+/// which check the attempt's token.
+void authenticate(App& app, net::Exchange& exchange);
+void load_tokens(App& app);
+/// Makes a token and records its hash; the token itself is in the result and nowhere else.
+std::string make_token(Token& token);
+std::string token_record(const Token& token);
+
+void add_job_routes(App& app, net::Router& router);
+void add_log_routes(App& app, net::Router& router);
+void add_event_routes(App& app, net::Router& router);
+void add_admin_routes(App& app, net::Router& router);
+void add_blob_routes(App& app, net::Router& router);
+void add_runner_routes(App& app, net::Router& router);
+/// What control tells the runners' sessions; each call is posted to the io thread.
+control::RunnerOrders runner_orders(App& app);
+
+/// The job that the path names, for readers; answers 404 (or 400) itself.
+std::shared_ptr<const job::Job> job_of(App& app, net::Exchange& exchange);
+net::Response json_answer(const json::value& value, int status = 200);
+
+/// Runs `start(done)` and waits for what it gives to done, which may be called on any thread. `start` must call done
+/// exactly once.
+template <typename T>
+boost::asio::awaitable<T> ask(App& app, net::Exchange& exchange, std::function<void(std::function<void(T)>)> start);
+
+}  // namespace quad::server
+
+#include "server/ask.h"

@@ -1,0 +1,134 @@
+#include <fmt/format.h>
+#include <pwd.h>
+#include <unistd.h>
+
+#include <cstdlib>
+
+#include "base/text.h"
+#include "server/app.h"
+#include "server/crypto.h"
+
+namespace quad::server {
+
+namespace {
+
+constexpr std::string_view kPrefix = "token/";
+
+std::string user_name(uid_t uid) {
+  passwd entry{};
+  passwd* found = nullptr;
+  char buffer[4096];
+  if (getpwuid_r(uid, &entry, buffer, sizeof buffer, &found) == 0 && found != nullptr) {
+    return found->pw_name;
+  }
+  return fmt::format("uid-{}", uid);
+}
+
+Role role_of(std::string_view text) {
+  return text == "admin" ? Role::kAdmin : text == "user" ? Role::kUser : Role::kViewer;
+}
+
+bool is_attempt_token(const App& app, std::string_view given) {
+  const auto parts = split(given, '.');
+  if (parts.size() != 3 || parts[0].size() > 18 || parts[1].size() > 9) {
+    return false;
+  }
+  const JobId job(std::strtoll(std::string(parts[0]).c_str(), nullptr, 10));
+  const Epoch epoch(static_cast<std::int32_t>(std::strtol(std::string(parts[1]).c_str(), nullptr, 10)));
+  return equal_constant_time(given, app.control->attempt_token(job, epoch));
+}
+
+}  // namespace
+
+std::string_view to_string(Role role) {
+  switch (role) {
+    case Role::kViewer:
+      return "viewer";
+    case Role::kUser:
+      return "user";
+    case Role::kAdmin:
+      return "admin";
+  }
+  return "viewer";
+}
+
+const Caller& caller_of(const net::Exchange& exchange) { return *std::any_cast<Caller>(&exchange.context); }
+
+bool require(net::Exchange& exchange, Role role) {
+  const Caller& caller = caller_of(exchange);
+  if (caller.role >= role) {
+    return true;
+  }
+  exchange.respond_error(error(ErrorCode::kDenied, fmt::format("This needs the role '{}', and {} has '{}'",
+                                                               to_string(role), caller.user, to_string(caller.role))));
+  return false;
+}
+
+void authenticate(App& app, net::Exchange& exchange) {
+  const net::Request& request = exchange.request();
+  if (request.path == "/healthz" || request.path == "/v1/runner") {
+    exchange.context = Caller{};
+    return;
+  }
+  const auto header = request.header("Authorization");
+  constexpr std::string_view kBearer = "Bearer ";
+  if (header && header->size() > kBearer.size() && net::equal_ignoring_case(header->substr(0, kBearer.size()), kBearer)) {
+    const std::string_view given = header->substr(kBearer.size());
+    if (const auto it = app.tokens.find(sha256_hex(given)); it != app.tokens.end()) {
+      exchange.context = Caller{it->second.user, it->second.role};
+      return;
+    }
+    // Runners fetch their blobs with the token of their attempt, which names it: JOB.EPOCH.MAC.
+    if (request.path.starts_with("/v1/blobs/") && (request.method == "GET" || request.method == "HEAD") &&
+        is_attempt_token(app, given)) {
+      exchange.context = Caller{"runner", Role::kViewer};
+      return;
+    }
+  } else if (request.peer_uid && *request.peer_uid == ::geteuid()) {
+    // The socket file lets in only the server's own user, who could read the database as well.
+    exchange.context = Caller{user_name(*request.peer_uid), Role::kAdmin};
+    return;
+  }
+  net::Response response = net::error_response(
+      error(ErrorCode::kUnauthenticated,
+            header ? "This token is not known here; ask an administrator for another (quad token create)"
+                   : "Say who you are: send 'Authorization: Bearer TOKEN' (quad token create makes one)"));
+  response.headers.emplace_back("WWW-Authenticate", "Bearer");
+  exchange.respond(std::move(response));
+}
+
+void load_tokens(App& app) {
+  app.tokens.clear();
+  for (const auto& [key, value] : app.control->settings()) {
+    if (!key.starts_with(kPrefix)) {
+      continue;
+    }
+    if (const auto object = parse_json_object(value); object.ok()) {
+      Token token;
+      token.id = key.substr(kPrefix.size());
+      token.name = get_string(*object, "name");
+      token.user = get_string(*object, "user");
+      token.role = role_of(get_string(*object, "role"));
+      token.hash = get_string(*object, "hash");
+      token.created_at = get_string(*object, "created_at");
+      app.tokens.emplace(token.hash, std::move(token));
+    }
+  }
+}
+
+std::string make_token(Token& token) {
+  const std::string secret = "quad_" + random_hex(24);
+  token.id = random_hex(4);
+  token.hash = sha256_hex(secret);
+  return secret;
+}
+
+std::string token_record(const Token& token) {
+  return to_text(json::object{{"name", token.name},
+                              {"user", token.user},
+                              {"role", to_string(token.role)},
+                              {"hash", token.hash},
+                              {"created_at", token.created_at}});
+}
+
+}  // namespace quad::server

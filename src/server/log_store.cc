@@ -1,0 +1,280 @@
+#include "server/log_store.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+namespace quad::server {
+
+namespace {
+
+constexpr std::size_t kOpenFiles = 256;
+constexpr std::uint64_t kMarkBytes = 64 * 1024;
+constexpr std::int64_t kMarkMillis = 200;
+
+std::uint64_t newlines(std::string_view bytes) {
+  return static_cast<std::uint64_t>(std::count(bytes.begin(), bytes.end(), '\n'));
+}
+
+}  // namespace
+
+std::filesystem::path LogStore::file(const RankKey& key) const {
+  return folder_ / std::to_string(key.job.value()) / std::to_string(key.epoch.value()) /
+         fmt::format("{}.log", key.rank.value());
+}
+
+LogStore::Open* LogStore::open(const RankKey& key) {
+  if (const auto it = open_.find(key); it != open_.end()) {
+    recent_.splice(recent_.begin(), recent_, it->second.used);
+    return &it->second;
+  }
+  const std::filesystem::path path = file(key);
+  std::filesystem::path index = path;
+  index.replace_extension(".idx");
+  Open fresh;
+  fresh.log.reset(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  if (!fresh.log && errno == ENOENT) {
+    if (make_folders(path.parent_path(), 0700).ok()) {
+      fresh.log.reset(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+    }
+  }
+  fresh.index.reset(::open(index.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
+  if (!fresh.log || !fresh.index) {
+    spdlog::warn("{}", errno_error(fmt::format("Cannot open {}", path.string()), errno).message);
+    return nullptr;
+  }
+  struct stat info {};
+  ::fstat(fresh.log.get(), &info);
+  fresh.size = static_cast<std::uint64_t>(info.st_size);
+  if (fresh.size > 0) {
+    // What the last server left: the last mark, and the bytes behind it, which have no gap.
+    const std::vector<Mark> known = marks(key);
+    if (!known.empty()) {
+      fresh.last = known.back();
+    }
+    fresh.lines = fresh.last.line;
+    for (std::uint64_t at = fresh.last.offset; at < fresh.size;) {
+      const auto piece = read(key, at, 1U << 20U);
+      if (!piece.ok() || piece->empty()) {
+        break;
+      }
+      fresh.lines += newlines(*piece);
+      at += piece->size();
+    }
+    fresh.logical = fresh.last.logical + (fresh.size - fresh.last.offset);
+  }
+  if (open_.size() >= kOpenFiles) {
+    open_.erase(recent_.back());
+    recent_.pop_back();
+  }
+  recent_.push_front(key);
+  fresh.used = recent_.begin();
+  return &open_.emplace(key, std::move(fresh)).first->second;
+}
+
+void LogStore::mark(Open& open, WallTime now, bool force) {
+  if (!force && open.size - open.last.offset < kMarkBytes && now.millis - open.last.time_ms < kMarkMillis) {
+    return;
+  }
+  open.last = Mark{now.millis, open.size, open.lines, open.logical};
+  char bytes[sizeof(Mark)];
+  std::memcpy(bytes, &open.last, sizeof bytes);
+  (void)!::write(open.index.get(), bytes, sizeof bytes);  // a lost mark only makes seeking coarser
+}
+
+bool LogStore::write(Open& open, std::string_view bytes, WallTime now) {
+  mark(open, now, false);
+  while (!bytes.empty()) {
+    const ssize_t put = ::pwrite(open.log.get(), bytes.data(), bytes.size(), static_cast<off_t>(open.size));
+    if (put < 0 && errno == EINTR) {
+      continue;
+    }
+    if (put <= 0) {
+      return false;
+    }
+    const auto count = static_cast<std::size_t>(put);
+    open.lines += newlines(bytes.substr(0, count));
+    open.size += count;
+    bytes.remove_prefix(count);
+  }
+  return true;
+}
+
+std::uint64_t LogStore::append(const RankKey& key, std::uint64_t offset, std::string_view bytes, WallTime now) {
+  Open* open = this->open(key);
+  if (open == nullptr) {
+    return offset + bytes.size();
+  }
+  if (offset > open->logical) {
+    gap(key, open->logical, offset, now);
+  }
+  if (offset + bytes.size() <= open->logical) {
+    return open->logical;
+  }
+  bytes.remove_prefix(open->logical - offset);
+  if (open->lost > 0) {
+    const std::string text = fmt::format("\n[quad: {} bytes were lost here: the server's disk was full]\n", open->lost);
+    const std::uint64_t before = open->size;
+    if (write(*open, text, now)) {
+      open->lost = 0;
+      mark(*open, now, true);
+    } else {
+      open->size = before;
+    }
+  }
+  const std::uint64_t before = open->size;
+  if (open->lost > 0 || !write(*open, bytes, now)) {
+    if (open->lost == 0) {
+      spdlog::warn("the output of rank {} cannot be stored: {}", to_string(key), std::strerror(errno));
+    }
+    const std::uint64_t stored = open->size - before;
+    open->lost += bytes.size() - stored;
+    open->logical += bytes.size();
+    mark(*open, now, true);
+  } else {
+    open->logical += bytes.size();
+  }
+  notify(key);
+  return open->logical;
+}
+
+void LogStore::gap(const RankKey& key, std::uint64_t from, std::uint64_t to, WallTime now) {
+  Open* open = this->open(key);
+  if (open == nullptr || to <= open->logical) {
+    return;
+  }
+  const std::uint64_t start = std::max(from, open->logical);
+  const std::string text =
+      fmt::format("\n[quad: {} bytes were lost here: they came faster than they could be kept]\n", to - start);
+  write(*open, text, now);
+  open->logical = to;
+  mark(*open, now, true);
+  notify(key);
+}
+
+std::uint64_t LogStore::end(const RankKey& key) {
+  const Open* open = this->open(key);
+  return open == nullptr ? 0 : open->logical;
+}
+
+void LogStore::close(const RankKey& key) {
+  if (const auto it = open_.find(key); it != open_.end()) {
+    recent_.erase(it->second.used);
+    open_.erase(it);
+  }
+  notify(key);
+}
+
+std::uint64_t LogStore::size(const RankKey& key) const {
+  if (const auto it = open_.find(key); it != open_.end()) {
+    return it->second.size;
+  }
+  std::error_code failure;
+  const auto size = std::filesystem::file_size(file(key), failure);
+  return failure ? 0 : size;
+}
+
+Result<std::string> LogStore::read(const RankKey& key, std::uint64_t offset, std::size_t limit) const {
+  const std::filesystem::path path = file(key);
+  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd) {
+    return errno == ENOENT ? Result<std::string>(std::string())
+                           : Result<std::string>(errno_error(fmt::format("Cannot read {}", path.string()), errno));
+  }
+  std::string bytes(limit, '\0');
+  const ssize_t got = ::pread(fd.get(), bytes.data(), limit, static_cast<off_t>(offset));
+  bytes.resize(got > 0 ? static_cast<std::size_t>(got) : 0);
+  return bytes;
+}
+
+std::uint64_t LogStore::tail(const RankKey& key, std::uint64_t lines) const {
+  constexpr std::uint64_t kPiece = 64 * 1024;
+  const std::uint64_t end = size(key);
+  std::uint64_t found = 0;
+  for (std::uint64_t at = end; at > 0;) {
+    const std::uint64_t start = at > kPiece ? at - kPiece : 0;
+    const auto piece = read(key, start, at - start);
+    if (!piece.ok()) {
+      return start;
+    }
+    for (std::size_t i = piece->size(); i-- > 0;) {
+      // The newline that ends the last line does not begin another.
+      if ((*piece)[i] == '\n' && start + i + 1 < end && ++found == lines) {
+        return start + i + 1;
+      }
+    }
+    at = start;
+  }
+  return lines == 0 ? end : 0;
+}
+
+std::vector<LogStore::Mark> LogStore::marks(const RankKey& key) const {
+  std::filesystem::path index = file(key);
+  index.replace_extension(".idx");
+  const auto bytes = read_file(index, 1ULL << 30U);
+  std::vector<Mark> all(bytes.ok() ? bytes->size() / sizeof(Mark) : 0);
+  if (!all.empty()) {
+    std::memcpy(all.data(), bytes->data(), all.size() * sizeof(Mark));
+  }
+  return all;
+}
+
+std::uint64_t LogStore::seek_time(const RankKey& key, WallTime time) const {
+  const std::vector<Mark> all = marks(key);
+  const auto it = std::partition_point(all.begin(), all.end(), [&](const Mark& one) { return one.time_ms < time.millis; });
+  return it == all.end() ? size(key) : it->offset;
+}
+
+std::uint64_t LogStore::seek_line(const RankKey& key, std::uint64_t line) const {
+  const std::uint64_t wanted = line == 0 ? 0 : line - 1;  // newlines before it
+  const std::vector<Mark> all = marks(key);
+  auto it = std::partition_point(all.begin(), all.end(), [&](const Mark& one) { return one.line <= wanted; });
+  Mark from = it == all.begin() ? Mark{} : *(it - 1);
+  std::uint64_t at = from.offset;
+  std::uint64_t passed = from.line;
+  if (passed == wanted && at == 0) {
+    return 0;
+  }
+  for (;;) {
+    const auto piece = read(key, at, 256 * 1024);
+    if (!piece.ok() || piece->empty()) {
+      return at;
+    }
+    for (std::size_t i = 0; i < piece->size(); ++i) {
+      if ((*piece)[i] == '\n' && ++passed == wanted) {
+        return at + i + 1;
+      }
+    }
+    at += piece->size();
+  }
+}
+
+std::uint64_t LogStore::watch(const RankKey& key, std::function<void()> callback) {
+  watchers_[key].emplace(++last_watcher_, std::move(callback));
+  return last_watcher_;
+}
+
+void LogStore::unwatch(const RankKey& key, std::uint64_t watcher) {
+  if (const auto it = watchers_.find(key); it != watchers_.end()) {
+    it->second.erase(watcher);
+    if (it->second.empty()) {
+      watchers_.erase(it);
+    }
+  }
+}
+
+void LogStore::notify(const RankKey& key) {
+  if (const auto it = watchers_.find(key); it != watchers_.end()) {
+    for (const auto& [number, callback] : it->second) {
+      callback();
+    }
+  }
+}
+
+}  // namespace quad::server

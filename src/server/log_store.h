@@ -1,0 +1,93 @@
+// server/log_store.h
+//
+// The output of every rank of every attempt: <folder>/<job>/<epoch>/<rank>.log, the bytes as they came, and beside it
+// an index of (time, offset, line) for seeking. Arrival is at least once and in pieces: what is there already is left
+// out by its offset. What was lost is marked by a line where it is missing.
+//
+// Bytes are written to the page cache before they are acknowledged, and synced by the kernel: a killed server loses
+// nothing, a power cut the last seconds.
+//
+// Io thread only. No work for each line but counting newlines; at most kOpenFiles descriptors.
+
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <list>
+#include <map>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "base/file.h"
+#include "base/ids.h"
+#include "base/result.h"
+#include "base/time.h"
+
+namespace quad::server {
+
+class LogStore {
+ public:
+  explicit LogStore(std::filesystem::path folder) : folder_(std::move(folder)) {}
+
+  /// Takes bytes whose first has this offset in the rank's output; returns the end of what is now held (or given up:
+  /// bytes that the disk does not take are lost and marked).
+  std::uint64_t append(const RankKey& key, std::uint64_t offset, std::string_view bytes, WallTime now);
+  /// Output [from, to) will never come.
+  void gap(const RankKey& key, std::uint64_t from, std::uint64_t to, WallTime now);
+  /// The end of what is held, in the rank's own offsets.
+  std::uint64_t end(const RankKey& key);
+  /// The rank has ended: its descriptors may go.
+  void close(const RankKey& key);
+
+  // Reading, in offsets of the file.
+
+  [[nodiscard]] std::filesystem::path file(const RankKey& key) const;
+  [[nodiscard]] std::uint64_t size(const RankKey& key) const;
+  /// At most `limit` bytes from `offset`; fewer, or none, at the end.
+  [[nodiscard]] Result<std::string> read(const RankKey& key, std::uint64_t offset, std::size_t limit) const;
+  /// Where the last `lines` lines begin.
+  [[nodiscard]] std::uint64_t tail(const RankKey& key, std::uint64_t lines) const;
+  /// Where the output of this time or later begins, to the precision of the index (200 ms).
+  [[nodiscard]] std::uint64_t seek_time(const RankKey& key, WallTime time) const;
+  /// Where this line, counted from 1, begins; the end if there are fewer.
+  [[nodiscard]] std::uint64_t seek_line(const RankKey& key, std::uint64_t line) const;
+
+  /// Called after each append to the rank's log until the returned number is given to unwatch().
+  std::uint64_t watch(const RankKey& key, std::function<void()> callback);
+  void unwatch(const RankKey& key, std::uint64_t watcher);
+
+ private:
+  struct Mark {
+    std::int64_t time_ms = 0;
+    std::uint64_t offset = 0;   ///< in the file
+    std::uint64_t line = 0;     ///< newlines before it
+    std::uint64_t logical = 0;  ///< in the rank's output
+  };
+  struct Open {
+    UniqueFd log;
+    UniqueFd index;
+    std::uint64_t size = 0;      ///< of the file
+    std::uint64_t logical = 0;   ///< end in the rank's output
+    std::uint64_t lines = 0;
+    std::uint64_t lost = 0;      ///< bytes that the disk refused, not yet marked
+    Mark last;
+    std::list<RankKey>::iterator used;
+  };
+
+  Open* open(const RankKey& key);
+  bool write(Open& open, std::string_view bytes, WallTime now);
+  void mark(Open& open, WallTime now, bool force);
+  [[nodiscard]] std::vector<Mark> marks(const RankKey& key) const;
+  void notify(const RankKey& key);
+
+  std::filesystem::path folder_;
+  std::unordered_map<RankKey, Open> open_;
+  std::list<RankKey> recent_;  ///< most recent first
+  std::map<RankKey, std::map<std::uint64_t, std::function<void()>>> watchers_;
+  std::uint64_t last_watcher_ = 0;
+};
+
+}  // namespace quad::server

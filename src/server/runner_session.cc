@@ -1,0 +1,325 @@
+// The server's end of a runner's connection (docs/runner-protocol.md).
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/post.hpp>
+#include <charconv>
+#include <vector>
+
+#include "job/record.h"
+#include "runner/protocol.h"
+#include "server/app.h"
+#include "server/crypto.h"
+#include "server/submit.h"
+
+namespace quad::server {
+
+namespace asio = boost::asio;
+
+/// One connection. Its reader is the route's handler; its writer is a coroutine of its own that lives as long.
+class RunnerSession : public std::enable_shared_from_this<RunnerSession> {
+ public:
+  RunnerSession(App& app, net::RawStream stream, RankKey key, std::string nonce, const asio::any_io_executor& executor)
+      : app_(app), stream_(std::move(stream)), key_(key), nonce_(std::move(nonce)), more_(executor) {}
+
+  void send(const json::object& message) { send_frame(runner::encode_message(message)); }
+  void send_frame(const std::string& frame) {
+    outgoing_ += frame;
+    more_.notify();
+  }
+  void close() {
+    closed_ = true;
+    stream_.close();
+    more_.notify();
+  }
+
+  asio::awaitable<void> write_loop(std::shared_ptr<RunnerSession> self) {
+    while (!self->closed_) {
+      if (self->outgoing_.empty()) {
+        co_await self->more_.wait();
+        continue;
+      }
+      const std::string piece = std::exchange(self->outgoing_, {});
+      const Status sent = co_await self->stream_.write(piece);
+      if (!sent.ok()) {
+        self->close();
+      }
+    }
+  }
+
+  asio::awaitable<void> read_loop() {
+    runner::FrameReader frames;
+    constexpr std::size_t kRead = 256 * 1024;
+    while (!closed_) {
+      char* room = frames.room(kRead);
+      const auto got = co_await stream_.read_some({room, frames.room_size()});
+      if (!got.ok() || *got == 0) {
+        break;
+      }
+      frames.commit(*got);
+      if (!take_all(frames)) {
+        break;
+      }
+      if (acknowledge_) {
+        acknowledge_ = false;
+        send_frame(runner::encode_ack(app_.logs->end(key_)));
+      }
+    }
+    close();
+  }
+
+ private:
+  bool take_all(runner::FrameReader& frames) {
+    for (;;) {
+      const auto frame = frames.next_view();
+      if (!frame.ok()) {
+        spdlog::warn("rank {}: {}", to_string(key_), frame.error().message);
+        return false;
+      }
+      if (!frame->has_value()) {
+        return true;
+      }
+      const runner::FrameView& view = **frame;
+      if (view.type == runner::kLogFrame) {
+        const auto chunk = runner::decode_log(view.payload);
+        if (!chunk.ok()) {
+          return false;
+        }
+        app_.logs->append(key_, chunk->offset, chunk->bytes, app_.clock->now().wall);
+        acknowledge_ = true;
+        report_end();
+      } else if (view.type == runner::kJsonFrame) {
+        const auto message = runner::decode_message(view.payload);
+        if (!message.ok()) {
+          spdlog::warn("rank {}: {}", to_string(key_), message.error().message);
+          return false;
+        }
+        take(*message);
+      }
+    }
+  }
+
+  void take(const json::object& message) {
+    const std::string_view type = get_string(message, "type");
+    const Epoch epoch = key_.epoch;
+    if (type == "heartbeat") {
+      live_.rss_bytes = get_int(message, "rss_bytes");
+      live_.cpu_percent = get_double(message, "cpu_percent");
+      app_.control->heartbeat(key_, live_);
+    } else if (type == "progress") {
+      live_.step = get_int(message, "step", live_.step);
+      live_.total = get_int(message, "total", live_.total);
+      if (const auto* metrics = get_object(message, "metrics")) {
+        live_.metrics = *metrics;
+      }
+      app_.control->heartbeat(key_, live_);
+    } else if (type == "hello") {
+      live_.rank = key_.rank;
+      report(job::RankHello{epoch, key_.rank, nonce_, std::string(get_string(message, "address")),
+                            static_cast<std::int32_t>(get_int(message, "port"))},
+             message);
+    } else if (type == "phase") {
+      const std::string_view phase = get_string(message, "phase");
+      if (phase == "ready") {
+        report(job::RankReady{epoch, key_.rank}, message);
+      } else if (phase == "setting_up") {
+        report(job::RankSettingUp{epoch, key_.rank}, message);
+      } else {
+        acknowledge(get_int(message, "seq"));
+      }
+    } else if (type == "resumed") {
+      job::Resume resume{std::string(get_string(message, "path")), get_int(message, "step", -1),
+                         std::string(get_string(message, "note"))};
+      report(job::ResumeChosen{epoch, std::move(resume)}, message);
+    } else if (type == "checkpoint") {
+      report(job::CheckpointSeen{epoch, std::string(get_string(message, "path")), get_int(message, "step", -1),
+                                 get_int(message, "bytes"), std::string(get_string(message, "note"))},
+             message);
+    } else if (type == "note") {
+      report(job::Noted{epoch, key_.rank, std::string(get_string(message, "kind")),
+                        std::string(get_string(message, "message"))},
+             message);
+    } else if (type == "gap") {
+      app_.logs->gap(key_, static_cast<std::uint64_t>(get_int(message, "from")),
+                     static_cast<std::uint64_t>(get_int(message, "to")), app_.clock->now().wall);
+      acknowledge_ = true;
+      report_end();
+    } else if (type == "exited") {
+      ended_ = message;
+      report_end();
+    }
+  }
+
+  /// A rank's end is told only when all its output is here, so that the logs of a job that ended are complete.
+  void report_end() {
+    if (!ended_ || app_.logs->end(key_) < static_cast<std::uint64_t>(get_int(*ended_, "log_end"))) {
+      return;
+    }
+    const json::object message = std::exchange(ended_, std::nullopt).value();
+    job::RankEnd end = job::rank_end_from_json(message);
+    end.confirmed = true;
+    report(job::RankEnded{key_.epoch, key_.rank, std::move(end)}, message);
+  }
+
+  void report(job::Happening happening, const json::object& message) {
+    control::RunnerReport report{key_, nonce_, std::move(happening), nullptr};
+    if (const std::int64_t seq = get_int(message, "seq"); seq > 0) {
+      report.durable = [self = shared_from_this(), seq] {
+        asio::post(self->app_.io, [self, seq] { self->acknowledge(seq); });
+      };
+    }
+    app_.control->report(std::move(report));
+  }
+
+  void acknowledge(std::int64_t seq) {
+    if (seq > 0 && !closed_) {
+      send({{"type", "ack"}, {"seq", seq}});
+    }
+  }
+
+  App& app_;
+  net::RawStream stream_;
+  RankKey key_;
+  std::string nonce_;
+  net::Wakeup more_;
+  std::string outgoing_;
+  bool closed_ = false;
+  bool acknowledge_ = false;
+  std::optional<json::object> ended_;
+  control::RankLive live_;
+};
+
+namespace {
+
+std::optional<std::int64_t> number(const std::optional<std::string>& text) {
+  std::int64_t value = 0;
+  if (!text) {
+    return std::nullopt;
+  }
+  const auto [end, failure] = std::from_chars(text->data(), text->data() + text->size(), value);
+  return failure == std::errc() && end == text->data() + text->size() ? std::optional(value) : std::nullopt;
+}
+
+asio::awaitable<void> serve_runner(App& app, net::Exchange& exchange) {
+  const net::Request& request = exchange.request();
+  const auto job = number(request.query_value("job"));
+  const auto epoch = number(request.query_value("epoch"));
+  const auto rank = number(request.query_value("rank"));
+  const std::string nonce = request.query_value("nonce").value_or("");
+  if (!job || !epoch || !rank || nonce.empty() || nonce.size() > 128 || *epoch < 1 || *epoch > 1'000'000'000 ||
+      *rank < 0 || *rank > 1'000'000) {
+    exchange.respond_error(error(ErrorCode::kInvalid, "A runner must give its job, epoch, rank and nonce"));
+    co_return;
+  }
+  const RankKey key{JobId(*job), Epoch(static_cast<std::int32_t>(*epoch)), Rank(static_cast<std::int32_t>(*rank))};
+  const std::string expected = "Bearer " + app.control->attempt_token(key.job, key.epoch);
+  if (!equal_constant_time(request.header("Authorization").value_or(""), expected)) {
+    exchange.respond_error(error(ErrorCode::kUnauthenticated, "This is not the token of that attempt"));
+    co_return;
+  }
+  const auto record = app.control->snapshot()->find(key.job);
+  if (record == nullptr || key.epoch > record->epoch() || *rank >= record->request->ranks) {
+    exchange.respond(net::error_response(410, "gone", "There is no such rank"));
+    co_return;
+  }
+  auto upgraded = co_await exchange.upgrade(std::string(runner::kUpgradeProtocol));
+  if (!upgraded.ok()) {
+    exchange.respond_error(upgraded.error());
+    co_return;
+  }
+  const auto session =
+      std::make_shared<RunnerSession>(app, std::move(upgraded).value(), key, nonce, exchange.executor());
+  auto& slot = app.sessions[{key, nonce}];
+  if (slot != nullptr) {
+    slot->close();  // its connection had broken without a word
+  }
+  slot = session;
+  asio::co_spawn(exchange.executor(), session->write_loop(session), asio::detached);
+  co_await session->read_loop();
+  if (const auto it = app.sessions.find({key, nonce}); it != app.sessions.end() && it->second == session) {
+    app.sessions.erase(it);
+    app.control->disconnected(key);
+  }
+}
+
+/// The session of the runner that was accepted for this rank.
+std::shared_ptr<RunnerSession> session_of(App& app, const RankKey& key, const job::Job& job) {
+  const job::Attempt* attempt = job.live();
+  const auto rank = static_cast<std::size_t>(key.rank.value());
+  if (attempt == nullptr || attempt->epoch != key.epoch || rank >= attempt->ranks.size()) {
+    return nullptr;
+  }
+  const auto it = app.sessions.find({key, attempt->ranks[rank].nonce});
+  return it == app.sessions.end() ? nullptr : it->second;
+}
+
+/// Whoever is connected for this rank.
+void send_to_all(App& app, const RankKey& key, const json::object& message) {
+  for (auto it = app.sessions.lower_bound({key, ""}); it != app.sessions.end() && it->first.first == key; ++it) {
+    it->second->send(message);
+  }
+}
+
+}  // namespace
+
+void add_runner_routes(App& app, net::Router& router) {
+  router.get("/v1/runner", [&app](net::Exchange& exchange) { return serve_runner(app, exchange); });
+}
+
+control::RunnerOrders runner_orders(App& app) {
+  control::RunnerOrders orders;
+  orders.order = [&app](const RankKey& key, std::shared_ptr<const job::Job> job) {
+    asio::post(app.io, [&app, key, job = std::move(job)] {
+      const auto session = session_of(app, key, *job);
+      if (session == nullptr) {
+        return;
+      }
+      std::string body = job->request->body;
+      if (body.empty()) {
+        auto stored = app.store->body(key.job);
+        if (!stored.ok()) {
+          spdlog::error("the order of rank {} cannot be made: {}", to_string(key), stored.error().message);
+          return;
+        }
+        body = std::move(stored).value();
+      }
+      auto order = make_order(*job, body, key, app.secret_key, app.hot);
+      if (order.ok()) {
+        session->send(*order);
+      } else {
+        spdlog::error("the order of rank {} cannot be made: {}", to_string(key), order.error().message);
+      }
+    });
+  };
+  orders.go = [&app](const RankKey& key, std::shared_ptr<const job::Job> job) {
+    asio::post(app.io, [&app, key, job = std::move(job)] {
+      if (const auto session = session_of(app, key, *job)) {
+        session->send(make_go(*job, key));
+      }
+    });
+  };
+  orders.stop = [&app](const RankKey& key, Millis grace, std::string reason) {
+    asio::post(app.io, [&app, key, grace, reason = std::move(reason)] {
+      send_to_all(app, key, {{"type", "stop"}, {"grace_ms", grace.count()}, {"reason", reason}});
+    });
+  };
+  orders.leave = [&app](const RankKey& key, std::string nonce, std::string reason) {
+    asio::post(app.io, [&app, key, nonce = std::move(nonce), reason = std::move(reason)] {
+      if (const auto it = app.sessions.find({key, nonce}); it != app.sessions.end()) {
+        it->second->send({{"type", "leave"}, {"reason", reason}});
+      }
+    });
+  };
+  orders.bye = [&app](const RankKey& key) {
+    asio::post(app.io, [&app, key] {
+      send_to_all(app, key, {{"type", "bye"}});
+      app.logs->close(key);
+    });
+  };
+  return orders;
+}
+
+}  // namespace quad::server

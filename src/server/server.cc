@@ -1,0 +1,229 @@
+#include "server/server.h"
+
+#include <fmt/format.h>
+#include <malloc.h>
+#include <signal.h>
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/signal_set.hpp>
+
+#include "base/file.h"
+#include "base/text.h"
+#include "engine/local/local.h"
+#include "server/app.h"
+#include "server/crypto.h"
+
+namespace quad::server {
+
+namespace fs = std::filesystem;
+namespace asio = boost::asio;
+
+namespace {
+
+constexpr std::size_t kRecentEvents = 4096;
+constexpr Millis kStopGrace{3'000};
+
+/// A unix socket's path is at most 107 bytes long; a deeper data directory gets its socket in the user's runtime folder.
+Result<std::string> socket_path(const fs::path& data_dir) {
+  constexpr std::size_t kLongest = 100;
+  const std::string here = (data_dir / "quad.sock").string();
+  if (here.size() <= kLongest) {
+    return here;
+  }
+  const fs::path folder = fmt::format("/tmp/quad-{}-{}", ::geteuid(), sha256_hex(here).substr(0, 16));
+  if (::mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST) {
+    return errno_error(fmt::format("Cannot make {}", folder.string()), errno);
+  }
+  struct stat info {};
+  if (::lstat(folder.c_str(), &info) != 0 || !S_ISDIR(info.st_mode) || info.st_uid != ::geteuid() ||
+      (info.st_mode & 077U) != 0) {
+    return error(ErrorCode::kDenied, fmt::format("{} is somebody else's; give a shorter --data-dir", folder.string()));
+  }
+  return (folder / "quad.sock").string();
+}
+
+bool is_loopback(std::string_view address) {
+  return address == "localhost" || address == "::1" || address.starts_with("127.");
+}
+
+net::Router make_routes(App& app) {
+  net::Router router;
+  add_job_routes(app, router);
+  add_log_routes(app, router);
+  add_event_routes(app, router);
+  add_admin_routes(app, router);
+  add_blob_routes(app, router);
+  add_runner_routes(app, router);
+  router.before([&app](net::Exchange& exchange) { authenticate(app, exchange); });
+  return router;
+}
+
+Result<std::uint16_t> listen(net::HttpServer& http, const ServeOptions& options) {
+  const bool tls = !options.tls_certificate.empty() || !options.tls_key.empty();
+  if (!is_loopback(options.listen) && !tls) {
+    return error(ErrorCode::kDenied,
+                 fmt::format("Listening on {} would show tokens to the network: give --tls-cert and --tls-key as well",
+                             options.listen));
+  }
+  const auto try_port = [&](std::uint16_t port) {
+    return tls ? http.listen_tls(options.listen, port, {options.tls_certificate, options.tls_key})
+               : http.listen_tcp(options.listen, port);
+  };
+  if (options.port >= 0) {
+    return try_port(static_cast<std::uint16_t>(options.port));
+  }
+  // As last time, so that addresses that people noted down go on working.
+  if (const auto last = read_endpoint(options.data_dir); last.ok()) {
+    const std::size_t colon = last->url.rfind(':');
+    const int port = colon == std::string::npos ? 0 : std::atoi(last->url.c_str() + colon + 1);
+    if (port > 0 && port < 65536) {
+      if (auto again = try_port(static_cast<std::uint16_t>(port)); again.ok()) {
+        return again;
+      }
+    }
+  }
+  return try_port(0);
+}
+
+/// The first administrator's token, made once, in a file that only the server's user can read.
+Status first_token(App& app) {
+  if (!app.tokens.empty() || fs::exists(app.data_dir / "admin.token")) {
+    return {};
+  }
+  Token token;
+  token.name = "first";
+  token.user = "admin";
+  token.role = Role::kAdmin;
+  token.created_at = format_rfc3339(app.clock->now().wall);
+  const std::string secret = make_token(token);
+  job::Event event;
+  event.kind = "token.created";
+  event.actor = "server";
+  event.message = fmt::format("The first administrator's token, {}, was made.", token.id);
+  QUAD_TRY(write_file_atomically(app.data_dir / "admin.token", secret + "\n", 0600));
+  app.control->set_setting("token/" + token.id, token_record(token), std::move(event),
+                           [&app, token](const Status& status) {
+                             if (status.ok()) {
+                               asio::post(app.io, [&app, token] { app.tokens.emplace(token.hash, token); });
+                             }
+                           });
+  return {};
+}
+
+void take_commit(App& app, std::vector<job::Event> events) {
+  for (job::Event& event : events) {
+    app.newest = event.revision;
+    app.recent.push_back(std::move(event));
+  }
+  while (app.recent.size() > kRecentEvents) {
+    app.recent.pop_front();
+  }
+  for (net::Wakeup* waiter : app.event_waiters) {
+    waiter->notify();
+  }
+}
+
+}  // namespace
+
+Result<Endpoint> read_endpoint(const fs::path& data_dir) {
+  QUAD_ASSIGN(const std::string text, read_file(data_dir / "server.json", 1U << 16U));
+  QUAD_ASSIGN(const json::object object, parse_json_object(text));
+  return Endpoint{std::string(get_string(object, "url")), std::string(get_string(object, "socket")),
+                  static_cast<int>(get_int(object, "pid"))};
+}
+
+Status serve(const ServeOptions& options) {
+  ::signal(SIGPIPE, SIG_IGN);
+  spdlog::set_default_logger(spdlog::stderr_logger_mt("quad"));
+  spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %l %v");
+  if (options.quiet) {
+    spdlog::set_level(spdlog::level::warn);
+  }
+  const SystemClock clock;
+  App app;
+  app.clock = &clock;
+  app.data_dir = fs::absolute(options.data_dir);
+  app.started_at = clock.now().wall;
+  QUAD_ASSIGN(const auto store, store::open_sqlite(app.data_dir));
+  app.store = store.get();
+  QUAD_TRY(make_folders(app.data_dir / "blobs", 0700));
+  QUAD_TRY(make_folders(app.data_dir / "logs", 0700));
+  QUAD_ASSIGN(app.secret_key, load_or_make_key(app.data_dir / "secret.key"));
+  QUAD_ASSIGN(const std::string attempt_key, load_or_make_key(app.data_dir / "attempt.key"));
+  QUAD_ASSIGN(const std::string socket, socket_path(app.data_dir));
+  app.hot = (app.data_dir / "hot").string();
+  app.logs = std::make_unique<LogStore>(app.data_dir / "logs");
+
+  engine::LocalOptions local;
+  local.data_dir = app.data_dir;
+  local.runner = options.runner;
+  local.server_url = "unix:" + socket;
+  local.nodes = options.nodes;
+  local.gpus = options.gpus;
+  local.cpu_milli = static_cast<std::int64_t>(options.cpus * 1000);
+  local.memory_bytes = static_cast<std::int64_t>(options.memory_gb * 1e9);
+  QUAD_ASSIGN(const auto engine, engine::make_local(std::move(local)));
+
+  control::Options control_options;
+  control_options.attempt_key = attempt_key;
+  control_options.node_lost_after = Millis(static_cast<std::int64_t>(options.node_lost_after * 1000));
+  control_options.suspect_after = std::min(control_options.suspect_after, control_options.node_lost_after);
+  control::Control control(control_options, *store, *engine, plan::make_fifo(), clock);
+  app.control = &control;
+  control.on_commit([&app](const std::shared_ptr<const control::Snapshot>& /*snapshot*/,
+                           const std::vector<job::Event>& events) {
+    asio::post(app.io, [&app, events] { take_commit(app, events); });
+  });
+
+  net::ServerOptions http_options;
+  http_options.on_access = [&app](const net::AccessRecord& access) {
+    ++app.answers[access.status / 100];
+    app.seconds += static_cast<double>(access.duration.count()) / 1e6;
+  };
+  http_options.on_fault = [](std::string_view what) { spdlog::error("a request failed: {}", what); };
+  net::HttpServer http(app.io, make_routes(app), http_options);
+  QUAD_ASSIGN(const std::uint16_t port, listen(http, options));
+  const bool tls = !options.tls_certificate.empty();
+  const std::string host = options.listen.find(':') == std::string::npos ? options.listen : "[" + options.listen + "]";
+  app.url = fmt::format("{}://{}:{}", tls ? "https" : "http", host, port);
+
+  QUAD_TRY(control.start(runner_orders(app)));
+  QUAD_TRY(http.listen_unix(socket));
+  app.newest = control.snapshot()->revision;
+  load_tokens(app);
+  QUAD_TRY(first_token(app));
+  QUAD_TRY(write_file_atomically(app.data_dir / "server.json",
+                                 to_pretty_text(json::object{{"url", app.url},
+                                                             {"socket", socket},
+                                                             {"pid", ::getpid()},
+                                                             {"version", QUAD_VERSION},
+                                                             {"started_at", format_rfc3339(app.started_at)}}),
+                                 0600));
+  spdlog::info("Quad {} serves {} (data in {})", QUAD_VERSION, app.url, app.data_dir.string());
+
+  asio::signal_set signals(app.io, SIGTERM, SIGINT);
+  signals.async_wait([&](const boost::system::error_code& failure, int /*signal*/) {
+    if (failure) {
+      return;
+    }
+    spdlog::info("stopping; jobs run on, and the next server on this data directory finds them");
+    app.stopping = true;
+    for (net::Wakeup* waiter : app.event_waiters) {
+      waiter->notify();
+    }
+    http.stop(kStopGrace);
+  });
+  // Starting took memory that running does not need.
+  ::malloc_trim(0);
+  app.io.run();
+  control.stop();
+  return {};
+}
+
+}  // namespace quad::server

@@ -1,0 +1,394 @@
+#include "server/submit.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <ctime>
+
+#include "base/text.h"
+#include "server/crypto.h"
+
+namespace quad::server {
+
+namespace {
+
+// Defaults of a task that names no amount, as SkyPilot's on Kubernetes: a CPU task gets 2 CPUs and 2 GB, a GPU task 4
+// CPUs and 16 GB for each GPU.
+constexpr std::int64_t kCpuTaskCpus = 2'000;
+constexpr std::int64_t kCpuTaskMemory = 2'000'000'000;
+constexpr std::int64_t kGpuTaskCpus = 4'000;
+constexpr std::int64_t kGpuTaskMemory = 16'000'000'000;
+
+bool same_ignoring_case(std::string_view a, std::string_view b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](char x, char y) {
+    return std::tolower(static_cast<unsigned char>(x)) == std::tolower(static_cast<unsigned char>(y));
+  });
+}
+
+class Preparer {
+ public:
+  Preparer(const SubmitContext& context, Prepared& out) : context_(context), out_(out) {}
+
+  void add(const spec::Task& task);
+
+ private:
+  void refuse(std::string key, std::string message, std::string hint = {}) {
+    out_.errors.push_back({.message = std::move(message), .key = std::move(key), .hint = std::move(hint)});
+  }
+  void warn(std::string key, std::string message) {
+    out_.warnings.push_back({.message = std::move(message), .key = std::move(key)});
+  }
+  void check_supported(const spec::Task& task);
+  std::optional<job::Shape> shape_of(const spec::Resources& resources, bool alone);
+  json::array mounts_of(const spec::Task& task);
+
+  const SubmitContext& context_;
+  Prepared& out_;
+};
+
+void Preparer::check_supported(const spec::Task& task) {
+  if (task.service) {
+    refuse(task.service->is_pool ? "pool" : "service",
+           "Services and pools cannot be launched yet; leave this section out to run the task as a job.");
+  }
+  if (!task.volumes.empty()) {
+    refuse("volumes", "Volumes are not brought to local nodes; use a path under the job's home instead.");
+  }
+  for (const spec::Secret& secret : task.secrets) {
+    if (!secret.value) {
+      refuse("secrets." + secret.name,
+             fmt::format("Secret '{0}' has no value; give one with --secret {0}=VALUE.", secret.name));
+    }
+    if (secret.mount_path) {
+      refuse("managed_secrets." + secret.name, "Secrets can be variables here, not files yet; leave mount_path out.");
+    }
+  }
+  if (!task.hooks.empty()) {
+    warn("config.hooks", "Hooks are not run on local nodes.");
+  }
+  if (task.event_callback) {
+    warn("event_callback", "The callback is not run yet; follow 'quad events' instead.");
+  }
+  if (!task.inputs.empty() || !task.outputs.empty()) {
+    warn("inputs", "inputs and outputs only estimate costs, and are ignored.");
+  }
+  if (!task.config.empty()) {
+    warn("config", "Settings for other engines have no effect on local nodes.");
+  }
+  if (task.quad) {
+    const spec::QuadBlock& quad = *task.quad;
+    if (!quad.depends_on.empty()) {
+      refuse("quad.depends_on", "Dependencies between jobs are not supported yet.");
+    }
+    if (quad.array) {
+      refuse("quad.array", "Job arrays are not supported yet.");
+    }
+    if (!quad.notify.empty()) {
+      warn("quad.notify", "Notices are not sent yet; follow 'quad events' instead.");
+    }
+    if (quad.queue) {
+      warn("quad.queue", "There is one queue only; the name is ignored.");
+    }
+    if (quad.kind != spec::JobKind::kBatch) {
+      warn("quad.kind", "Sessions and services run as a batch job for now.");
+    }
+  }
+}
+
+std::optional<job::Shape> Preparer::shape_of(const spec::Resources& resources, bool alone) {
+  if (resources.cloud && !same_ignoring_case(*resources.cloud, "local") &&
+      !same_ignoring_case(*resources.cloud, "kubernetes")) {
+    if (alone) {
+      refuse("resources.infra",
+             fmt::format("This server runs jobs on its own machine and has no '{}'.", *resources.infra()),
+             "leave infra out, or write infra: local");
+    }
+    return std::nullopt;
+  }
+  if (resources.cloud && same_ignoring_case(*resources.cloud, "kubernetes")) {
+    warn("resources.infra", "This server has no Kubernetes; the job runs on local nodes.");
+  }
+  if (resources.instance_type) {
+    warn("resources.instance_type", "Instance types are a cloud's; here cpus, memory and accelerators count.");
+  }
+  if (resources.use_spot.value_or(false)) {
+    warn("resources.use_spot", "Local nodes are not reclaimed; use_spot has no effect.");
+  }
+  if (!resources.images.empty() || resources.docker_image) {
+    warn("resources.image_id", "Local nodes run jobs without containers; the image is ignored.");
+  }
+  if (!resources.ports.empty()) {
+    warn("resources.ports", "Ports of local nodes are open to this machine only.");
+  }
+  if (resources.autostop && resources.autostop->enabled) {
+    warn("resources.autostop", "A job's nodes are free when it ends; autostop has no effect.");
+  }
+  job::Shape shape;
+  std::int64_t biggest_cpus = 0;
+  std::int64_t biggest_memory = 0;
+  std::vector<std::string_view> models;
+  std::int32_t most_gpus = 0;
+  for (const auto& [id, node] : context_.snapshot->pool.nodes()) {
+    biggest_cpus = std::max(biggest_cpus, node.spec.capacity.cpu_milli);
+    biggest_memory = std::max(biggest_memory, node.spec.capacity.memory_bytes);
+    if (node.spec.capacity.gpus > 0 && std::find(models.begin(), models.end(), node.spec.gpu_model) == models.end()) {
+      models.push_back(node.spec.gpu_model);
+    }
+  }
+  if (resources.accelerator) {
+    shape.per_rank.gpus = static_cast<std::int32_t>((resources.accelerator->milli + 999) / 1000);
+    const auto known = std::find_if(models.begin(), models.end(), [&](std::string_view model) {
+      return same_ignoring_case(model, resources.accelerator->name);
+    });
+    if (known == models.end()) {
+      if (alone) {
+        const auto near = nearest(resources.accelerator->name, models);
+        refuse("resources.accelerators",
+               fmt::format("No node has '{}' GPUs; there are {}.", resources.accelerator->name,
+                           models.empty() ? "none at all" : join_words(models)),
+               near ? fmt::format("did you mean {}?", *near) : "");
+      }
+      return std::nullopt;
+    }
+    shape.gpu_model = *known;
+    for (const auto& [id, node] : context_.snapshot->pool.nodes()) {
+      if (node.spec.gpu_model == shape.gpu_model) {
+        most_gpus = std::max(most_gpus, node.spec.capacity.gpus);
+      }
+    }
+    if (shape.per_rank.gpus > most_gpus) {
+      if (alone) {
+        refuse("resources.accelerators", fmt::format("No node has {} {} GPUs; the largest has {}.", shape.per_rank.gpus,
+                                                     shape.gpu_model, most_gpus));
+      }
+      return std::nullopt;
+    }
+  }
+  const std::int64_t usual_cpus = shape.per_rank.gpus > 0 ? kGpuTaskCpus * shape.per_rank.gpus : kCpuTaskCpus;
+  const std::int64_t usual_memory = shape.per_rank.gpus > 0 ? kGpuTaskMemory * shape.per_rank.gpus : kCpuTaskMemory;
+  // A default never makes a job impossible; what the user asked for may.
+  shape.per_rank.cpu_milli = resources.cpus ? resources.cpus->milli : std::min(usual_cpus, biggest_cpus);
+  const std::int64_t per_cpu = resources.memory && resources.memory->per_cpu ? shape.per_rank.cpu_milli : 1000;
+  shape.per_rank.memory_bytes =
+      resources.memory ? resources.memory->bytes * per_cpu / 1000 : std::min(usual_memory, biggest_memory);
+  if (shape.per_rank.cpu_milli > biggest_cpus) {
+    if (alone) {
+      refuse("resources.cpus", fmt::format("No node has {:g} CPUs; the largest has {:g}.",
+                                           static_cast<double>(shape.per_rank.cpu_milli) / 1000,
+                                           static_cast<double>(biggest_cpus) / 1000));
+    }
+    return std::nullopt;
+  }
+  if (shape.per_rank.memory_bytes > biggest_memory) {
+    if (alone) {
+      refuse("resources.memory", fmt::format("No node has {:.1f} GB of memory; the largest has {:.1f}.",
+                                             static_cast<double>(shape.per_rank.memory_bytes) / 1e9,
+                                             static_cast<double>(biggest_memory) / 1e9));
+    }
+    return std::nullopt;
+  }
+  return shape;
+}
+
+json::array Preparer::mounts_of(const spec::Task& task) {
+  json::array mounts;
+  for (const spec::FileMount& mount : task.file_mounts) {
+    const std::string key = "file_mounts." + mount.destination;
+    json::object one;
+    one["dst"] = mount.destination;
+    switch (mount.kind) {
+      case spec::FileMount::Kind::kLocal: {
+        const auto blob = context_.mount_blobs.find(mount.destination);
+        if (blob == context_.mount_blobs.end()) {
+          refuse(key, fmt::format("'{}' was not uploaded with the task; launch it with the quad command.", mount.source));
+          continue;
+        }
+        one["kind"] = "blob";
+        one["blob"] = blob->second;
+        const auto is_file = context_.mount_is_file.find(mount.destination);
+        one["is_file"] = is_file != context_.mount_is_file.end() && is_file->second;
+        break;
+      }
+      case spec::FileMount::Kind::kHttp:
+        one["kind"] = "http";
+        one["url"] = mount.source;
+        break;
+      case spec::FileMount::Kind::kGit:
+        one["kind"] = "git";
+        one["url"] = mount.source;
+        one["ref"] = "";
+        break;
+      case spec::FileMount::Kind::kBucket:
+      case spec::FileMount::Kind::kStorage:
+        refuse(key, fmt::format("Buckets are not brought to jobs yet{}; copy the data to a local or http(s) source.",
+                                mount.source.empty() ? "" : " (" + mount.source + ")"));
+        continue;
+    }
+    mounts.push_back(std::move(one));
+  }
+  return mounts;
+}
+
+void Preparer::add(const spec::Task& task) {
+  check_supported(task);
+  for (spec::Diagnostic& problem : spec::launch_errors(task)) {
+    out_.errors.push_back(std::move(problem));
+  }
+  job::Request request;
+  request.owner = context_.owner;
+  request.name = task.name.value_or("job");
+  request.ranks = task.num_nodes;
+  request.priority = task.priority();
+  for (const spec::Resources& one : task.resources) {
+    if (auto shape = shape_of(one, task.resources.size() == 1)) {
+      request.shapes.push_back(std::move(*shape));
+    }
+  }
+  if (request.shapes.empty() && task.resources.size() > 1) {
+    refuse("resources", "None of the alternatives fits any node here.");
+  }
+  const spec::JobRecovery recovery = task.job_recovery();
+  request.recovery.max_restarts_on_errors = recovery.max_restarts_on_errors;
+  request.recovery.recover_on_exit_codes.assign(recovery.recover_on_exit_codes.begin(),
+                                                recovery.recover_on_exit_codes.end());
+  json::object checkpoint;
+  if (task.quad) {
+    request.stop_grace = task.quad->stop_grace;
+    request.max_duration = task.quad->max_duration;
+    request.recovery.strict_fence = task.quad->fence == spec::Fence::kStrict;
+    for (const std::string& node : task.quad->exclude_nodes) {
+      request.exclude_nodes.emplace_back(node);
+    }
+    if (task.quad->checkpoint) {
+      const spec::CheckpointOptions& options = *task.quad->checkpoint;
+      checkpoint["path"] = options.path.value_or("");
+      checkpoint["keep"] = options.keep.value_or(0);
+      checkpoint["framework"] = options.framework;
+      checkpoint["marker"] = options.marker.value_or("");
+    }
+  }
+  json::object body;
+  body["setup"] = task.setup.value_or("");
+  body["run"] = task.run.value_or("");
+  json::array envs;
+  for (const auto& [name, value] : task.envs) {
+    envs.push_back(json::array{name, value});
+  }
+  body["envs"] = std::move(envs);
+  json::array secrets;
+  for (const spec::Secret& secret : task.secrets) {
+    secrets.push_back(json::array{secret.name, secret.value.value_or("")});
+  }
+  if (!secrets.empty()) {
+    body["secrets"] = seal(context_.secret_key, context_.owner, to_text(secrets));
+  }
+  if (std::holds_alternative<spec::LocalWorkdir>(task.workdir)) {
+    if (context_.workdir_blob.empty()) {
+      refuse("workdir", "The work directory was not uploaded with the task; launch it with the quad command.");
+    }
+    body["workdir"] = json::object{{"blob", context_.workdir_blob}};
+  } else if (const auto* git = std::get_if<spec::GitWorkdir>(&task.workdir)) {
+    body["workdir"] = json::object{{"git", git->url}, {"ref", git->ref.value_or("")}};
+  }
+  body["mounts"] = mounts_of(task);
+  body["checkpoint"] = std::move(checkpoint);
+  body["task"] = spec::to_json(task, spec::Redact::kYes);
+  request.body = to_text(body);
+  out_.requests.push_back(std::move(request));
+}
+
+}  // namespace
+
+Prepared prepare(const spec::TaskSet& set, const SubmitContext& context) {
+  Prepared out;
+  out.warnings = set.warnings;
+  if (set.tasks.size() > 1) {
+    out.errors.push_back({.message = set.execution == spec::TaskSet::Execution::kParallel
+                                         ? "Job groups cannot be launched yet; launch their tasks one by one."
+                                         : "Pipelines cannot be launched yet; launch their tasks one by one.",
+                          .key = ""});
+    return out;
+  }
+  Preparer preparer(context, out);
+  for (const spec::Task& task : set.tasks) {
+    preparer.add(task);
+  }
+  return out;
+}
+
+Result<json::object> make_order(const job::Job& job, std::string_view body_text, const RankKey& key,
+                                const std::string& secret_key, const std::string& hot) {
+  QUAD_ASSIGN(const json::object body, parse_json_object(body_text));
+  const job::Attempt* attempt = job.live();
+  if (attempt == nullptr || attempt->epoch != key.epoch) {
+    return error(ErrorCode::kNotFound, "The attempt is over");
+  }
+  json::object order;
+  order["type"] = "order";
+  order["num_ranks"] = job.request->ranks;
+  json::array ips;
+  json::array ports;
+  for (const job::RankRecord& rank : attempt->ranks) {
+    ips.emplace_back(rank.address);
+    ports.emplace_back(rank.port);
+  }
+  order["ips"] = std::move(ips);
+  order["ports"] = std::move(ports);
+  const std::time_t seconds = job.submitted_at.millis / 1000;
+  std::tm parts{};
+  localtime_r(&seconds, &parts);
+  order["task_id"] =
+      fmt::format("sky-managed-{:04}-{:02}-{:02}-{:02}-{:02}-{:02}-{:06}_{}_{}-0", parts.tm_year + 1900, parts.tm_mon + 1,
+                  parts.tm_mday, parts.tm_hour, parts.tm_min, parts.tm_sec, job.submitted_at.millis % 1000 * 1000,
+                  job.request->name, job.id.value());
+  order["user"] = job.request->owner;
+  order["name"] = job.request->name;
+  order["cluster_info"] = json::object{{"cluster_name", fmt::format("{}-{}", job.request->name, job.id.value())},
+                                       {"cloud", "Local"},
+                                       {"region", "local"},
+                                       {"zone", nullptr}};
+  const auto rank = static_cast<std::size_t>(key.rank.value());
+  order["num_gpus"] = attempt->ranks[rank].holding.amount.gpus;
+  order["setup"] = get_string(body, "setup");
+  order["run"] = get_string(body, "run");
+  order["envs"] = body.contains("envs") ? body.at("envs") : json::array();
+  order["secrets"] = json::array();
+  if (const std::string_view sealed = get_string(body, "secrets"); !sealed.empty()) {
+    QUAD_ASSIGN(const std::string plain, open_sealed(secret_key, job.request->owner, sealed));
+    QUAD_ASSIGN(order["secrets"], parse_json(plain));
+  }
+  order["workdir"] = body.contains("workdir") ? body.at("workdir") : json::value(nullptr);
+  order["mounts"] = body.contains("mounts") ? body.at("mounts") : json::array();
+  order["stop_grace_ms"] = job.request->stop_grace.count();
+  json::object checkpoint = body.contains("checkpoint") && body.at("checkpoint").is_object()
+                                ? body.at("checkpoint").get_object()
+                                : json::object();
+  checkpoint["job_dir"] = fmt::format("{}/{}", hot, job.id.value());
+  checkpoint["fence_wait_ms"] = attempt->fence_wait.count();
+  checkpoint["strict"] = job.request->recovery.strict_fence;
+  checkpoint["max_epoch"] = key.epoch.value();
+  order["checkpoint"] = std::move(checkpoint);
+  return order;
+}
+
+json::object make_go(const job::Job& job, const RankKey& /*key*/) {
+  json::object go;
+  go["type"] = "go";
+  const job::Attempt* attempt = job.live();
+  if (attempt == nullptr) {
+    return go;
+  }
+  json::array ips;
+  for (const job::RankRecord& rank : attempt->ranks) {
+    ips.emplace_back(rank.address);
+  }
+  go["ips"] = std::move(ips);
+  go["master_addr"] = attempt->ranks.front().address;
+  go["master_port"] = attempt->ranks.front().port;
+  go["resume_from"] = attempt->resume ? attempt->resume->path : "";
+  go["resume_step"] = attempt->resume ? attempt->resume->step : -1;
+  return go;
+}
+
+}  // namespace quad::server

@@ -1,0 +1,206 @@
+#include "server/submit.h"
+
+#include <gtest/gtest.h>
+
+#include "server/crypto.h"
+
+namespace quad::server {
+namespace {
+
+class Submit : public testing::Test {
+ protected:
+  control::Snapshot snapshot_;
+  SubmitContext context_;
+
+  void SetUp() override {
+    context_.owner = "ana";
+    context_.secret_key = std::string(32, 'k');
+    context_.snapshot = &snapshot_;
+  }
+  void node(const std::string& name, int cpus, std::int64_t gigabytes, const std::string& model = "", int gpus = 0) {
+    pool::NodeSpec spec;
+    spec.id = NodeId(name);
+    spec.capacity = {cpus * 1'000, gigabytes * 1'000'000'000, gpus};
+    spec.gpu_model = model;
+    snapshot_.pool.put_node(spec);
+  }
+  Prepared prepared(std::string_view yaml, const spec::Overrides& overrides = {}) {
+    const spec::TaskSet set = spec::parse(yaml, overrides);
+    EXPECT_TRUE(set.ok()) << set.errors.front().message;
+    return prepare(set, context_);
+  }
+  static std::string errors_of(const Prepared& prepared) {
+    std::string all;
+    for (const auto& error : prepared.errors) {
+      all += error.key + ": " + error.message + " " + error.hint + "\n";
+    }
+    return all;
+  }
+};
+
+TEST_F(Submit, ACpuTaskGetsSkyPilotsDefaults) {
+  node("n1", 64, 256);
+  const Prepared got = prepared("run: echo hi\n");
+  ASSERT_TRUE(got.errors.empty()) << errors_of(got);
+  ASSERT_EQ(got.requests.size(), 1U);
+  ASSERT_EQ(got.requests[0].shapes.size(), 1U);
+  EXPECT_EQ(got.requests[0].shapes[0].per_rank, (pool::Resources{2'000, 2'000'000'000, 0}));
+  EXPECT_EQ(got.requests[0].owner, "ana");
+}
+
+TEST_F(Submit, AGpuTaskGetsFourCpusAndSixteenGigabytesForEachGpu) {
+  node("n1", 64, 256, "H100", 8);
+  const Prepared got = prepared("resources: {accelerators: 'h100:2'}\nrun: echo hi\n");
+  ASSERT_TRUE(got.errors.empty()) << errors_of(got);
+  EXPECT_EQ(got.requests.at(0).shapes.at(0).per_rank, (pool::Resources{8'000, 32'000'000'000, 2}));
+  EXPECT_EQ(got.requests.at(0).shapes.at(0).gpu_model, "H100");
+}
+
+TEST_F(Submit, DefaultsNeverExceedALaptop) {
+  node("laptop", 1, 1);
+  const Prepared got = prepared("run: echo hi\n");
+  ASSERT_TRUE(got.errors.empty()) << errors_of(got);
+  EXPECT_EQ(got.requests.at(0).shapes.at(0).per_rank, (pool::Resources{1'000, 1'000'000'000, 0}));
+}
+
+TEST_F(Submit, GpuDefaultsFitTheNodesThatHaveTheGpu) {
+  node("cpu", 64, 512);
+  node("gpu", 4, 16, "A100", 8);
+  const Prepared got = prepared("resources: {accelerators: 'A100:8'}\nrun: echo hi\n");
+  ASSERT_TRUE(got.errors.empty()) << errors_of(got);
+  EXPECT_LE(got.requests.at(0).shapes.at(0).per_rank.cpu_milli, 4'000);
+  EXPECT_LE(got.requests.at(0).shapes.at(0).per_rank.memory_bytes, 16'000'000'000);
+}
+
+TEST_F(Submit, AskingForMoreThanAnyNodeHasSaysWhatThereIs) {
+  node("n1", 8, 32);
+  const Prepared cpus = prepared("resources: {cpus: 16}\nrun: echo hi\n");
+  ASSERT_EQ(cpus.errors.size(), 1U) << errors_of(cpus);
+  EXPECT_EQ(cpus.errors[0].key, "resources.cpus");
+  EXPECT_NE(cpus.errors[0].message.find("8"), std::string::npos);
+  const Prepared memory = prepared("resources: {memory: 64}\nrun: echo hi\n");
+  ASSERT_EQ(memory.errors.size(), 1U) << errors_of(memory);
+  EXPECT_EQ(memory.errors[0].key, "resources.memory");
+}
+
+TEST_F(Submit, AnUnknownAcceleratorNamesTheNearestThatThereIs) {
+  node("n1", 64, 256, "H100", 8);
+  const Prepared got = prepared("resources: {accelerators: 'H10:1'}\nrun: echo hi\n");
+  ASSERT_EQ(got.errors.size(), 1U) << errors_of(got);
+  EXPECT_EQ(got.errors[0].key, "resources.accelerators");
+  EXPECT_NE(errors_of(got).find("H100"), std::string::npos);
+}
+
+TEST_F(Submit, AlternativesThatFitNowhereAreLeftOutAsLongAsOneFits) {
+  node("n1", 64, 256, "A100", 8);
+  const Prepared got = prepared("resources:\n  any_of:\n  - accelerators: 'H100:8'\n  - accelerators: 'A100:8'\nrun: echo hi\n");
+  ASSERT_TRUE(got.errors.empty()) << errors_of(got);
+  ASSERT_EQ(got.requests.at(0).shapes.size(), 1U);
+  EXPECT_EQ(got.requests[0].shapes[0].gpu_model, "A100");
+  const Prepared none = prepared("resources:\n  any_of:\n  - accelerators: 'H100:8'\n  - accelerators: 'B200:8'\nrun: echo hi\n");
+  EXPECT_FALSE(none.errors.empty());
+}
+
+TEST_F(Submit, SecretsAreSealedAndShownNowhere) {
+  node("n1", 8, 32);
+  spec::Overrides overrides;
+  overrides.secrets = {{"TOKEN", "hunter2-very-secret"}};
+  const Prepared got = prepared("run: echo hi\n", overrides);
+  ASSERT_TRUE(got.errors.empty()) << errors_of(got);
+  const std::string& body = got.requests.at(0).body;
+  EXPECT_EQ(body.find("hunter2"), std::string::npos) << body;
+  const auto object = parse_json_object(body);
+  ASSERT_TRUE(object.ok());
+  const auto opened = open_sealed(context_.secret_key, "ana", get_string(*object, "secrets"));
+  ASSERT_TRUE(opened.ok());
+  EXPECT_EQ(*opened, R"([["TOKEN","hunter2-very-secret"]])");
+}
+
+TEST_F(Submit, ALocalWorkdirNeedsItsUpload) {
+  node("n1", 8, 32);
+  const Prepared without = prepared("workdir: .\nrun: echo hi\n");
+  ASSERT_EQ(without.errors.size(), 1U) << errors_of(without);
+  EXPECT_EQ(without.errors[0].key, "workdir");
+  context_.workdir_blob = std::string(64, 'a');
+  const Prepared with = prepared("workdir: .\nrun: echo hi\n");
+  ASSERT_TRUE(with.errors.empty()) << errors_of(with);
+  EXPECT_NE(with.requests.at(0).body.find(context_.workdir_blob), std::string::npos);
+}
+
+TEST_F(Submit, WhatCannotWorkIsAnErrorThatNamesTheKey) {
+  node("n1", 8, 32);
+  const Prepared bucket = prepared("file_mounts:\n  /data: s3://my-bucket/x\nrun: echo hi\n");
+  ASSERT_EQ(bucket.errors.size(), 1U) << errors_of(bucket);
+  EXPECT_EQ(bucket.errors[0].key, "file_mounts./data");
+  EXPECT_NE(bucket.errors[0].message.find("s3://my-bucket/x"), std::string::npos);
+  const Prepared cloud = prepared("resources: {infra: aws}\nrun: echo hi\n");
+  ASSERT_EQ(cloud.errors.size(), 1U) << errors_of(cloud);
+  EXPECT_EQ(cloud.errors[0].key, "resources.infra");
+  EXPECT_FALSE(prepared("name: a\n---\nname: b\nrun: echo 1\n---\nname: c\nrun: echo 2\n").errors.empty());
+}
+
+TEST_F(Submit, WhatIsHarmlessIsAWarning) {
+  node("n1", 8, 32);
+  const Prepared got = prepared("resources: {use_spot: true, ports: 8080, image_id: 'docker:ubuntu:22.04'}\nrun: echo hi\n");
+  EXPECT_TRUE(got.errors.empty()) << errors_of(got);
+  EXPECT_EQ(got.warnings.size(), 3U);
+}
+
+job::Job job_of(const job::Request& request) {
+  job::Job job;
+  job.id = JobId(17);
+  job.request = std::make_shared<const job::Request>(request);
+  job.submitted_at = WallTime{1'795'454'200'123};
+  job::Attempt attempt;
+  attempt.epoch = Epoch(2);
+  for (int rank = 0; rank < request.ranks; ++rank) {
+    job::RankRecord record;
+    record.holding.node = NodeId("n" + std::to_string(rank));
+    record.holding.amount.gpus = 4;
+    record.address = "127.64.0." + std::to_string(rank + 1);
+    record.port = 41'000 + rank;
+    attempt.ranks.push_back(record);
+  }
+  attempt.resume = job::Resume{"/hot/17/e2/step-500", 500, ""};
+  job.attempts.push_back(attempt);
+  return job;
+}
+
+TEST_F(Submit, TheOrderCarriesSecretsInClearAndTheTaskIdInSkyPilotsForm) {
+  node("n1", 8, 32);
+  spec::Overrides overrides;
+  overrides.secrets = {{"TOKEN", "hunter2"}};
+  overrides.envs = {{"LR", "0.1"}};
+  const Prepared got = prepared("name: train\nnum_nodes: 2\nsetup: make\nrun: ./go\n", overrides);
+  ASSERT_TRUE(got.errors.empty()) << errors_of(got);
+  const job::Job job = job_of(got.requests.at(0));
+  const RankKey key{JobId(17), Epoch(2), Rank(1)};
+  const auto order = make_order(job, got.requests[0].body, key, context_.secret_key, "/hot");
+  ASSERT_TRUE(order.ok()) << order.error().message;
+  EXPECT_EQ(get_int(*order, "num_ranks"), 2);
+  EXPECT_EQ(get_int(*order, "num_gpus"), 4);
+  EXPECT_EQ(get_string(*order, "setup"), "make");
+  EXPECT_EQ(get_string(*order, "run"), "./go");
+  EXPECT_EQ(to_text(order->at("secrets")), R"([["TOKEN","hunter2"]])");
+  EXPECT_EQ(to_text(order->at("envs")), R"([["LR","0.1"]])");
+  EXPECT_EQ(to_text(order->at("ips")), R"(["127.64.0.1","127.64.0.2"])");
+  const std::string task_id(get_string(*order, "task_id"));
+  EXPECT_TRUE(task_id.starts_with("sky-managed-2026-11-23-")) << task_id;
+  EXPECT_TRUE(task_id.ends_with("_train_17-0")) << task_id;
+  EXPECT_EQ(get_string(*get_object(*order, "checkpoint"), "job_dir"), "/hot/17");
+  const json::object go = make_go(job, key);
+  EXPECT_EQ(get_string(go, "master_addr"), "127.64.0.1");
+  EXPECT_EQ(get_int(go, "master_port"), 41'000);
+  EXPECT_EQ(get_string(go, "resume_from"), "/hot/17/e2/step-500");
+  EXPECT_EQ(get_int(go, "resume_step"), 500);
+}
+
+TEST_F(Submit, AnOrderForAnAttemptThatIsOverIsRefused) {
+  node("n1", 8, 32);
+  const Prepared got = prepared("run: ./go\n");
+  const job::Job job = job_of(got.requests.at(0));
+  EXPECT_FALSE(make_order(job, got.requests[0].body, {JobId(17), Epoch(1), Rank(0)}, context_.secret_key, "/hot").ok());
+}
+
+}  // namespace
+}  // namespace quad::server

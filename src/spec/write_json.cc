@@ -1,0 +1,320 @@
+// Tasks as SkyPilot would print them.
+
+#include <fmt/format.h>
+
+#include "spec/parse.h"
+
+namespace quad::spec {
+
+namespace {
+
+constexpr std::string_view kRedacted = "<redacted>";
+
+json::value plain(double value) {
+  constexpr double kExact = 9e15;
+  if (value >= -kExact && value <= kExact &&
+      value == static_cast<double>(static_cast<std::int64_t>(value))) {
+    return static_cast<std::int64_t>(value);
+  }
+  return value;
+}
+
+json::array strings(const std::vector<std::string>& list) {
+  json::array out;
+  for (const std::string& item : list) {
+    out.push_back(json::string(item));
+  }
+  return out;
+}
+
+json::object pairs(const std::vector<NamedValue>& list) {
+  json::object out;
+  for (const NamedValue& item : list) {
+    out[item.first] = item.second;
+  }
+  return out;
+}
+
+void put(json::object& out, std::string_view key, const std::optional<std::string>& value) {
+  if (value) {
+    out[key] = *value;
+  }
+}
+
+void put(json::object& out, std::string_view key, const std::optional<bool>& value) {
+  if (value) {
+    out[key] = *value;
+  }
+}
+
+json::object image_json(const Resources& r) {
+  json::object out;
+  for (const Image& image : r.images) {
+    out[image.region.value_or("null")] = image.image;
+  }
+  put(out, "docker", r.docker_image);
+  return out;
+}
+
+json::value autostop_json(const Autostop& autostop) {
+  if (!autostop.enabled) {
+    return false;
+  }
+  json::object out = {{"idle_minutes", autostop.idle_minutes}, {"down", autostop.down}};
+  put(out, "wait_for", autostop.wait_for);
+  return out;
+}
+
+json::object resources_json(const Resources& r, const json::object& config, Redact redact) {
+  json::object out;
+  put(out, "infra", r.infra());
+  put(out, "instance_type", r.instance_type);
+  if (r.cpus) {
+    out["cpus"] = r.cpus->text;
+  }
+  if (r.memory) {
+    out["memory"] = r.memory->text;
+  }
+  if (r.accelerator) {
+    out["accelerators"] = json::object{{r.accelerator->name, plain(r.accelerator->count)}};
+  }
+  if (r.accelerator_args) {
+    out["accelerator_args"] = *r.accelerator_args;
+  }
+  put(out, "use_spot", r.use_spot);
+  if (r.job_recovery) {
+    out["job_recovery"] = r.job_recovery->written;
+  }
+  if (r.disk_gigabytes) {
+    out["disk_size"] = *r.disk_gigabytes;
+  }
+  if (json::object images = image_json(r); !images.empty()) {
+    out["image_id"] = std::move(images);
+  }
+  put(out, "disk_tier", r.disk_tier);
+  put(out, "network_tier", r.network_tier);
+  put(out, "local_disk", r.local_disk);
+  if (r.max_hourly_cost) {
+    out["max_hourly_cost"] = plain(*r.max_hourly_cost);
+  }
+  if (!r.ports.empty()) {
+    json::array ports;
+    for (const PortRange range : r.ports) {
+      ports.push_back(json::string(range.first == range.last
+                                       ? std::to_string(range.first)
+                                       : fmt::format("{}-{}", range.first, range.last)));
+    }
+    out["ports"] = std::move(ports);
+  }
+  if (!r.labels.empty()) {
+    out["labels"] = pairs(r.labels);
+  }
+  if (!r.disks.empty()) {
+    out["volumes"] = r.disks;
+  }
+  if (r.autostop) {
+    out["autostop"] = autostop_json(*r.autostop);
+  }
+  put(out, "_no_missing_accel_warnings", r.no_missing_accelerator_warnings);
+  if (r.priority) {
+    out["priority"] = *r.priority;
+  }
+  put(out, "priority_class", r.priority_class);
+  if (r.docker_login) {
+    out["_docker_login_config"] = {
+        {"username", r.docker_login->username},
+        {"password",
+         redact == Redact::kYes ? json::value(kRedacted) : json::value(r.docker_login->password)},
+        {"server", r.docker_login->server}};
+  }
+  put(out, "_docker_username_for_runpod", r.docker_username_for_runpod);
+  if (!config.empty()) {
+    out["_cluster_config_overrides"] = config;
+  }
+  put(out, "_is_image_managed", r.image_managed);
+  put(out, "_requires_fuse", r.requires_fuse);
+  return out;
+}
+
+json::object storage_json(const Storage& storage) {
+  json::object out;
+  const bool bucket_url = !storage.sources_listed && storage.sources.size() == 1 &&
+                          kind_of_source(storage.sources[0]) != FileMount::Kind::kLocal;
+  if (!bucket_url) {
+    put(out, "name", storage.name);
+  }
+  if (storage.sources_listed) {
+    out["source"] = strings(storage.sources);
+  } else if (!storage.sources.empty()) {
+    out["source"] = storage.sources[0];
+  }
+  put(out, "store", storage.store);
+  put(out, "_is_sky_managed", storage.sky_managed);
+  out["persistent"] = storage.persistent;
+  out["mode"] = storage.mode;
+  put(out, "type", storage.type);
+  if (storage.force_delete) {
+    out["_force_delete"] = true;
+  }
+  put(out, "_bucket_sub_path", storage.bucket_sub_path);
+  json::object config;
+  if (!storage.mount_cached.empty()) {
+    config["mount_cached"] = storage.mount_cached;
+  }
+  if (!storage.mount.empty()) {
+    config["mount"] = storage.mount;
+  }
+  if (!config.empty()) {
+    out["config"] = std::move(config);
+  }
+  return out;
+}
+
+json::value mount_json(const FileMount& mount) {
+  if (mount.storage) {
+    return storage_json(*mount.storage);
+  }
+  if (!mount.listed_sources.empty()) {
+    return strings(mount.listed_sources);
+  }
+  return json::string(mount.source);
+}
+
+/// Values go under secrets. References go there too if there are no values, else under managed_secrets.
+void put_secrets(json::object& out, const Task& task, Redact redact) {
+  json::object values;
+  json::array references;
+  json::array managed;
+  for (const Secret& secret : task.secrets) {
+    const std::string name = secret.scope ? *secret.scope + "." + secret.name : secret.name;
+    if (secret.value) {
+      values[name] = redact == Redact::kYes ? std::string(kRedacted) : *secret.value;
+    } else if (secret.mount_path) {
+      managed.push_back(json::object{{name, json::object{{"mount_path", *secret.mount_path}}}});
+    } else {
+      references.push_back(json::string("secrets:" + name));
+    }
+  }
+  if (!values.empty()) {
+    out["secrets"] = std::move(values);
+    managed.insert(managed.end(), references.begin(), references.end());
+  } else if (!references.empty()) {
+    out["secrets"] = std::move(references);
+  }
+  if (!managed.empty()) {
+    out["managed_secrets"] = std::move(managed);
+  }
+}
+
+json::value workdir_json(const Workdir& workdir) {
+  if (const auto* local = std::get_if<LocalWorkdir>(&workdir)) {
+    return json::string(local->path);
+  }
+  if (const auto* git = std::get_if<GitWorkdir>(&workdir)) {
+    json::object out = {{"url", git->url}};
+    put(out, "ref", git->ref);
+    return out;
+  }
+  return nullptr;
+}
+
+json::array hooks_json(const std::vector<Hook>& hooks) {
+  json::array out;
+  for (const Hook& hook : hooks) {
+    out.push_back(json::object{
+        {"run", hook.run}, {"events", strings(hook.events)}, {"timeout", hook.timeout_seconds}});
+  }
+  return out;
+}
+
+json::array diagnostics_json(const std::vector<Diagnostic>& list) {
+  json::array out;
+  for (const Diagnostic& d : list) {
+    out.push_back(json::object{{"message", d.message},
+                               {"key", d.key},
+                               {"line", d.line},
+                               {"column", d.column},
+                               {"hint", d.hint}});
+  }
+  return out;
+}
+
+}  // namespace
+
+json::object to_json(const Task& task, Redact redact) {
+  json::object out;
+  put(out, "name", task.name);
+  if (task.choice == Choice::kOne) {
+    out["resources"] = task.resources.empty()
+                           ? json::object()
+                           : resources_json(task.resources[0], task.config, redact);
+  } else {
+    json::array alternatives;
+    for (const Resources& alternative : task.resources) {
+      alternatives.push_back(resources_json(alternative, task.config, redact));
+    }
+    out["resources"] = json::object{
+        {task.choice == Choice::kOrdered ? "ordered" : "any_of", std::move(alternatives)}};
+  }
+  if (!task.hooks.empty()) {
+    out["config"] = json::object{{"hooks", hooks_json(task.hooks)}};
+  }
+  if (task.service) {
+    out["service"] = task.service->written;
+  }
+  out["num_nodes"] = task.num_nodes;
+  if (!task.inputs.empty()) {
+    out["inputs"] = task.inputs;
+  }
+  if (!task.outputs.empty()) {
+    out["outputs"] = task.outputs;
+  }
+  put(out, "setup", task.setup);
+  if (!std::holds_alternative<NoWorkdir>(task.workdir)) {
+    out["workdir"] = workdir_json(task.workdir);
+  }
+  put(out, "event_callback", task.event_callback);
+  put(out, "run", task.run);
+  if (!task.envs.empty()) {
+    out["envs"] = pairs(task.envs);
+  }
+  put_secrets(out, task, redact);
+  json::object mounts;
+  for (const FileMount& mount : task.file_mounts) {
+    mounts[mount.destination] = mount_json(mount);
+  }
+  out["file_mounts"] = std::move(mounts);
+  if (task.file_mounts_mapping) {
+    out["file_mounts_mapping"] = *task.file_mounts_mapping;
+  }
+  out["volumes"] = task.volumes_written;
+  if (task.volume_mounts) {
+    out["volume_mounts"] = *task.volume_mounts;
+  }
+  if (!task.api_server_access) {
+    out["api_server_access"] = false;
+  }
+  if (task.metadata) {
+    out["_metadata"] = *task.metadata;
+  }
+  if (task.quad) {
+    out["quad"] = task.quad->written;
+  }
+  return out;
+}
+
+json::object to_json(const TaskSet& set, std::string_view path, Redact redact) {
+  json::object out = {{"path", path},
+                      {"ok", set.ok()},
+                      {"errors", diagnostics_json(set.errors)},
+                      {"warnings", diagnostics_json(set.warnings)}};
+  out["dag_name"] = set.dag_name ? json::value(*set.dag_name) : json::value(nullptr);
+  json::array tasks;
+  for (const Task& task : set.tasks) {
+    tasks.push_back(to_json(task, redact));
+  }
+  out["tasks"] = std::move(tasks);
+  return out;
+}
+
+}  // namespace quad::spec

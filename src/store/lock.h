@@ -1,0 +1,17 @@
+// store/lock.h
+//
+// The lock by which one server owns a data directory: a file that is locked, and that says by whom. The kernel drops
+// the lock with the process, however that dies; the file stays and means nothing by itself.
+
+#pragma once
+
+#include <filesystem>
+
+#include "base/file.h"
+
+namespace quad::store {
+
+/// Holds `<folder>/lock` until the descriptor is closed. kExists, naming the holder, when another process has it.
+Result<UniqueFd> take_lock(const std::filesystem::path& folder);
+
+}  // namespace quad::store

@@ -1,0 +1,168 @@
+"""Runs Quad's tests: the unit tests with ctest, then the end-to-end tests in tests/e2e through the real programs.
+
+The last line is always `N passed, N failed, N skipped`, over both; the exit code is 0 only if none failed and some
+passed. Each end-to-end file runs in a process and a temporary folder of its own, with a time limit; whatever it left
+running is killed and counts as nothing. A file may say `TIMEOUT_SECONDS = 300` for itself at its top level.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import xml.etree.ElementTree
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+E2E = ROOT / "tests" / "e2e"
+sys.path.insert(0, str(E2E))
+
+import quadtest  # noqa: E402
+
+DEFAULT_TIMEOUT_SECONDS = 180
+FILES_AT_ONCE = 2
+
+
+@dataclass
+class Outcome:
+    """What came of some tests: how many of each, and what to tell a person."""
+
+    passed: int = 0
+    failed: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+    def add(self, other):
+        self.passed += other.passed
+        self.failed += other.failed
+        self.skipped += other.skipped
+
+    def __str__(self):
+        return f"{self.passed} passed, {len(self.failed)} failed, {len(self.skipped)} skipped"
+
+
+def run_unit_tests(build, pattern):
+    """Runs ctest, which prints the output of what fails, and counts from the report that it writes."""
+    report = build / "unit-tests.xml"
+    report.unlink(missing_ok=True)
+    command = ["ctest", "--test-dir", str(build), "-j2", "--quiet", "--output-junit", str(report)]
+    command += ["-R", pattern] if pattern else ["--no-tests=error"]
+    began = time.monotonic()
+    code = subprocess.run(command, stdin=subprocess.DEVNULL).returncode
+    outcome = Outcome()
+    if report.exists():
+        for case in xml.etree.ElementTree.parse(report).getroot().iter("testcase"):
+            name, status = case.get("name"), case.get("status")
+            if status == "run":
+                outcome.passed += 1
+            elif status in ("notrun", "disabled") or case.find("skipped") is not None:
+                reason = case.find("skipped")
+                outcome.skipped.append(f"{name}: {reason.get('message') if reason is not None else status}")
+            else:
+                outcome.failed.append(name)
+                print(f"--- {name}\n{case.findtext('system-out', default='').strip()}", flush=True)
+    if code != 0 and not outcome.failed:
+        outcome.failed.append(f"ctest (ended with {code})")
+    print(f"unit tests: {outcome} in {time.monotonic() - began:.0f} s", flush=True)
+    return outcome
+
+
+def run_file(path, args, print_lock):
+    """Runs one end-to-end file in a process of its own, and clears up after it."""
+    found = re.search(r"^TIMEOUT_SECONDS = (\d+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    timeout = int(found[1]) if found else DEFAULT_TIMEOUT_SECONDS
+    folder = Path(tempfile.mkdtemp(prefix="quad-e2e-"))
+    results = folder / "results.jsonl"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("QUAD_")} | {
+        "QUAD_BIN": str(args.build / "bin" / "quad"),
+        "QUAD_RUNNER": str(args.build / "bin" / "quad-runner"),
+        "TMPDIR": str(folder),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    command = [sys.executable, str(E2E / "quadtest.py"), str(path), str(results), str(timeout)]
+    command += ["--quick"] if args.quick else []
+    command += [argument for pattern in args.patterns for argument in ("-k", pattern)]
+    began = time.monotonic()
+    with open(folder / "output", "w+b") as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, start_new_session=True
+        )
+        try:
+            # The process ends itself at its limit, and tells where it was; this is for when it cannot.
+            ending = process.wait(timeout + 15)
+        except subprocess.TimeoutExpired:
+            ending = "timeout"
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        output.seek(0)
+        text = output.read().decode(errors="replace")
+
+    outcome, running = Outcome(), None
+    for line in results.read_text().splitlines() if results.exists() else []:
+        event = json.loads(line)
+        name = event["test"]
+        running = name if event["what"] == "start" else None
+        if event["what"] == "pass":
+            outcome.passed += 1
+        elif event["what"] == "fail":
+            outcome.failed.append(name)
+        elif event["what"] == "skip":
+            outcome.skipped.append(f"{name}: {event['reason']}")
+    if running:
+        outcome.failed.append(f"{running} (did not end within the file's {timeout} s)")
+    elif ending != 0 and not outcome.failed:
+        outcome.failed.append(f"{path.name} (its process ended with {ending})")
+
+    quadtest.kill_all_of(str(folder))
+    shutil.rmtree(folder, ignore_errors=True)
+    with print_lock:
+        if outcome.failed or args.verbose:
+            print(f"--- {path.name}\n{text.rstrip()}")
+        if outcome.passed or outcome.failed or outcome.skipped:
+            print(f"{path.name}: {outcome} in {time.monotonic() - began:.0f} s", flush=True)
+    return outcome
+
+
+def run_end_to_end(args):
+    print_lock = threading.Lock()
+    files = sorted(E2E.glob("test_*.py"))
+    total = Outcome()
+    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        for outcome in pool.map(lambda path: run_file(path, args, print_lock), files):
+            total.add(outcome)
+    return total
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("patterns", nargs="*", help="only tests whose name holds one of these")
+    parser.add_argument("--build", type=Path, default=ROOT / "build" / "release")
+    parser.add_argument("--quick", action="store_true", help="of the end-to-end tests, only those marked quick")
+    parser.add_argument("--e2e", action="store_true", help="only the end-to-end tests")
+    parser.add_argument("--unit", action="store_true", help="only the unit tests")
+    parser.add_argument("-v", "--verbose", action="store_true", help="also print the output of what passes")
+    args = parser.parse_args()
+    args.build = args.build.resolve()
+
+    total = Outcome()
+    if not args.e2e:
+        total.add(run_unit_tests(args.build, "|".join(map(re.escape, args.patterns))))
+    if not args.unit:
+        total.add(run_end_to_end(args))
+    if total.skipped:
+        print("skipped:", *total.skipped, sep="\n  ")
+    if total.failed:
+        print("failed:", *total.failed, sep="\n  ")
+    print(total, flush=True)
+    return 0 if total.passed and not total.failed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

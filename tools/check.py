@@ -1,0 +1,83 @@
+"""The project's rules that no compiler knows; run by `./dev lint`. Prints each break as FILE:LINE: what is wrong.
+
+- scripts parse, in Python and in bash
+- no file names a machine's own folders
+- headers begin with a contract comment and have #pragma once
+- a module includes only modules that CMakeLists.txt lets it depend on
+"""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+# Written so that this file does not match itself.
+PRIVATE_PATHS = re.compile(r"(?<![\w.~])/(wor[k]|roo[t])/[\w.]")
+HEADER = re.compile(r"\A// [\w/.-]+\n//\n// \S.*?\n#pragma once\n", re.DOTALL)
+
+
+def project_files():
+    command = ["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard", "-z"]
+    listed = subprocess.run(command, check=True, capture_output=True).stdout.decode()
+    return sorted(ROOT / name for name in set(listed.split("\0")) if name and (ROOT / name).is_file())
+
+
+def allowed_includes():
+    """{module: modules it may include}, from the quad_module() lines: itself, and all that it depends on."""
+    allowed = {}
+    text = (ROOT / "CMakeLists.txt").read_text()
+    for name, deps in re.findall(r"^quad_module\((\w+)(?:\s+DEPS\s+([^)]*))?\)", text, re.MULTILINE):
+        allowed[name] = {name}
+        for module in re.findall(r"\bquad_(\w+)", deps):
+            allowed[name] |= allowed.get(module, {module})
+    return allowed
+
+
+def check_script(path, text):
+    if path.suffix == ".py" or re.match(r"#!.*python", text):
+        try:
+            ast.parse(text)
+        except SyntaxError as error:
+            yield error.lineno or 1, f"Python cannot read it: {error.msg}"
+    elif path.suffix == ".sh" or re.match(r"#!.*\b(ba)?sh\b", text):
+        done = subprocess.run(["bash", "-n", str(path)], capture_output=True, text=True)
+        for number, message in re.findall(r"line (\d+): (.*)", done.stderr):
+            yield int(number), message
+
+
+def check_paths(text):
+    for number, line in enumerate(text.splitlines(), 1):
+        if PRIVATE_PATHS.search(line):
+            yield number, "names a folder of one machine"
+
+
+def check_source(path, text, allowed):
+    if path.suffix == ".h" and not HEADER.match(text):
+        yield 1, "a header begins with its path, a contract comment, and #pragma once"
+    module = path.relative_to(ROOT / "src").parts[0]
+    for number, line in enumerate(text.splitlines(), 1):
+        found = re.match(r'#include "(\w+)/', line)
+        if found and found[1] in allowed and found[1] not in allowed.get(module, allowed):
+            yield number, f"{module} may not include {found[1]} (CMakeLists.txt says what it depends on)"
+
+
+def main():
+    allowed, count = allowed_includes(), 0
+    for path in project_files():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        found = [*check_script(path, text), *check_paths(text)]
+        if path.is_relative_to(ROOT / "src") and path.suffix in (".h", ".cc"):
+            found += check_source(path, text, allowed)
+        for number, message in found:
+            print(f"{path.relative_to(ROOT)}:{number}: {message}")
+        count += len(found)
+    return 1 if count else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
