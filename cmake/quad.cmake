@@ -17,6 +17,12 @@ target_link_libraries(boost_url INTERFACE boost_url)
 add_library(quad_archive INTERFACE)
 target_link_libraries(quad_archive INTERFACE -l:libarchive.a -l:libzstd.a -l:libz.a)
 
+# For the runner, which is linked statically as a whole.
+add_library(quad_static_tls INTERFACE)
+target_link_libraries(quad_static_tls INTERFACE -l:libssl.a -l:libcrypto.a ${CMAKE_DL_LIBS} Threads::Threads)
+add_library(quad_cares INTERFACE)
+target_link_libraries(quad_cares INTERFACE -l:libcares.a)
+
 add_library(quad_options INTERFACE)
 target_include_directories(quad_options INTERFACE ${CMAKE_SOURCE_DIR}/src)
 target_compile_definitions(quad_options INTERFACE

@@ -7,10 +7,12 @@
 namespace quad::job {
 namespace {
 
-// Every member of a record is compared by name. The structured bindings break when a member is added, so that nobody
-// adds one without saying here that it survives the store.
+// Every member of a record is compared by name. The structured bindings break when a member is
+// added, so that nobody adds one without saying here that it survives the store.
 
-void expect_same(const pool::Resources& a, const pool::Resources& b) { EXPECT_TRUE(a == b); }
+void expect_same(const pool::Resources& a, const pool::Resources& b) {
+  EXPECT_TRUE(a == b);
+}
 
 void expect_same(const RankEnd& a, const RankEnd& b) {
   const auto& [how, code, by_quad, out_of_memory, in_setup, confirmed, detail, at] = a;
@@ -38,8 +40,8 @@ void expect_same(const RankRecord& a, const RankRecord& b) {
 }
 
 void expect_same(const Attempt& a, const Attempt& b) {
-  const auto& [epoch, ranks, shape, placed_at, running_at, ended_at, fence_wait, resume, checkpoint_step,
-               wrote_checkpoint, stopping, verdict, reason] = a;
+  const auto& [epoch, ranks, shape, placed_at, running_at, ended_at, fence_wait, resume,
+               checkpoint_step, wrote_checkpoint, stopping, verdict, reason] = a;
   EXPECT_EQ(epoch, b.epoch);
   ASSERT_EQ(ranks.size(), b.ranks.size());
   for (std::size_t i = 0; i < ranks.size(); ++i) {
@@ -66,7 +68,8 @@ void expect_same(const Attempt& a, const Attempt& b) {
 
 void expect_same(const Job& a, const Job& b) {
   const auto& [id, request, status, cause, message, submitted_at, started_at, ended_at, recoveries,
-               recoveries_without_progress, restarts_on_errors, exit_code, avoid_nodes, cancelled_by, attempts] = a;
+               recoveries_without_progress, restarts_on_errors, exit_code, avoid_nodes,
+               cancelled_by, attempts] = a;
   EXPECT_EQ(id, b.id);
   EXPECT_EQ(request, b.request);
   EXPECT_EQ(status, b.status);
@@ -88,7 +91,8 @@ void expect_same(const Job& a, const Job& b) {
 }
 
 void expect_same(const RecoveryPolicy& a, const RecoveryPolicy& b) {
-  const auto& [max_restarts_on_errors, recover_on_exit_codes, max_without_progress, strict_fence] = a;
+  const auto& [max_restarts_on_errors, recover_on_exit_codes, max_without_progress, strict_fence] =
+      a;
   EXPECT_EQ(max_restarts_on_errors, b.max_restarts_on_errors);
   EXPECT_EQ(recover_on_exit_codes, b.recover_on_exit_codes);
   EXPECT_EQ(max_without_progress, b.max_without_progress);
@@ -96,7 +100,8 @@ void expect_same(const RecoveryPolicy& a, const RecoveryPolicy& b) {
 }
 
 void expect_same(const Request& a, const Request& b) {
-  const auto& [name, owner, kind, ranks, shapes, priority, recovery, exclude_nodes, stop_grace, max_duration, body] = a;
+  const auto& [name, owner, kind, ranks, shapes, priority, recovery, exclude_nodes, stop_grace,
+               max_duration, body] = a;
   EXPECT_EQ(name, b.name);
   EXPECT_EQ(owner, b.owner);
   EXPECT_EQ(kind, b.kind);
@@ -133,12 +138,14 @@ Request full_request() {
 
 RankRecord full_rank(std::int32_t index) {
   RankRecord rank;
-  rank.holding = {NodeId("n" + std::to_string(index)), {64'500, 512LL << 30, 2}, {index, index + 1}};
+  rank.holding = {
+      NodeId("n" + std::to_string(index)), {64'500, 512LL << 30, 2}, {index, index + 1}};
   rank.phase = RankPhase::kEnded;
   rank.nonce = "0123abcd";
   rank.address = "10.0.0.7";
   rank.port = 29'500;
-  rank.end = RankEnd{RankEnd::How::kSignaled, 9, true, true, true, false, "its node went dark", WallTime{77}};
+  rank.end = RankEnd{RankEnd::How::kSignaled, 9,           true, true, true, false,
+                     "its node went dark",    WallTime{77}};
   return rank;
 }
 
@@ -178,9 +185,13 @@ Job full_job(std::shared_ptr<const Request> request) {
 }
 
 /// Through text, as the store does it.
-json::object through_text(const json::object& object) { return parse_json_object(to_text(object)).value(); }
+json::object through_text(const json::object& object) {
+  return parse_json_object(to_text(object)).value();
+}
 
-Result<Job> reread(const Job& job) { return job_from_json(through_text(to_json(job)), job.request); }
+Result<Job> reread(const Job& job) {
+  return job_from_json(through_text(to_json(job)), job.request);
+}
 
 TEST(Record, KeepsEveryMemberOfARequest) {
   const Request request = full_request();
@@ -269,9 +280,10 @@ TEST(Record, ShowsReadersAnEventWithoutWhatItIsNotAbout) {
   event.actor = "control";
   event.message = "Node n1 is lost.";
   event.node = "n1";
-  EXPECT_EQ(to_text(to_json(event)),
-            R"({"revision":3,"at":"1970-01-01T00:00:01.000Z","node":"n1","kind":"node.lost","actor":"control",)"
-            R"("message":"Node n1 is lost."})");
+  EXPECT_EQ(
+      to_text(to_json(event)),
+      R"({"revision":3,"at":"1970-01-01T00:00:01.000Z","node":"n1","kind":"node.lost","actor":"control",)"
+      R"("message":"Node n1 is lost."})");
   event.job = JobId(4);
   event.epoch = Epoch(2);
   event.rank = Rank(0);
@@ -290,7 +302,9 @@ class Soundness : public testing::Test {
   Job job = full_job(std::make_shared<Request>(full_request()));
 };
 
-TEST_F(Soundness, HoldsForAJobThatRanItsCourse) { EXPECT_EQ(check(job), ""); }
+TEST_F(Soundness, HoldsForAJobThatRanItsCourse) {
+  EXPECT_EQ(check(job), "");
+}
 
 TEST_F(Soundness, WantsARequest) {
   job.request = nullptr;

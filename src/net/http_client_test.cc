@@ -77,10 +77,10 @@ TEST(HttpClient, PutsThePrefixBeforeTheTarget) {
 
 TEST(HttpClient, ConnectsAgainWhenTheServerHasClosedTheIdleConnection) {
   auto options = test_options();
-  options.idle_timeout = Millis(30);
+  options.idle_timeout = Millis(300);
   TestServer server(hello_router(), options);
   auto client = server.client();
-  for (std::uint64_t round = 1; round <= 3; ++round) {
+  for (std::uint64_t round = 1; round <= 2; ++round) {
     const auto response = client.post("/hello", "again");
     ASSERT_TRUE(response.ok()) << response.error().message;
     EXPECT_EQ(response->body, "again");
@@ -155,12 +155,17 @@ TEST(HttpClient, TrustsNoCertificateThatItCannotVerify) {
 
 TEST(HttpClient, TrustsNoCertificateOfAnotherName) {
   TestServer server(hello_router());
+  std::uint16_t port = 0;
+  server.on_io([&] {
+    port = server.server().listen_tls("127.0.0.2", 0, {server.certificate(), server.key()}).value_or(0);
+  });
   ClientOptions options;
   options.ca_file = server.certificate();
-  options.url = "https://127.0.0.2:" + std::to_string(server.tls_port());
+  options.url = "https://127.0.0.2:" + std::to_string(port);
   const auto refused = client_of(options).get("/hello");
   ASSERT_FALSE(refused.ok());
-  EXPECT_EQ(refused.error().code, ErrorCode::kUnavailable) << "nothing listens on 127.0.0.2";
+  EXPECT_EQ(refused.error().code, ErrorCode::kDenied);
+  EXPECT_THAT(refused.error().message, HasSubstr("IP address mismatch"));
 }
 
 TEST(HttpClient, TellsTlsFromPlain) {

@@ -381,8 +381,8 @@ TEST(HttpServer, NoGarbageKillsIt) {
 
 TEST(HttpServer, ASlowHeadAndAnIdleConnectionAreClosed) {
   auto options = test_options();
-  options.header_timeout = Millis(50);
-  options.idle_timeout = Millis(50);
+  options.header_timeout = Millis(300);
+  options.idle_timeout = Millis(300);
   TestServer server(echo_router(), options);
   RawClient slow(server.port());
   ASSERT_TRUE(slow.send("GET /echo HT"));

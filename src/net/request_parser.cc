@@ -91,8 +91,15 @@ bool RequestParser::advance(InputBuffer& buffer, boost::beast::error_code& failu
   if (view.empty()) {
     return false;
   }
+  const bool in_head = in_head_;
   const auto used = put(boost::asio::const_buffer(view.data(), view.size()), failure);
   buffer.consume(used);
+  // Beast bounds what it is given at a time; the whole head may come in several parts.
+  head_bytes_ += in_head ? used : 0;
+  if (head_bytes_ > header_limit_) {
+    failure = http::error::header_limit;
+    return false;
+  }
   if (failure == http::error::need_more) {
     failure = {};
     return false;
@@ -105,7 +112,7 @@ void RequestParser::on_request_impl(Verb, Text method, Text target, int version,
   arena_.add_start(to_view(method), to_view(target));
 }
 
-void RequestParser::on_field_impl(FieldName name, Text text, Text value, Failure& failure) {
+void RequestParser::on_field_impl(FieldName name, Text text, Text value, Failure&) {
   if (!in_head_) {
     return;  // a trailer: nothing of ours uses one
   }
@@ -113,9 +120,6 @@ void RequestParser::on_field_impl(FieldName name, Text text, Text value, Failure
     has_transfer_encoding_ = true;
   }
   arena_.add_field(to_view(text), to_view(value));
-  if (arena_.size() > header_limit_) {
-    failure = boost::beast::http::error::header_limit;
-  }
 }
 
 std::size_t RequestParser::on_body_impl(Text body, Failure&) {

@@ -44,7 +44,6 @@ class HeadArena {
   void clear();
   void add_start(std::string_view method, std::string_view target);
   void add_field(std::string_view name, std::string_view value);
-  [[nodiscard]] std::size_t size() const { return text_.size(); }
   /// Points the request's views at the text, which must not grow from now on.
   void publish(Request& request) const;
 
@@ -89,6 +88,7 @@ class RequestParser final : public boost::beast::http::basic_parser<true> {
 
   HeadArena& arena_;
   std::size_t header_limit_;
+  std::size_t head_bytes_ = 0;  ///< of the head, consumed so far
   std::string_view piece_;
   int version_ = 0;
   bool in_head_ = true;

@@ -42,6 +42,9 @@ class TestServer {
   [[nodiscard]] std::string tls_url() const;
   [[nodiscard]] std::string socket_path() const { return folder_ / "socket"; }
   [[nodiscard]] std::string certificate() const { return folder_ / "certificate.pem"; }
+  [[nodiscard]] std::string key() const { return folder_ / "key.pem"; }
+  /// For use in on_io().
+  [[nodiscard]] HttpServer& server() { return *server_; }
   [[nodiscard]] HttpClient client(Millis read_timeout = Millis(20'000)) const;
   [[nodiscard]] HttpClient tls_client() const;
   [[nodiscard]] HttpClient unix_client() const;

@@ -38,12 +38,11 @@ TestServer::TestServer(Router router, ServerOptions options)
       io_(std::make_unique<Io>()),
       server_(std::make_unique<HttpServer>(io_->context, std::move(router), std::move(options))) {
   std::filesystem::create_directories(folder_);
-  const std::string key = folder_ / "key.pem";
-  make_certificate(certificate(), key);
+  make_certificate(certificate(), key());
   auto port = server_->listen_tcp("127.0.0.1", 0);
   EXPECT_TRUE(port.ok()) << port.error().message;
   port_ = *port;
-  auto tls_port = server_->listen_tls("127.0.0.1", 0, {certificate(), key});
+  auto tls_port = server_->listen_tls("127.0.0.1", 0, {certificate(), key()});
   EXPECT_TRUE(tls_port.ok()) << tls_port.error().message;
   tls_port_ = *tls_port;
   const auto listening = server_->listen_unix(socket_path());

@@ -124,6 +124,7 @@ std::vector<std::string> process_environment(const std::vector<std::string>& inh
     add("NVIDIA_VISIBLE_DEVICES", "none");
   }
   add(kRankKeyVariable, to_string(start.key));
+  add(kRankFolderVariable, places.folder.string() + "/");
   return result;
 }
 

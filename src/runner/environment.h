@@ -19,11 +19,14 @@
 
 namespace quad::runner {
 
-/// The name under which every process of a rank can be told apart: QUAD_RANK_KEY=17-2-0.
+/// The marks by which every process of a rank can be told from all others, even those of another server's rank of the
+/// same number: QUAD_RANK_KEY=17-2-0 and QUAD_RANK_FOLDER=/path/of/its/folder/.
 inline constexpr std::string_view kRankKeyVariable = "QUAD_RANK_KEY";
+inline constexpr std::string_view kRankFolderVariable = "QUAD_RANK_FOLDER";
 
 /// Where a rank's things are.
 struct Places {
+  std::filesystem::path folder;    ///< the runner's
   std::filesystem::path home;      ///< HOME; the workdir is home/sky_workdir
   std::filesystem::path progress;  ///< QUAD_PROGRESS
 };

@@ -43,7 +43,7 @@ Go go_of(const Order& order) {
   return go;
 }
 
-const Places kPlaces{"/w/home", "/w/progress"};
+const Places kPlaces{"/w", "/w/home", "/w/progress"};
 
 std::map<std::string, std::string> as_map(const std::vector<Variable>& variables) {
   std::map<std::string, std::string> map;
@@ -157,6 +157,7 @@ TEST(Environment, TheProcessHasThePodsVariablesAndNothingOfAnotherLife) {
   EXPECT_TRUE(entries.contains("SKYPILOT_POD_CPU_CORE_LIMIT=9"));
   EXPECT_TRUE(entries.contains("SKYPILOT_POD_MEMORY_BYTES_LIMIT=1073741824"));
   EXPECT_TRUE(entries.contains("QUAD_RANK_KEY=17-2-1"));
+  EXPECT_TRUE(entries.contains("QUAD_RANK_FOLDER=/w/"));
   for (const std::string& entry : entries) {
     EXPECT_FALSE(entry.starts_with("QUAD_TOKEN") || entry.starts_with("SKYPILOT_NODE_RANK"));
   }

@@ -38,6 +38,8 @@ class FakeServer {
   bool reading = true;     ///< false: bytes stay in the socket
   std::map<std::string, std::string> blobs;  ///< by hash: what GET /v1/blobs/HASH answers
 
+  int blob_refusals = 0;  ///< so many requests for blobs are answered 503 first
+
   // What it has seen.
   std::string output;                  ///< the rank's, put together by offset
   std::vector<json::object> messages;  ///< in order, each seq once
@@ -52,6 +54,7 @@ class FakeServer {
   bool until(const std::function<bool()>& happened, double seconds = 20);
   void send(const json::object& message);
   void drop();  ///< closes the connection
+  void forget() { last_seq_ = gap_to_ = 0; }  ///< for another runner on the same server
   [[nodiscard]] bool connected() const { return static_cast<bool>(connection_); }
 
   [[nodiscard]] const json::object* find(std::string_view type) const;
@@ -98,6 +101,7 @@ class RunnerProcess {
   ~RunnerProcess();
 
   void signal(int number) const;
+  [[nodiscard]] pid_t pid() const { return pid_; }
   /// Waits for its end; its exit code, or -signal; nullopt after `seconds`.
   std::optional<int> wait(double seconds = 20);
   /// Whether it has ended, without waiting.

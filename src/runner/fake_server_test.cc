@@ -81,6 +81,11 @@ void FakeServer::accept_one() {
   if (request.starts_with(blob_prefix)) {
     const std::string hash =
         request.substr(blob_prefix.size(), request.find(' ', blob_prefix.size()) - blob_prefix.size());
+    if (blob_refusals > 0) {
+      --blob_refusals;
+      (void)write_all(fresh.get(), "HTTP/1.1 503 Wait\r\nContent-Length: 0\r\n\r\n");
+      return;
+    }
     const auto blob = blobs.find(hash);
     const std::string reply =
         blob == blobs.end()

@@ -25,6 +25,11 @@ std::string lower(std::string_view text) {
   return out;
 }
 
+// The peer or the way to it is the trouble: trying again may help.
+Error lost(std::string_view what, int error_number) {
+  return error(ErrorCode::kUnavailable, errno_error(std::string(what), error_number).message);
+}
+
 }  // namespace
 
 Result<GetRequest> request_for(std::string_view url) {
@@ -54,10 +59,10 @@ Status HttpGet::wait(short events) {
       return {};
     }
     if (ready == 0) {
-      return error(ErrorCode::kTimeout, "nothing came for 60 s");
+      return error(ErrorCode::kUnavailable, "nothing came for 60 s");
     }
     if (errno != EINTR) {
-      return errno_error("Cannot wait", errno);
+      return lost("Cannot wait", errno);
     }
   }
 }
@@ -76,7 +81,7 @@ Status HttpGet::connect(const Endpoint& endpoint, const std::string& ca) {
   for (const Address& address : addresses) {
     auto socket = begin_connect(address);
     if (!socket.ok()) {
-      last = socket.error();
+      last = error(ErrorCode::kUnavailable, socket.error().message);
       continue;
     }
     fd_ = std::move(socket).value();
@@ -87,7 +92,7 @@ Status HttpGet::connect(const Endpoint& endpoint, const std::string& ca) {
     socklen_t size = sizeof failure;
     ::getsockopt(fd_.get(), SOL_SOCKET, SO_ERROR, &failure, &size);
     if (failure != 0) {
-      last = errno_error("Cannot connect", failure);
+      last = lost("Cannot connect", failure);
       continue;
     }
     last = Status();
@@ -109,7 +114,7 @@ Status HttpGet::connect(const Endpoint& endpoint, const std::string& ca) {
         QUAD_TRY(wait(POLLOUT));
         break;
       default:
-        return error(ErrorCode::kIo, tls_.trouble());
+        return error(ErrorCode::kUnavailable, tls_.trouble());
     }
   }
 }
@@ -122,7 +127,7 @@ Status HttpGet::send_all(std::string_view bytes) {
       if (io == Io::kWantRead || io == Io::kWantWrite) {
         QUAD_TRY(wait(io == Io::kWantRead ? POLLIN : POLLOUT));
       } else if (io != Io::kDone) {
-        return error(ErrorCode::kIo, tls_.trouble());
+        return error(ErrorCode::kUnavailable, tls_.trouble());
       }
       bytes.remove_prefix(put);
       continue;
@@ -133,7 +138,7 @@ Status HttpGet::send_all(std::string_view bytes) {
     } else if (errno == EAGAIN) {
       QUAD_TRY(wait(POLLOUT));
     } else if (errno != EINTR) {
-      return errno_error("Cannot send", errno);
+      return lost("Cannot send", errno);
     }
   }
   return {};
@@ -160,7 +165,7 @@ Result<bool> HttpGet::fill() {
         break;
       }
       if (io == Io::kFailed) {
-        failure = error(ErrorCode::kIo, tls_.trouble());
+        failure = error(ErrorCode::kUnavailable, tls_.trouble());
         break;
       }
       failure = wait(io == Io::kWantRead ? POLLIN : POLLOUT);
@@ -174,7 +179,7 @@ Result<bool> HttpGet::fill() {
       if (errno == EAGAIN) {
         failure = wait(POLLIN);
       } else if (errno != EINTR) {
-        failure = errno_error("Cannot receive", errno);
+        failure = lost("Cannot receive", errno);
       }
     }
     if (!failure.ok()) {
@@ -199,7 +204,7 @@ Result<std::string> HttpGet::read_line() {
     }
     QUAD_ASSIGN(const bool more, fill());
     if (!more) {
-      return error(ErrorCode::kIo, "the connection was closed in mid-answer");
+      return error(ErrorCode::kUnavailable, "the connection was closed in mid-answer");
     }
   }
 }
@@ -276,7 +281,7 @@ Status HttpGet::open(const GetRequest& request) {
     ErrorCode code = ErrorCode::kIo;
     if (status == 404) {
       code = ErrorCode::kNotFound;
-    } else if (status == 503 || status == 429) {
+    } else if (status >= 500 || status == 429) {
       code = ErrorCode::kUnavailable;
     } else if (status == 401 || status == 403) {
       code = ErrorCode::kDenied;
@@ -309,7 +314,7 @@ Result<std::string_view> HttpGet::read() {
       QUAD_ASSIGN(const bool more, fill());
       if (!more) {
         if (bounded_ || chunked_) {
-          return error(ErrorCode::kIo, "the connection was closed before everything was there");
+          return error(ErrorCode::kUnavailable, "the connection was closed before everything was there");
         }
         finished_ = true;
         return std::string_view();

@@ -2,7 +2,7 @@
 //
 // A blocking HTTP/1.1 GET that streams its body: for workers, which fetch blobs from the server and files from
 // elsewhere. Follows redirects, never hands a token to another host, never from https to http. Times out when nothing
-// comes for 60 s.
+// comes for 60 s. kUnavailable is what may pass by trying again: no connection, one that was cut, 5xx.
 
 #pragma once
 

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -11,6 +12,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
+#include <limits>
 #include <vector>
 
 #include "base/file.h"
@@ -22,6 +24,8 @@ namespace quad::runner {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr int kHttpAttempts = 5;
 
 Status prefixed(std::string_view dst, const Status& status) {
   if (status.ok()) {
@@ -266,15 +270,28 @@ Result<fs::path> place_of(std::string_view dst, const fs::path& home) {
 
 Status bring(const Mount& mount, const Start& start, const Order& order, const fs::path& home) {
   QUAD_ASSIGN(const fs::path place, place_of(mount.dst, home));
-  switch (mount.kind) {
-    case Mount::Kind::kBlob:
-      return prefixed(mount.dst, bring_blob(mount, place, start));
-    case Mount::Kind::kHttp:
-      return prefixed(mount.dst, bring_http(mount, place));
-    case Mount::Kind::kGit:
-      return prefixed(mount.dst, bring_git(mount, order, place, home));
+  for (int attempt = 1;; ++attempt) {
+    Status brought;
+    int most = 1;
+    switch (mount.kind) {
+      case Mount::Kind::kBlob:
+        // A server that is away is no reason to fail: it is waited for, as long as it takes.
+        brought = bring_blob(mount, place, start);
+        most = std::numeric_limits<int>::max();
+        break;
+      case Mount::Kind::kHttp:
+        brought = bring_http(mount, place);
+        most = kHttpAttempts;
+        break;
+      case Mount::Kind::kGit:
+        brought = bring_git(mount, order, place, home);
+        break;
+    }
+    if (brought.ok() || brought.error().code != ErrorCode::kUnavailable || attempt >= most) {
+      return prefixed(mount.dst, brought);
+    }
+    ::poll(nullptr, 0, std::min(10'000, 100 << std::min(attempt, 7)));
   }
-  return {};
 }
 
 }  // namespace quad::runner

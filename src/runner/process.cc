@@ -1,7 +1,6 @@
 #include "runner/process.h"
 
 #include <fcntl.h>
-#include <fmt/format.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -14,7 +13,6 @@
 #include <cerrno>
 
 #include "runner/child.h"
-#include "runner/environment.h"
 #include "runner/process_table.h"
 
 namespace quad::runner {
@@ -47,7 +45,7 @@ unsigned long clone_flags(Isolation isolation) {
 
 Result<std::unique_ptr<RankProcess>> RankProcess::start(const RankOptions& options) {
   std::unique_ptr<RankProcess> rank(new RankProcess());
-  rank->name_ = options.name;
+  rank->marks_ = options.marks;
   if (options.memory_bytes > 0) {
     if (auto made = rank->memory_.create("quad-" + options.name, options.memory_bytes);
         !made.ok()) {
@@ -62,7 +60,10 @@ Result<std::unique_ptr<RankProcess>> RankProcess::start(const RankOptions& optio
   int failure = 0;
   for (const Isolation isolation :
        {Isolation::kNamespace, Isolation::kUserNamespace, Isolation::kSubreaper}) {
-    if (isolation == Isolation::kNamespace && options.init.uid != 0) {
+    // A user namespace that maps one user would take from root what root is needed for (apt, chown).
+    const bool root = options.init.uid == 0;
+    if ((isolation == Isolation::kNamespace && !root) ||
+        (isolation == Isolation::kUserNamespace && root)) {
       continue;
     }
     failure = rank->try_start(options, isolation);
@@ -192,10 +193,10 @@ void RankProcess::check_ended() {
     return;
   }
   if (isolation_ == Isolation::kSubreaper) {
-    // Whatever the init left behind: its orphans are the runner's, and all carry the rank's mark.
-    const std::string mark = fmt::format("{}={}", kRankKeyVariable, name_);
+    // Whatever the init left behind, had it been killed: its orphans carry the rank's marks. So do the runner and its
+    // workers where the engine gave them the same, but those are this program.
     for (int round = 0; round < 100; ++round) {
-      const std::vector<pid_t> left = processes_with(mark);
+      const std::vector<pid_t> left = processes_with(marks_);
       for (const pid_t process : left) {
         ::kill(process, SIGKILL);
         ::waitpid(process, nullptr, WNOHANG);

@@ -25,6 +25,7 @@ namespace quad::runner {
 struct RankOptions {
   InitOptions init;               ///< isolation is chosen by start()
   std::string name;               ///< "17-2-0"
+  std::vector<std::string> marks;  ///< entries of its processes' environment that no other rank's have
   std::uint64_t memory_bytes = 0;  ///< 0: no limit
   std::optional<Isolation> isolation;  ///< only this one; else the best that is permitted
 };
@@ -65,7 +66,7 @@ class RankProcess {
   int try_start(const RankOptions& options, Isolation isolation);
 
   Isolation isolation_ = Isolation::kNamespace;
-  std::string name_;
+  std::vector<std::string> marks_;
   pid_t init_ = 0;
   bool ended_ = false;
   UniqueFd control_;

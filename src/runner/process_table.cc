@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -106,18 +107,33 @@ std::vector<ProcessFacts> descendants_of(pid_t ancestor) {
   return found;
 }
 
-std::vector<pid_t> processes_with(std::string_view entry) {
+std::vector<pid_t> processes_with(const std::vector<std::string>& entries) {
   std::vector<pid_t> found;
-  const std::string wanted = std::string(1, '\0') + std::string(entry) + std::string(1, '\0');
+  if (entries.empty()) {
+    return found;
+  }
+  struct stat own {};
+  if (::stat("/proc/self/exe", &own) != 0) {
+    return found;
+  }
   for_each_pid([&](pid_t pid) {
-    if (pid == ::getpid()) {
+    char path[32];
+    std::snprintf(path, sizeof path, "/proc/%d/exe", pid);
+    struct stat program {};
+    if (::stat(path, &program) != 0 ||
+        (program.st_ino == own.st_ino && program.st_dev == own.st_dev)) {
       return;
     }
-    char path[32];
     std::snprintf(path, sizeof path, "/proc/%d/environ", pid);
     auto environment = read_file(path, 4U << 20U);
-    if (environment.ok() &&
-        (std::string(1, '\0') + environment.value()).find(wanted) != std::string::npos) {
+    if (!environment.ok()) {
+      return;
+    }
+    const std::string text = std::string(1, '\0') + environment.value();
+    if (std::all_of(entries.begin(), entries.end(), [&](const std::string& entry) {
+          return text.find(std::string(1, '\0') + entry + std::string(1, '\0')) !=
+                 std::string::npos;
+        })) {
       found.push_back(pid);
     }
   });

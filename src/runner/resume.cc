@@ -217,7 +217,8 @@ void watch_checkpoints(const Start& start, const Order& order, const std::string
                                                     {.now = now().wall});
         }
       }
-      if (!polled.value().complete.empty() && order.checkpoint.keep > 0) {
+      if (!polled.value().complete.empty() && order.checkpoint.keep > 0 &&
+          !order.checkpoint.job_dir.empty()) {
         retain(view, start, order);
       }
       for (const checkpoint::Overwritten& over : polled.value().overwritten) {

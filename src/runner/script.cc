@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "base/file.h"
@@ -36,6 +37,15 @@ cd ~/sky_workdir
 
 constexpr std::string_view kTrap = "trap 'exit 143' TERM\n";
 
+bool is_name(std::string_view name) {
+  const auto is_letter = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
+  };
+  return !name.empty() && is_letter(name.front()) &&
+         std::all_of(name.begin(), name.end(),
+                     [&](char c) { return is_letter(c) || (c >= '0' && c <= '9'); });
+}
+
 }  // namespace
 
 std::string make_script(ScriptKind kind, const std::vector<Variable>& exports,
@@ -48,6 +58,9 @@ std::string make_script(ScriptKind kind, const std::vector<Variable>& exports,
   }
   text += kMiddle;
   for (const Variable& variable : exports) {
+    if (!is_name(variable.name)) {
+      continue;  // the shell would take it for a command
+    }
     text += "export ";
     text += variable.name;
     text += '=';

@@ -45,6 +45,7 @@ constexpr Millis kFenceDelay{1000};       // what ends sooner needs no watching
 constexpr Millis kCheckpointDelay{2000};
 constexpr Millis kWorkerRestart{5000};
 constexpr Millis kLease{30'000};
+constexpr Millis kTroubleLog{60'000};     // at most one line about the connection in this time
 constexpr Millis kOutputAfterEnd{5000};   // how long output is waited for once every process is dead
 constexpr Millis kPatience{20};           // how long a rank may be held up for a server that keeps up, each time
 constexpr std::size_t kReadAtOnce = 2U << 20U;
@@ -117,7 +118,8 @@ class Session {
       : start_(start),
         folder_(std::move(folder)),
         clock_(clock),
-        places_{start.home.empty() ? folder_ / "home" : fs::path(start.home), folder_ / "progress"},
+        places_{folder_, start.home.empty() ? folder_ / "home" : fs::path(start.home),
+                folder_ / "progress"},
         spool_(folder_, {.spool_bytes = start.spool_bytes}),
         progress_(places_.progress) {}
 
@@ -154,7 +156,7 @@ class Session {
   void set_phase(Phase phase);
   void note(std::string_view kind, std::string_view message);
   void heartbeat(const InitReport* usage);
-  void send_progress(bool final);
+  void send_progress();
   void log(std::string_view text);
   [[nodiscard]] json::object hello() const;
   bool start_rank();
@@ -200,12 +202,12 @@ class Session {
 
   ProgressTail progress_;
   MonoTime progress_at_{0};
-  json::object last_progress_;
   MonoTime heartbeat_at_{0};
   std::uint64_t last_cpu_millis_ = 0;
   MonoTime last_usage_at_{0};
   std::string told_spool_trouble_;
   std::string logged_trouble_;
+  MonoTime log_trouble_at_{0};
 };
 
 int Session::run() {
@@ -358,8 +360,9 @@ void Session::on_timers() {
     leave(uplink_->connection().trouble());
   }
   if (const std::string& trouble = uplink_->connection().trouble();
-      !uplink_->connection().open() && trouble != logged_trouble_) {
+      !uplink_->connection().open() && trouble != logged_trouble_ && now_ >= log_trouble_at_) {
     logged_trouble_ = trouble;
+    log_trouble_at_ = now_ + kTroubleLog;
     log(fmt::format("No connection to {}: {}", start_.server, trouble));
   }
   if (now_ >= heartbeat_at_) {
@@ -376,7 +379,7 @@ void Session::on_timers() {
   }
   if (phase_ == Phase::kRunning && now_ >= progress_at_) {
     progress_at_ = now_ + kProgress;
-    send_progress(false);
+    send_progress();
   }
   const bool ending = phase_ == Phase::kEnding || phase_ == Phase::kEnded;
   if (fence_at_.millis != 0 && now_ >= fence_at_ && !ending) {
@@ -498,6 +501,8 @@ void Session::resumed(const json::object& message) {
 bool Session::start_rank() {
   RankOptions options;
   options.name = to_string(start_.key);
+  options.marks = {fmt::format("{}={}", kRankKeyVariable, options.name),
+                   fmt::format("{}={}/", kRankFolderVariable, folder_.string())};
   options.memory_bytes = static_cast<std::uint64_t>(std::max<std::int64_t>(0, start_.memory_bytes));
   options.init.uid = ::geteuid();
   options.init.gid = ::getegid();
@@ -587,7 +592,9 @@ void Session::go(const json::object& message) {
   rank_->command(InitCommand::kRun);
   set_phase(Phase::kRunning);
   progress_at_ = now_ + kProgress;
-  if (start_.key.rank.value() == 0 && !order_->checkpoint.job_dir.empty()) {
+  const CheckpointOrder& checkpoint = order_->checkpoint;
+  if (start_.key.rank.value() == 0 &&
+      !(checkpoint.job_dir.empty() && checkpoint.path.empty())) {
     checkpoints_at_ = now_ + kCheckpointDelay;
   }
 }
@@ -653,7 +660,7 @@ void Session::end(RankResult result) {
   }
   result.at_ms = clock_.now().wall.millis;
   result_ = std::move(result);
-  send_progress(true);
+  send_progress();
   phase_ = Phase::kEnding;
   resume_worker_.kill();
   fetch_worker_.kill();
@@ -715,8 +722,11 @@ void Session::finish_when_dead() {
   ::unlink((folder_ / "setup.sh").c_str());
   ::unlink((folder_ / "run.sh").c_str());
   result_.log_end = spool_.end();
-  if (auto written = write_result(folder_, result_); !written.ok()) {
-    log(written.error().message);  // the server is told all the same
+  // A runner that was told to leave before it had an order has nothing to say about how the rank ended.
+  if (order_.has_value() || !leaving_) {
+    if (auto written = write_result(folder_, result_); !written.ok()) {
+      log(written.error().message);  // the server is told all the same
+    }
   }
   phase_ = Phase::kEnded;
   fence_worker_.kill();
@@ -843,8 +853,8 @@ void Session::on_output() {
   if (!output_open_) {
     return;
   }
-  for (std::size_t total = 0; total < kReadAtOnce || phase_ == Phase::kEnding;) {
-    if (spool_.memory_full()) {
+  for (std::size_t total = 0; total < kReadAtOnce || rank_->ended();) {
+    if (spool_.room_may_drop()) {
       uplink_->before_append();
     }
     const Spool::Room room = spool_.room();
@@ -900,7 +910,7 @@ void Session::heartbeat(const InitReport* usage) {
   uplink_->tell({{"type", "heartbeat"}, {"rss_bytes", rss}, {"cpu_percent", cpu}});
 }
 
-void Session::send_progress(bool final) {
+void Session::send_progress() {
   if (const auto newest = progress_.poll()) {
     json::object metrics;
     for (const Metric& metric : newest->metrics) {
@@ -912,7 +922,6 @@ void Session::send_progress(bool final) {
                    {"metrics", std::move(metrics)},
                    {"at_ms", clock_.now().wall.millis}});
   }
-  (void)final;
 }
 
 void Session::log(std::string_view text) {

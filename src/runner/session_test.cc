@@ -63,9 +63,9 @@ class Ranks : public ::testing::Test {
   std::size_t marked() const {
     std::size_t count = 0;
     for (const ProcessFacts& process : all_processes()) {
-      std::ifstream file(fmt::format("/proc/{}/cmdline", process.pid));
-      const std::string text((std::istreambuf_iterator<char>(file)), {});
-      count += process.state != 'Z' && text.find(marker_) != std::string::npos ? 1 : 0;
+      const auto text = read_file(fmt::format("/proc/{}/cmdline", process.pid));  // it may be gone
+      const bool here = text.ok() && text.value().find(marker_) != std::string::npos;
+      count += process.state != 'Z' && here ? 1 : 0;
     }
     return count;
   }
@@ -145,6 +145,23 @@ TEST_P(EachWay, KillingTheRunnerKillsADaemonisedGrandchild) {
   ASSERT_TRUE(server.until([&] { return server.output == "up\n" && marked() > 0; }));
   runner.signal(SIGKILL);
   EXPECT_TRUE(server.until([&] { return marked() == 0; }, 10));
+}
+
+TEST_P(EachWay, TheEndOfTheRanksFirstProcessIsTheEndOfTheRank) {
+  FakeServer server(socket());
+  server.order = order(fmt::format(
+      "(setsid bash -c 'exec -a {0} sleep 1000' &) ; echo up; exec -a {0} sleep 1000", marker_));
+  RunnerProcess runner(folder(), socket(), options());
+  ASSERT_TRUE(server.until([&] { return server.output == "up\n" && marked() >= 2; }));
+  for (const ProcessFacts& process : descendants_of(runner.pid())) {
+    if (process.parent == runner.pid()) {
+      ::kill(process.pid, SIGKILL);  // as the kernel does when memory runs out
+    }
+  }
+  ASSERT_TRUE(server.until([&] { return runner.ended(); }));
+  EXPECT_EQ(marked(), 0U);
+  EXPECT_EQ(get_string(*server.find("exited"), "how"), "signaled");
+  EXPECT_FALSE(get_bool(*server.find("exited"), "by_quad"));
 }
 
 TEST_P(EachWay, AStopGivesTheScriptItsGraceAndEndsTheRest) {

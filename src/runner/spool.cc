@@ -36,6 +36,14 @@ bool Spool::memory_full() const {
   return !chunks_.empty() && end_ - chunks_.front().begin >= limits_.memory_bytes;
 }
 
+bool Spool::over_bound() const {
+  return end_ - front_ + kChunk > std::max<std::uint64_t>(limits_.spool_bytes, kChunk);
+}
+
+bool Spool::room_may_drop() const {
+  return (chunks_.empty() || chunks_.back().size == kChunk) && (memory_full() || over_bound());
+}
+
 Spool::Room Spool::room() {
   if (chunks_.empty() || chunks_.back().size == kChunk) {
     make_room();
@@ -72,7 +80,7 @@ void Spool::make_room() {
       drop_oldest(std::max<std::uint64_t>(kChunk, limits_.memory_bytes / 16));
     }
   }
-  if (end_ - front_ + kChunk > std::max<std::uint64_t>(limits_.spool_bytes, kChunk)) {
+  if (over_bound()) {
     drop_oldest(std::max<std::uint64_t>(kChunk, limits_.spool_bytes / 16));
   }
 }

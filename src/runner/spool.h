@@ -69,8 +69,10 @@ class Spool {
   [[nodiscard]] std::uint64_t front() const { return front_; }
   [[nodiscard]] std::uint64_t end() const { return end_; }
   [[nodiscard]] std::optional<Gap> gap() const { return gap_; }
-  /// Whether memory is full: an append would spill.
+  /// Whether memory is full: the next chunk would spill one.
   [[nodiscard]] bool memory_full() const;
+  /// Whether room() may spill or drop what is held now.
+  [[nodiscard]] bool room_may_drop() const;
   /// Whether anything is in files.
   [[nodiscard]] bool spilled() const { return !segments_.empty(); }
   /// Why files are not used any more: the disk is full, …; empty if they are.
@@ -89,6 +91,7 @@ class Spool {
     std::uint64_t size = 0;
   };
 
+  [[nodiscard]] bool over_bound() const;
   void make_room();
   bool spill_oldest();
   void drop_oldest(std::uint64_t bytes);

@@ -83,7 +83,9 @@ std::optional<json::object> Uplink::next_message(MonoTime now) {
 }
 
 void Uplink::take_acknowledged(std::uint64_t offset) {
-  before_append();  // the frame that is being sent may lie below it
+  if (offset > send_offset_) {
+    before_append();  // a server that has more than this connection sent: the frame may lie below it
+  }
   spool_.acknowledge(offset);
   if (frame_rest_.empty() && frame_header_.empty()) {
     send_offset_ = std::max(send_offset_, spool_.front());

@@ -5,6 +5,7 @@
 
 #pragma once
 
+#include <array>
 #include <boost/asio/io_context.hpp>
 #include <cstdint>
 #include <deque>
@@ -28,6 +29,7 @@ namespace quad::server {
 
 enum class Role { kViewer, kUser, kAdmin };
 std::string_view to_string(Role role);
+std::optional<Role> role_of(std::string_view text);
 
 /// Who asks.
 struct Caller {
@@ -45,6 +47,16 @@ struct Token {
 };
 
 class RunnerSession;
+
+/// What was answered, and how fast.
+struct HttpCounts {
+  static constexpr std::array<double, 8> kSeconds = {0.001, 0.005, 0.02, 0.1, 0.5, 2, 10, 60};
+  std::map<int, std::uint64_t> by_class;                     ///< 2 for 2xx
+  std::array<std::uint64_t, kSeconds.size() + 1> within{};   ///< the last: longer than all of these
+  double seconds = 0;
+
+  void count(int status, double took);
+};
 
 struct App {
   boost::asio::io_context io{1};
@@ -66,10 +78,7 @@ struct App {
   Revision newest;
   std::set<net::Wakeup*> event_waiters;  ///< woken by each commit that wrote events
 
-  // For /metrics.
-  std::uint64_t requests = 0;
-  std::map<int, std::uint64_t> answers;  ///< by status class
-  double seconds = 0;                    ///< spent answering
+  HttpCounts http;  ///< for /metrics
 
   bool stopping = false;
 };
@@ -87,10 +96,13 @@ void load_tokens(App& app);
 std::string make_token(Token& token);
 std::string token_record(const Token& token);
 
+void add_submit_routes(App& app, net::Router& router);
 void add_job_routes(App& app, net::Router& router);
 void add_log_routes(App& app, net::Router& router);
 void add_event_routes(App& app, net::Router& router);
 void add_admin_routes(App& app, net::Router& router);
+void add_token_routes(App& app, net::Router& router);
+void add_metrics_routes(App& app, net::Router& router);
 void add_blob_routes(App& app, net::Router& router);
 void add_runner_routes(App& app, net::Router& router);
 /// What control tells the runners' sessions; each call is posted to the io thread.

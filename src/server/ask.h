@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <thread>
 #include <utility>
 
 #include "net/wakeup.h"
@@ -33,6 +34,19 @@ boost::asio::awaitable<T> ask(App& app, net::Exchange& exchange, std::function<v
     co_await slot->arrived.wait();
   }
   co_return std::move(*slot->value);
+}
+
+/// Runs `work` on a thread of its own and waits for its result: for what may take the disk's time, so that runners and
+/// readers are served meanwhile. `work` may use only what any thread may.
+template <typename T>
+boost::asio::awaitable<T> away(App& app, net::Exchange& exchange, std::function<T()> work) {
+  std::thread worker;
+  const std::function<void(std::function<void(T)>)> start = [&](std::function<void(T)> done) {
+    worker = std::thread([work = std::move(work), done = std::move(done)] { done(work()); });
+  };
+  T value = co_await ask<T>(app, exchange, start);
+  worker.join();
+  co_return value;
 }
 
 }  // namespace quad::server

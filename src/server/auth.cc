@@ -24,10 +24,6 @@ std::string user_name(uid_t uid) {
   return fmt::format("uid-{}", uid);
 }
 
-Role role_of(std::string_view text) {
-  return text == "admin" ? Role::kAdmin : text == "user" ? Role::kUser : Role::kViewer;
-}
-
 bool is_attempt_token(const App& app, std::string_view given) {
   const auto parts = split(given, '.');
   if (parts.size() != 3 || parts[0].size() > 18 || parts[1].size() > 9) {
@@ -50,6 +46,15 @@ std::string_view to_string(Role role) {
       return "admin";
   }
   return "viewer";
+}
+
+std::optional<Role> role_of(std::string_view text) {
+  for (const Role role : {Role::kViewer, Role::kUser, Role::kAdmin}) {
+    if (text == to_string(role)) {
+      return role;
+    }
+  }
+  return std::nullopt;
 }
 
 const Caller& caller_of(const net::Exchange& exchange) { return *std::any_cast<Caller>(&exchange.context); }
@@ -108,7 +113,7 @@ void load_tokens(App& app) {
       token.id = key.substr(kPrefix.size());
       token.name = get_string(*object, "name");
       token.user = get_string(*object, "user");
-      token.role = role_of(get_string(*object, "role"));
+      token.role = role_of(get_string(*object, "role")).value_or(Role::kViewer);
       token.hash = get_string(*object, "hash");
       token.created_at = get_string(*object, "created_at");
       app.tokens.emplace(token.hash, std::move(token));

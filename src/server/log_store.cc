@@ -196,6 +196,9 @@ Result<std::string> LogStore::read(const RankKey& key, std::uint64_t offset, std
 std::uint64_t LogStore::tail(const RankKey& key, std::uint64_t lines) const {
   constexpr std::uint64_t kPiece = 64 * 1024;
   const std::uint64_t end = size(key);
+  if (lines == 0) {
+    return end;
+  }
   std::uint64_t found = 0;
   for (std::uint64_t at = end; at > 0;) {
     const std::uint64_t start = at > kPiece ? at - kPiece : 0;
@@ -211,7 +214,7 @@ std::uint64_t LogStore::tail(const RankKey& key, std::uint64_t lines) const {
     }
     at = start;
   }
-  return lines == 0 ? end : 0;
+  return 0;
 }
 
 std::vector<LogStore::Mark> LogStore::marks(const RankKey& key) const {
@@ -227,20 +230,23 @@ std::vector<LogStore::Mark> LogStore::marks(const RankKey& key) const {
 
 std::uint64_t LogStore::seek_time(const RankKey& key, WallTime time) const {
   const std::vector<Mark> all = marks(key);
-  const auto it = std::partition_point(all.begin(), all.end(), [&](const Mark& one) { return one.time_ms < time.millis; });
+  // A mark stands for what came in the 200 ms after it as well, so the one before may hold bytes of this time.
+  const std::int64_t earliest = time.millis - kMarkMillis;
+  const auto it = std::partition_point(all.begin(), all.end(), [&](const Mark& one) { return one.time_ms < earliest; });
   return it == all.end() ? size(key) : it->offset;
 }
 
 std::uint64_t LogStore::seek_line(const RankKey& key, std::uint64_t line) const {
-  const std::uint64_t wanted = line == 0 ? 0 : line - 1;  // newlines before it
-  const std::vector<Mark> all = marks(key);
-  auto it = std::partition_point(all.begin(), all.end(), [&](const Mark& one) { return one.line <= wanted; });
-  Mark from = it == all.begin() ? Mark{} : *(it - 1);
-  std::uint64_t at = from.offset;
-  std::uint64_t passed = from.line;
-  if (passed == wanted && at == 0) {
+  if (line <= 1) {
     return 0;
   }
+  const std::uint64_t wanted = line - 1;  // newlines before it
+  const std::vector<Mark> all = marks(key);
+  // A mark with that many newlines before it may lie inside the line: begin before the last of them.
+  const auto it = std::partition_point(all.begin(), all.end(), [&](const Mark& one) { return one.line < wanted; });
+  const Mark from = it == all.begin() ? Mark{} : *(it - 1);
+  std::uint64_t at = from.offset;
+  std::uint64_t passed = from.line;
   for (;;) {
     const auto piece = read(key, at, 256 * 1024);
     if (!piece.ok() || piece->empty()) {

@@ -1,11 +1,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 
 #include "job/record.h"
 #include "net/sse.h"
 #include "server/app.h"
+#include "server/input.h"
 
 namespace quad::server {
 
@@ -15,15 +15,6 @@ namespace {
 
 constexpr std::size_t kBatch = 500;
 constexpr Millis kHeartbeat{15'000};
-
-std::optional<std::int64_t> integer(const std::optional<std::string>& text) {
-  std::int64_t value = 0;
-  if (!text) {
-    return std::nullopt;
-  }
-  const auto [end, failure] = std::from_chars(text->data(), text->data() + text->size(), value);
-  return failure == std::errc() && end == text->data() + text->size() ? std::optional(value) : std::nullopt;
-}
 
 bool matches(const job::Event& event, const store::EventFilter& filter) {
   return event.revision > filter.after && (!filter.job || event.job == *filter.job) &&
@@ -71,6 +62,9 @@ asio::awaitable<void> follow(App& app, net::Exchange& exchange, store::EventFilt
       co_return;
     }
     for (const job::Event& event : *events) {
+      if (event.revision > newest) {
+        break;  // the store is ahead of what this thread was told; its turn comes with the telling
+      }
       net::append_sse(out, std::to_string(event.revision.value()), event.kind, to_text(job::to_json(event)));
       filter.after = event.revision;
     }
@@ -94,30 +88,44 @@ asio::awaitable<void> follow(App& app, net::Exchange& exchange, store::EventFilt
   }
 }
 
-asio::awaitable<void> events(App& app, net::Exchange& exchange) {
-  const net::Request& request = exchange.request();
+struct Asked {
   store::EventFilter filter;
-  const auto last_id = request.header("Last-Event-ID");
-  const auto after = last_id ? std::optional(std::string(*last_id)) : request.query_value("after");
-  if (after && !integer(after)) {
-    exchange.respond_error(error(ErrorCode::kInvalid, fmt::format("'{}' is not a revision", *after), "after"));
+  bool stream = false;
+};
+
+Result<Asked> read_asked(const net::Request& request) {
+  Asked asked;
+  QueryReader query(request);
+  const auto after = query.integer("after", {0, INT64_MAX});
+  asked.filter.after = Revision(after.value_or(0));
+  if (const auto job = query.integer("job", {1, INT64_MAX})) {
+    asked.filter.job = JobId(*job);
+  }
+  asked.filter.node = query.text("node");
+  asked.filter.kind_prefix = query.text("kind").value_or("");
+  asked.filter.limit = static_cast<std::size_t>(query.integer("limit", {1, 10'000}).value_or(kBatch));
+  asked.stream = query.flag("follow");
+  if (const auto last = request.header("Last-Event-ID")) {
+    const auto revision = parse_integer(*last);
+    if (!revision || *revision < 0) {
+      query.refuse("Last-Event-ID", *last, "the id of an event");
+    }
+    asked.filter.after = Revision(revision.value_or(0));
+  }
+  QUAD_TRY(query.finish());
+  const std::string_view accept = request.header("Accept").value_or("");
+  asked.stream = asked.stream || accept.find(net::kSseContentType) != std::string_view::npos;
+  return asked;
+}
+
+asio::awaitable<void> events(App& app, net::Exchange& exchange) {
+  const auto asked = read_asked(exchange.request());
+  if (!asked.ok()) {
+    exchange.respond_error(asked.error());
     co_return;
   }
-  filter.after = Revision(integer(after).value_or(0));
-  if (const auto text = request.query_value("job")) {
-    const auto job = integer(text);
-    if (!job || *job < 1) {
-      exchange.respond_error(error(ErrorCode::kInvalid, fmt::format("'{}' is not a job's number", *text), "job"));
-      co_return;
-    }
-    filter.job = JobId(*job);
-  }
-  filter.node = request.query_value("node");
-  filter.kind_prefix = request.query_value("kind").value_or("");
-  filter.limit = static_cast<std::size_t>(
-      std::clamp<std::int64_t>(integer(request.query_value("limit")).value_or(kBatch), 1, 10'000));
-  const std::string_view accept = request.header("Accept").value_or("");
-  if (accept.find(net::kSseContentType) != std::string_view::npos || request.query_value("follow").value_or("") == "1") {
+  const store::EventFilter& filter = asked->filter;
+  if (asked->stream) {
     co_await follow(app, exchange, filter);
     co_return;
   }

@@ -1,12 +1,16 @@
+// Jobs as they stand: lists, one job, why it waits, its story; and their end on request.
+
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
+#include <array>
+#include <atomic>
+#include <mutex>
 
 #include "base/text.h"
 #include "job/record.h"
 #include "server/app.h"
-#include "server/submit.h"
+#include "server/input.h"
 #include "server/views.h"
 
 namespace quad::server {
@@ -17,273 +21,216 @@ net::Response json_answer(const json::value& value, int status) { return net::js
 
 std::shared_ptr<const job::Job> job_of(App& app, net::Exchange& exchange) {
   const std::string_view text = exchange.parameter("id");
-  std::int64_t id = 0;
-  const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), id);
-  if (failure != std::errc() || end != text.data() + text.size() || id < 1) {
-    exchange.respond_error(error(ErrorCode::kInvalid, fmt::format("'{}' is not a job's number", text), "id"));
+  const auto id = parse_integer(text);
+  if (!id || *id < 1) {
+    exchange.respond_error(error(ErrorCode::kInvalid, fmt::format("'{}' is not a job's number", printable(text)), "id"));
     return nullptr;
   }
-  auto job = app.control->snapshot()->find(JobId(id));
+  auto job = app.control->snapshot()->find(JobId(*id));
   if (job == nullptr) {
-    exchange.respond_error(error(ErrorCode::kNotFound, fmt::format("There is no job {}", id), "id"));
+    exchange.respond_error(error(ErrorCode::kNotFound, fmt::format("There is no job {}", *id), "id"));
   }
   return job;
 }
 
 namespace {
 
-json::array to_json(const std::vector<spec::Diagnostic>& diagnostics) {
-  json::array array;
-  for (const spec::Diagnostic& one : diagnostics) {
-    array.push_back(json::object{{"message", one.message},
-                                 {"key", one.key},
-                                 {"line", one.line},
-                                 {"column", one.column},
-                                 {"hint", one.hint}});
-  }
-  return array;
-}
+constexpr std::array<std::string_view, 8> kStatuses = {"PENDING",    "STARTING",  "RUNNING", "RECOVERING",
+                                                       "CANCELLING", "SUCCEEDED", "FAILED",  "CANCELLED"};
 
-std::vector<spec::NamedValue> pairs_from(const json::object& object, std::string_view key) {
-  std::vector<spec::NamedValue> pairs;
-  if (const auto* array = get_array(object, key)) {
-    for (const json::value& item : *array) {
-      const auto* pair = item.if_array();
-      if (pair != nullptr && pair->size() == 2 && (*pair)[0].is_string() && (*pair)[1].is_string()) {
-        pairs.emplace_back(std::string((*pair)[0].get_string()), std::string((*pair)[1].get_string()));
-      }
+/// Which jobs a list is of.
+struct JobFilter {
+  std::vector<std::string> statuses;  ///< any of these; empty: all
+  bool active = false;
+  bool finished = false;
+  std::string owner, name;
+  std::int64_t before = INT64_MAX;
+  std::int64_t after = 0;
+  std::size_t limit = 100;
+
+  [[nodiscard]] bool takes(const job::Job& job) const {
+    if ((!owner.empty() && job.request->owner != owner) || (!name.empty() && job.request->name != name)) {
+      return false;
     }
+    const bool over = job::is_terminal(job.status);
+    return (statuses.empty() && !active && !finished) || (active && !over) || (finished && over) ||
+           std::find(statuses.begin(), statuses.end(), to_string(job.status)) != statuses.end();
   }
-  return pairs;
-}
-
-std::optional<std::string> optional_text(const json::object& object, std::string_view key) {
-  return object.contains(key) && object.at(key).is_string() ? std::optional(std::string(get_string(object, key)))
-                                                            : std::nullopt;
-}
-
-std::optional<int> optional_int(const json::object& object, std::string_view key) {
-  return object.contains(key) && object.at(key).is_int64() ? std::optional(static_cast<int>(get_int(object, key)))
-                                                           : std::nullopt;
-}
-
-spec::Overrides overrides_from(const json::object& object) {
-  spec::Overrides overrides;
-  overrides.envs = pairs_from(object, "envs");
-  overrides.secrets = pairs_from(object, "secrets");
-  overrides.config = pairs_from(object, "config");
-  overrides.name = optional_text(object, "name");
-  overrides.workdir = optional_text(object, "workdir");
-  overrides.cpus = optional_text(object, "cpus");
-  overrides.memory = optional_text(object, "memory");
-  overrides.gpus = optional_text(object, "gpus");
-  overrides.infra = optional_text(object, "infra");
-  overrides.image_id = optional_text(object, "image_id");
-  overrides.disk_size = optional_text(object, "disk_size");
-  overrides.num_nodes = optional_int(object, "num_nodes");
-  overrides.priority = optional_int(object, "priority");
-  if (object.contains("use_spot") && object.at("use_spot").is_bool()) {
-    overrides.use_spot = object.at("use_spot").get_bool();
-  }
-  return overrides;
-}
-
-bool is_blob_name(std::string_view text) {
-  return text.size() == 64 && text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
-}
-
-/// One submission of a POST body: its tasks as requests, or what is wrong with it.
-struct Taken {
-  Prepared prepared;
-  std::optional<Error> failure;
-  std::string client_key;
 };
 
-Taken take(App& app, const Caller& caller, const json::object& body, const control::Snapshot& snapshot) {
-  Taken taken;
-  const bool has_yaml = body.contains("yaml");
-  const bool has_command = body.contains("command");
-  if (has_yaml == has_command || (has_yaml && !body.at("yaml").is_string()) ||
-      (has_command && !body.at("command").is_string())) {
-    taken.failure = error(ErrorCode::kInvalid, "Give either 'yaml' or 'command', as text");
-    return taken;
-  }
-  const json::object none;
-  const json::object* given = get_object(body, "overrides");
-  const spec::Overrides overrides = overrides_from(given == nullptr ? none : *given);
-  const spec::TaskSet set = has_yaml ? spec::parse(get_string(body, "yaml"), overrides)
-                                     : spec::from_command(get_string(body, "command"), overrides);
-  if (!set.ok()) {
-    taken.prepared.errors = set.errors;
-    taken.prepared.warnings = set.warnings;
-    return taken;
-  }
-  SubmitContext context;
-  context.owner = caller.user;
-  context.secret_key = app.secret_key;
-  context.snapshot = &snapshot;
-  context.workdir_blob = get_string(body, "workdir_blob");
-  if (!context.workdir_blob.empty() && !is_blob_name(context.workdir_blob)) {
-    taken.failure = error(ErrorCode::kInvalid, "workdir_blob must be a SHA-256 in lower-case hexadecimal", "workdir_blob");
-    return taken;
-  }
-  if (const auto* blobs = get_object(body, "mount_blobs")) {
-    for (const auto& member : *blobs) {
-      const auto* one = member.value().if_object();
-      const std::string blob(one == nullptr ? "" : get_string(*one, "blob"));
-      if (!is_blob_name(blob)) {
-        taken.failure = error(ErrorCode::kInvalid, "Each of mount_blobs needs a 'blob' with a SHA-256", "mount_blobs");
-        return taken;
-      }
-      context.mount_blobs[member.key()] = blob;
-      context.mount_is_file[member.key()] = get_bool(*one, "is_file");
+Result<JobFilter> read_filter(const net::Request& request, const Caller& caller) {
+  JobFilter filter;
+  QueryReader query(request);
+  const std::string statuses = query.text("status").value_or("");
+  for (const std::string_view status : split(statuses, ',')) {
+    if (status == "active") {
+      filter.active = true;
+    } else if (status == "finished") {
+      filter.finished = true;
+    } else if (std::find(kStatuses.begin(), kStatuses.end(), status) != kStatuses.end()) {
+      filter.statuses.emplace_back(status);
+    } else if (!statuses.empty()) {
+      query.refuse("status", statuses,
+                   fmt::format("active, finished, or some of {}, separated by commas",
+                               join_words({kStatuses.begin(), kStatuses.end()})));
     }
   }
-  taken.client_key = get_string(body, "client_key");
-  taken.prepared = prepare(set, context);
-  return taken;
-}
-
-asio::awaitable<void> submit(App& app, net::Exchange& exchange, bool bulk) {
-  if (!require(exchange, Role::kUser)) {
-    co_return;
+  filter.owner = query.text("owner").value_or("");
+  filter.name = query.text("name").value_or("");
+  if (filter.owner == "me") {
+    filter.owner = caller.user;
   }
-  const Caller caller = caller_of(exchange);
-  const auto parsed = parse_json(exchange.request().body);
-  if (!parsed.ok()) {
-    exchange.respond_error(parsed.error());
-    co_return;
-  }
-  std::vector<const json::object*> bodies;
-  if (bulk) {
-    const auto* all = parsed->is_object() ? get_array(parsed->get_object(), "jobs") : nullptr;
-    for (std::size_t i = 0; all != nullptr && i < all->size(); ++i) {
-      bodies.push_back((*all)[i].if_object());
-    }
-  } else {
-    bodies.push_back(parsed->if_object());
-  }
-  constexpr std::size_t kMostAtOnce = 10'000;
-  if (bodies.empty() || bodies.size() > kMostAtOnce || std::count(bodies.begin(), bodies.end(), nullptr) > 0) {
-    exchange.respond_error(error(ErrorCode::kInvalid, bulk ? "Give 'jobs': from 1 to 10,000 objects"
-                                                           : "A JSON object is expected"));
-    co_return;
-  }
-  const auto snapshot = app.control->snapshot();
-  std::vector<control::Submission> submissions;
-  std::vector<spec::Diagnostic> warnings;
-  bool dryrun = false;
-  json::array plans;
-  for (const json::object* body : bodies) {
-    Taken taken = take(app, caller, *body, *snapshot);
-    if (taken.failure) {
-      exchange.respond_error(*taken.failure);
-      co_return;
-    }
-    if (!taken.prepared.errors.empty()) {
-      json::object answer = *get_object(parse_json_object(net::error_response(
-                                             error(ErrorCode::kInvalid, taken.prepared.errors.front().message,
-                                                   taken.prepared.errors.front().key)).body).value(), "error");
-      answer["errors"] = to_json(taken.prepared.errors);
-      answer["warnings"] = to_json(taken.prepared.warnings);
-      exchange.respond(json_answer(json::object{{"error", std::move(answer)}}, 400));
-      co_return;
-    }
-    dryrun = dryrun || get_bool(*body, "dryrun");
-    warnings.insert(warnings.end(), taken.prepared.warnings.begin(), taken.prepared.warnings.end());
-    for (job::Request& request : taken.prepared.requests) {
-      if (dryrun) {
-        json::object plan = job::to_json(request);
-        plan.erase("body");
-        plans.push_back(std::move(plan));
-      }
-      submissions.push_back({std::move(request), taken.client_key});
-    }
-  }
-  if (dryrun) {
-    exchange.respond(json_answer(json::object{{"dryrun", true}, {"requests", std::move(plans)}, {"warnings", to_json(warnings)}}));
-    co_return;
-  }
-  const std::function<void(std::function<void(Result<std::vector<JobId>>)>)> start =
-      [&app, &submissions](std::function<void(Result<std::vector<JobId>>)> done) {
-        app.control->submit(std::move(submissions), std::move(done));
-      };
-  const auto ids = co_await ask<Result<std::vector<JobId>>>(app, exchange, start);
-  if (!ids.ok()) {
-    exchange.respond_error(ids.error());
-    co_return;
-  }
-  json::array jobs;
-  for (const JobId id : *ids) {
-    jobs.push_back(json::object{{"id", id.value()}});
-  }
-  exchange.respond(json_answer(json::object{{"jobs", std::move(jobs)}, {"warnings", to_json(warnings)}}, 201));
+  filter.limit = static_cast<std::size_t>(query.integer("limit", {1, 10'000}).value_or(100));
+  filter.before = query.integer("before", {1, INT64_MAX}).value_or(INT64_MAX);
+  filter.after = query.integer("after", {0, INT64_MAX}).value_or(0);
+  QUAD_TRY(query.finish());
+  return filter;
 }
 
 asio::awaitable<void> list_jobs(App& app, net::Exchange& exchange) {
-  const net::Request& request = exchange.request();
+  const auto filter = read_filter(exchange.request(), caller_of(exchange));
+  if (!filter.ok()) {
+    exchange.respond_error(filter.error());
+    co_return;
+  }
   const auto snapshot = app.control->snapshot();
-  const std::string status = request.query_value("status").value_or("");
-  const std::string owner = request.query_value("owner").value_or("");
-  const std::string name = request.query_value("name").value_or("");
-  const auto integer = [&](std::string_view key, std::int64_t fallback) {
-    const std::string text = request.query_value(key).value_or("");
-    std::int64_t value = fallback;
-    std::from_chars(text.data(), text.data() + text.size(), value);
-    return value;
-  };
-  const std::int64_t limit = std::clamp<std::int64_t>(integer("limit", 100), 1, 10'000);
-  const std::int64_t before = integer("before", snapshot->last_job() + 1);
   json::array rows;
-  std::int64_t live = 0;
-  for (std::int64_t id = std::min(before - 1, snapshot->last_job()); id > 0; --id) {
+  std::int64_t id = std::min(filter->before, snapshot->last_job() + 1) - 1;
+  for (; id > filter->after && rows.size() < filter->limit; --id) {
     const auto job = snapshot->find(JobId(id));
-    if (job == nullptr || (!owner.empty() && job->request->owner != owner) || (!name.empty() && job->request->name != name)) {
-      continue;
-    }
-    const bool active = !job::is_terminal(job->status);
-    if (!(status.empty() || status == to_string(job->status) || (status == "active" && active))) {
-      continue;
-    }
-    live += active ? 1 : 0;
-    rows.push_back(job_row(*job, active ? app.control->live(JobId(id)) : std::vector<control::RankLive>()));
-    if (static_cast<std::int64_t>(rows.size()) >= limit) {
-      break;
+    if (job != nullptr && filter->takes(*job)) {
+      rows.push_back(job_row(*job, job::is_terminal(job->status) ? std::vector<control::RankLive>()
+                                                                 : app.control->live(JobId(id))));
     }
   }
   json::object answer;
   answer["revision"] = snapshot->revision.value();
   answer["breaker"] = snapshot->breaker;
+  answer["next"] = id > filter->after ? json::value(id + 1) : json::value(nullptr);
   answer["jobs"] = std::move(rows);
   exchange.respond(json_answer(answer));
-  co_return;
 }
 
-bool may_touch(net::Exchange& exchange, const job::Job& job) {
-  const Caller& caller = caller_of(exchange);
-  if (caller.role == Role::kAdmin || (caller.role == Role::kUser && caller.user == job.request->owner)) {
-    return true;
+bool may_touch(const Caller& caller, const job::Job& job) {
+  return caller.role == Role::kAdmin || (caller.role == Role::kUser && caller.user == job.request->owner);
+}
+
+Error not_yours(const job::Job& job) {
+  return error(ErrorCode::kDenied, fmt::format("Job {} belongs to {}", job.id.value(), job.request->owner));
+}
+
+/// Asks for the end of all of them, and waits until it is recorded. The first error, if there was one.
+asio::awaitable<Status> cancel_all(App& app, net::Exchange& exchange, std::vector<JobId> jobs) {
+  if (jobs.empty()) {
+    co_return Status();
   }
-  exchange.respond_error(error(ErrorCode::kDenied, fmt::format("Job {} belongs to {}", job.id.value(), job.request->owner)));
-  return false;
+  struct Progress {
+    std::atomic<std::size_t> left;
+    std::mutex mutex;  // an answer that control gives at once comes on this thread, the others on its own
+    Status first;
+  };
+  const std::string by = caller_of(exchange).user;
+  const std::function<void(std::function<void(Status)>)> start = [&](const std::function<void(Status)>& done) {
+    auto progress = std::make_shared<Progress>();
+    progress->left = jobs.size();
+    for (const JobId id : jobs) {
+      app.control->cancel(id, by, [progress, done](const Status& status) {
+        {
+          const std::lock_guard lock(progress->mutex);
+          if (!status.ok() && progress->first.ok()) {
+            progress->first = status;
+          }
+        }
+        if (--progress->left == 0) {
+          done(progress->first);
+        }
+      });
+    }
+  };
+  co_return co_await ask<Status>(app, exchange, start);
 }
 
 asio::awaitable<void> cancel_job(App& app, net::Exchange& exchange) {
   const auto job = job_of(app, exchange);
-  if (job == nullptr || !may_touch(exchange, *job)) {
+  if (job == nullptr) {
     co_return;
   }
-  const std::string by = caller_of(exchange).user;
-  const std::function<void(std::function<void(Status)>)> start = [&](std::function<void(Status)> done) {
-    app.control->cancel(job->id, by, std::move(done));
-  };
-  const Status status = co_await ask<Status>(app, exchange, start);
+  if (!may_touch(caller_of(exchange), *job)) {
+    exchange.respond_error(not_yours(*job));
+    co_return;
+  }
+  std::vector<JobId> one(1, job->id);
+  const Status status = co_await cancel_all(app, exchange, std::move(one));
   if (!status.ok()) {
     exchange.respond_error(status.error());
     co_return;
   }
-  const auto after = app.control->snapshot()->find(job->id);
-  exchange.respond(json_answer(job_row(*after, {})));
+  exchange.respond(json_answer(job_row(*app.control->snapshot()->find(job->id), {})));
+}
+
+/// The jobs that a POST to /v1/jobs/cancel names, which the caller may all cancel.
+Result<std::vector<JobId>> read_cancel(const net::Request& request, const Caller& caller,
+                                       const control::Snapshot& snapshot) {
+  QUAD_ASSIGN(const json::object body, parse_json_object(request.body));
+  ObjectReader reader(body);
+  const json::array* ids = reader.array("ids");
+  const auto name = reader.text("name");
+  const bool mine = reader.flag("mine").value_or(false);
+  const bool all = reader.flag("all").value_or(false);
+  if ((ids != nullptr ? 1 : 0) + (name ? 1 : 0) + (mine ? 1 : 0) + (all ? 1 : 0) != 1) {
+    reader.fail(error(ErrorCode::kInvalid, "Give one of 'ids', 'name', 'mine' and 'all'"));
+  }
+  QUAD_TRY(reader.finish());
+  std::vector<JobId> jobs;
+  if (ids != nullptr) {
+    for (const json::value& value : *ids) {
+      const auto job = value.is_int64() && value.get_int64() > 0 ? snapshot.find(JobId(value.get_int64())) : nullptr;
+      if (job == nullptr) {
+        return error(ErrorCode::kNotFound, fmt::format("There is no job {}", printable(to_text(value))), "ids");
+      }
+      if (!may_touch(caller, *job)) {
+        return not_yours(*job);
+      }
+      jobs.push_back(job->id);
+    }
+    return jobs;
+  }
+  if (all && caller.role != Role::kAdmin) {
+    return error(ErrorCode::kDenied, "Only an administrator can cancel everybody's jobs; give 'mine' for your own", "all");
+  }
+  for (std::int64_t id = 1; id <= snapshot.last_job(); ++id) {
+    const auto job = snapshot.find(JobId(id));
+    const bool wanted = job != nullptr && !job::is_terminal(job->status) &&
+                        (all || (mine && job->request->owner == caller.user) ||
+                         (name && job->request->name == *name && may_touch(caller, *job)));
+    if (wanted) {
+      jobs.push_back(job->id);
+    }
+  }
+  return jobs;
+}
+
+asio::awaitable<void> cancel_many(App& app, net::Exchange& exchange) {
+  if (!require(exchange, Role::kUser)) {
+    co_return;
+  }
+  const auto jobs = read_cancel(exchange.request(), caller_of(exchange), *app.control->snapshot());
+  if (!jobs.ok()) {
+    exchange.respond_error(jobs.error());
+    co_return;
+  }
+  const Status status = co_await cancel_all(app, exchange, *jobs);
+  if (!status.ok()) {
+    exchange.respond_error(status.error());
+    co_return;
+  }
+  const auto after = app.control->snapshot();
+  json::array list;
+  for (const JobId id : *jobs) {
+    const auto job = after->find(id);
+    list.push_back(json::object{{"id", id.value()}, {"status", to_string(job->status)}, {"message", job->message}});
+  }
+  exchange.respond(json_answer(json::object{{"jobs", std::move(list)}}));
 }
 
 asio::awaitable<void> job_events(App& app, net::Exchange& exchange, bool story) {
@@ -294,6 +241,7 @@ asio::awaitable<void> job_events(App& app, net::Exchange& exchange, bool story) 
   store::EventFilter filter;
   filter.job = job->id;
   filter.limit = 10'000;
+  filter.kind_prefix = story ? "" : "checkpoint.complete";
   const auto events = app.store->events(filter);
   if (!events.ok()) {
     exchange.respond_error(events.error());
@@ -305,12 +253,10 @@ asio::awaitable<void> job_events(App& app, net::Exchange& exchange, bool story) 
   }
   json::array checkpoints;
   for (const job::Event& event : *events) {
-    if (event.kind == "checkpoint.complete") {
-      json::object one = event.data;
-      one["at"] = format_rfc3339(event.at);
-      one["epoch"] = event.epoch.value();
-      checkpoints.push_back(std::move(one));
-    }
+    json::object one = event.data;
+    one["at"] = format_rfc3339(event.at);
+    one["epoch"] = event.epoch.value();
+    checkpoints.push_back(std::move(one));
   }
   exchange.respond(json_answer(json::object{{"id", job->id.value()}, {"checkpoints", std::move(checkpoints)}}));
 }
@@ -326,14 +272,13 @@ asio::awaitable<void> show_task(App& app, net::Exchange& exchange) {
     exchange.respond_error(object.error());
     co_return;
   }
-  exchange.respond(json_answer(object->contains("task") ? object->at("task") : json::value(json::object())));
+  const json::object* task = get_object(*object, "task");
+  exchange.respond(json_answer(task == nullptr ? json::object() : *task));
 }
 
 }  // namespace
 
 void add_job_routes(App& app, net::Router& router) {
-  router.post("/v1/jobs", [&app](net::Exchange& e) { return submit(app, e, false); });
-  router.post("/v1/jobs/bulk", [&app](net::Exchange& e) { return submit(app, e, true); });
   router.get("/v1/jobs", [&app](net::Exchange& e) { return list_jobs(app, e); });
   router.get("/v1/jobs/{id}", [&app](net::Exchange& e) -> asio::awaitable<void> {
     if (const auto job = job_of(app, e)) {
@@ -341,6 +286,7 @@ void add_job_routes(App& app, net::Router& router) {
     }
     co_return;
   });
+  router.post("/v1/jobs/cancel", [&app](net::Exchange& e) { return cancel_many(app, e); });
   router.post("/v1/jobs/{id}/cancel", [&app](net::Exchange& e) { return cancel_job(app, e); });
   router.get("/v1/jobs/{id}/why", [&app](net::Exchange& e) -> asio::awaitable<void> {
     if (const auto job = job_of(app, e)) {

@@ -1,11 +1,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
-#include <set>
+#include <boost/asio/post.hpp>
+#include <boost/asio/use_awaitable.hpp>
 
-#include "base/text.h"
 #include "server/app.h"
+#include "server/input.h"
 
 namespace quad::server {
 
@@ -13,81 +13,36 @@ namespace asio = boost::asio;
 
 namespace {
 
-constexpr std::size_t kPiece = 256 * 1024;
+constexpr std::size_t kPiece = 256 * 1024;      ///< read at once, of all ranks together
+constexpr std::size_t kLeastPiece = 4 * 1024;   ///< read at once of one rank
+constexpr std::size_t kLongestLine = 1U << 20U;  ///< a longer one is cut, so that a reader without newlines is bounded
 
 /// What of a job's output is asked for.
 struct Wanted {
   std::optional<Epoch> attempt;
   std::optional<Rank> rank;
   bool follow = false;
-  std::optional<std::uint64_t> tail;
+  std::optional<std::int64_t> tail;
   std::optional<WallTime> since;
-  std::optional<std::uint64_t> line;
+  std::optional<std::int64_t> line;
   std::string grep;
 };
 
-std::optional<std::uint64_t> natural(const std::string& text) {
-  std::uint64_t value = 0;
-  const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), value);
-  return failure == std::errc() && end == text.data() + text.size() ? std::optional(value) : std::nullopt;
-}
-
-/// "2026-11-23T10:00:00Z", or how long ago: "90s", "10m", "2h", "1d".
-std::optional<WallTime> parse_since(const std::string& text, WallTime now) {
-  if (const auto time = parse_rfc3339(text); time.ok()) {
-    return *time;
-  }
-  constexpr std::string_view kUnits = "smhd";
-  constexpr std::int64_t kMillis[] = {1000, 60'000, 3'600'000, 86'400'000};
-  if (text.size() < 2 || kUnits.find(text.back()) == std::string_view::npos) {
-    return std::nullopt;
-  }
-  const auto count = natural(text.substr(0, text.size() - 1));
-  return count && *count < 1'000'000'000
-             ? std::optional(WallTime{now.millis - static_cast<std::int64_t>(*count) * kMillis[kUnits.find(text.back())]})
-             : std::nullopt;
-}
-
 Result<Wanted> read_wanted(const net::Request& request, const job::Job& job, WallTime now) {
   Wanted wanted;
-  const auto bad = [](std::string_view key, const std::string& value, std::string_view allowed) {
-    return error(ErrorCode::kInvalid, fmt::format("{} is '{}', and must be {}", key, value, allowed), std::string(key));
-  };
-  if (const auto text = request.query_value("attempt")) {
-    const auto value = natural(*text);
-    if (!value || *value < 1 || *value > static_cast<std::uint64_t>(std::max(job.epoch().value(), 1))) {
-      return bad("attempt", *text, fmt::format("a number from 1 to {}", std::max(job.epoch().value(), 1)));
-    }
-    wanted.attempt = Epoch(static_cast<std::int32_t>(*value));
+  QueryReader query(request);
+  if (const auto attempt = query.integer("attempt", {1, std::max(job.epoch().value(), 1)})) {
+    wanted.attempt = Epoch(static_cast<std::int32_t>(*attempt));
   }
-  if (const auto text = request.query_value("rank")) {
-    const auto value = natural(*text);
-    if (!value || *value >= static_cast<std::uint64_t>(job.request->ranks)) {
-      return bad("rank", *text, fmt::format("a number from 0 to {}", job.request->ranks - 1));
-    }
-    wanted.rank = Rank(static_cast<std::int32_t>(*value));
+  if (const auto rank = query.integer("rank", {0, job.request->ranks - 1})) {
+    wanted.rank = Rank(static_cast<std::int32_t>(*rank));
   }
-  if (const auto text = request.query_value("tail")) {
-    wanted.tail = natural(*text);
-    if (!wanted.tail) {
-      return bad("tail", *text, "a number of lines");
-    }
-  }
-  if (const auto text = request.query_value("line")) {
-    wanted.line = natural(*text);
-    if (!wanted.line || *wanted.line < 1) {
-      return bad("line", *text, "a line's number, from 1");
-    }
-  }
-  if (const auto text = request.query_value("since")) {
-    wanted.since = parse_since(*text, now);
-    if (!wanted.since) {
-      return bad("since", *text, "a time such as 2026-11-23T10:00:00Z, or how long ago, such as 10m");
-    }
-  }
-  const std::string follow = request.query_value("follow").value_or("0");
-  wanted.follow = follow == "1" || follow == "true";
-  wanted.grep = request.query_value("grep").value_or("");
+  wanted.follow = query.flag("follow");
+  wanted.tail = query.integer("tail", {});
+  wanted.line = query.integer("line", {1});
+  wanted.since = query.time("since", now);
+  wanted.grep = query.text("grep").value_or("");
+  QUAD_TRY(query.finish());
   return wanted;
 }
 
@@ -97,7 +52,6 @@ struct Source {
   std::uint64_t at = 0;
   std::string partial;  ///< a line whose end has not come yet, where lines matter
   std::string prefix;
-  bool announced = false;
 };
 
 /// How SkyPilot marks the lines of several ranks.
@@ -124,9 +78,9 @@ class LogReader {
         source.prefix = prefix_of(attempt.ranks[i], i);
       }
       if (first && wanted_.tail) {
-        source.at = app_.logs->tail(source.key, *wanted_.tail);
+        source.at = app_.logs->tail(source.key, static_cast<std::uint64_t>(*wanted_.tail));
       } else if (first && wanted_.line) {
-        source.at = app_.logs->seek_line(source.key, *wanted_.line);
+        source.at = app_.logs->seek_line(source.key, static_cast<std::uint64_t>(*wanted_.line));
       } else if (wanted_.since) {
         source.at = app_.logs->seek_time(source.key, *wanted_.since);
       }
@@ -134,34 +88,29 @@ class LogReader {
     }
   }
 
-  /// The next piece of output; empty when there is none now. `last`: also what has no line end yet.
-  std::string next(bool last) {
-    std::string out;
+  struct Piece {
+    std::string text;
+    bool moved = false;  ///< something was read, even if none of it is wanted
+  };
+  /// What there is after what was given before. `last`: also what has no line end yet.
+  Piece next(bool last) {
+    Piece out;
+    const std::size_t share = std::max(kPiece / std::max<std::size_t>(sources_.size(), 1), kLeastPiece);
     for (Source& source : sources_) {
-      auto piece = app_.logs->read(source.key, source.at, kPiece);
+      auto piece = app_.logs->read(source.key, source.at, share);
       if (!piece.ok() || piece->empty()) {
         if (last && !source.partial.empty()) {
-          emit(source, std::exchange(source.partial, {}), out);
-          out += '\n';
+          emit(source, std::exchange(source.partial, {}) + "\n", out.text);
+          out.moved = true;
         }
         continue;
       }
+      out.moved = true;
       source.at += piece->size();
       if (source.prefix.empty() && wanted_.grep.empty()) {
-        out += *piece;
-        continue;
-      }
-      source.partial += *piece;
-      std::size_t start = 0;
-      for (std::size_t end = source.partial.find('\n'); end != std::string::npos;
-           end = source.partial.find('\n', start)) {
-        emit(source, std::string_view(source.partial).substr(start, end - start + 1), out);
-        start = end + 1;
-      }
-      source.partial.erase(0, start);
-      constexpr std::size_t kLongestLine = 1U << 20U;
-      if (source.partial.size() > kLongestLine) {
-        emit(source, std::exchange(source.partial, {}), out);
+        out.text += *piece;
+      } else {
+        take_lines(source, *piece, out.text);
       }
     }
     return out;
@@ -180,6 +129,20 @@ class LogReader {
   }
 
  private:
+  void take_lines(Source& source, std::string_view piece, std::string& out) const {
+    source.partial += piece;
+    std::size_t start = 0;
+    for (std::size_t end = source.partial.find('\n'); end != std::string::npos;
+         end = source.partial.find('\n', start)) {
+      emit(source, std::string_view(source.partial).substr(start, end - start + 1), out);
+      start = end + 1;
+    }
+    source.partial.erase(0, start);
+    if (source.partial.size() > kLongestLine) {
+      emit(source, std::exchange(source.partial, {}) + "\n", out);
+    }
+  }
+
   void emit(const Source& source, std::string_view line, std::string& out) const {
     if (wanted_.grep.empty() || line.find(wanted_.grep) != std::string_view::npos) {
       out += source.prefix;
@@ -233,12 +196,14 @@ asio::awaitable<void> logs(App& app, net::Exchange& exchange) {
     const bool attempt_over = has_epoch && job->attempts[static_cast<std::size_t>(epoch.value() - 1)].ended_at.has_value();
     const bool job_over = job::is_terminal(job->status);
     const bool complete = attempt_over || !wanted->follow || (job_over && !has_epoch);
-    std::string piece = has_epoch ? reader.next(complete) : std::string();
-    if (!piece.empty()) {
-      const Status sent = co_await stream.write(piece);
+    const LogReader::Piece piece = has_epoch ? reader.next(complete) : LogReader::Piece();
+    if (piece.moved) {
+      const Status sent = co_await stream.write(piece.text);
       if (!sent.ok()) {
         co_return;
       }
+      // A long search writes nothing for a while: others have their turn in between.
+      co_await asio::post(exchange.executor(), asio::use_awaitable);
       continue;
     }
     if (attempt_over && wanted->follow && !fixed && job->epoch() > epoch) {

@@ -19,6 +19,8 @@ namespace quad::server {
 
 namespace asio = boost::asio;
 
+constexpr Millis kOutputWait{30'000};
+
 /// One connection. Its reader is the route's handler; its writer is a coroutine of its own that lives as long.
 class RunnerSession : public std::enable_shared_from_this<RunnerSession> {
  public:
@@ -109,6 +111,7 @@ class RunnerSession : public std::enable_shared_from_this<RunnerSession> {
       live_.rss_bytes = get_int(message, "rss_bytes");
       live_.cpu_percent = get_double(message, "cpu_percent");
       app_.control->heartbeat(key_, live_);
+      report_end();
     } else if (type == "progress") {
       live_.step = get_int(message, "step", live_.step);
       live_.total = get_int(message, "total", live_.total);
@@ -118,6 +121,7 @@ class RunnerSession : public std::enable_shared_from_this<RunnerSession> {
       app_.control->heartbeat(key_, live_);
     } else if (type == "hello") {
       live_.rank = key_.rank;
+      acknowledge_ = app_.logs->end(key_) > 0;  // what is here already need not come again
       report(job::RankHello{epoch, key_.rank, nonce_, std::string(get_string(message, "address")),
                             static_cast<std::int32_t>(get_int(message, "port"))},
              message);
@@ -128,7 +132,7 @@ class RunnerSession : public std::enable_shared_from_this<RunnerSession> {
       } else if (phase == "setting_up") {
         report(job::RankSettingUp{epoch, key_.rank}, message);
       } else {
-        acknowledge(get_int(message, "seq"));
+        acknowledge_unrecorded(get_int(message, "seq"));
       }
     } else if (type == "resumed") {
       job::Resume resume{std::string(get_string(message, "path")), get_int(message, "step", -1),
@@ -149,14 +153,26 @@ class RunnerSession : public std::enable_shared_from_this<RunnerSession> {
       report_end();
     } else if (type == "exited") {
       ended_ = message;
+      ended_at_ = app_.clock->now().mono;
       report_end();
     }
   }
 
-  /// A rank's end is told only when all its output is here, so that the logs of a job that ended are complete.
+  /// A rank's end is told only when all its output is here, so that the logs of a job that ended are complete; but no
+  /// later than kOutputWait after it came.
   void report_end() {
-    if (!ended_ || app_.logs->end(key_) < static_cast<std::uint64_t>(get_int(*ended_, "log_end"))) {
+    if (!ended_) {
       return;
+    }
+    const auto log_end = static_cast<std::uint64_t>(std::max<std::int64_t>(get_int(*ended_, "log_end"), 0));
+    const std::uint64_t held = app_.logs->end(key_);
+    const Now now = app_.clock->now();
+    if (held < log_end) {
+      if (now.mono - ended_at_ < kOutputWait) {
+        return;
+      }
+      spdlog::warn("rank {}: the last {} bytes of its output did not come", to_string(key_), log_end - held);
+      app_.logs->gap(key_, held, log_end, now.wall);
     }
     const json::object message = std::exchange(ended_, std::nullopt).value();
     job::RankEnd end = job::rank_end_from_json(message);
@@ -167,11 +183,23 @@ class RunnerSession : public std::enable_shared_from_this<RunnerSession> {
   void report(job::Happening happening, const json::object& message) {
     control::RunnerReport report{key_, nonce_, std::move(happening), nullptr};
     if (const std::int64_t seq = get_int(message, "seq"); seq > 0) {
+      ++undurable_;
       report.durable = [self = shared_from_this(), seq] {
-        asio::post(self->app_.io, [self, seq] { self->acknowledge(seq); });
+        asio::post(self->app_.io, [self, seq] {
+          --self->undurable_;
+          self->acknowledge(std::max(seq, self->undurable_ == 0 ? self->needs_nothing_ : 0));
+        });
       };
     }
     app_.control->report(std::move(report));
+  }
+
+  /// For messages that change no record. An acknowledgement covers all before it, so it waits for those.
+  void acknowledge_unrecorded(std::int64_t seq) {
+    needs_nothing_ = std::max(needs_nothing_, seq);
+    if (undurable_ == 0) {
+      acknowledge(seq);
+    }
   }
 
   void acknowledge(std::int64_t seq) {
@@ -188,7 +216,10 @@ class RunnerSession : public std::enable_shared_from_this<RunnerSession> {
   std::string outgoing_;
   bool closed_ = false;
   bool acknowledge_ = false;
+  int undurable_ = 0;               ///< reports whose record control has not confirmed
+  std::int64_t needs_nothing_ = 0;  ///< newest message that is not recorded
   std::optional<json::object> ended_;
+  MonoTime ended_at_;
   control::RankLive live_;
 };
 

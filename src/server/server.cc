@@ -54,10 +54,13 @@ bool is_loopback(std::string_view address) {
 
 net::Router make_routes(App& app) {
   net::Router router;
+  add_submit_routes(app, router);
   add_job_routes(app, router);
   add_log_routes(app, router);
   add_event_routes(app, router);
   add_admin_routes(app, router);
+  add_token_routes(app, router);
+  add_metrics_routes(app, router);
   add_blob_routes(app, router);
   add_runner_routes(app, router);
   router.before([&app](net::Exchange& exchange) { authenticate(app, exchange); });
@@ -91,9 +94,9 @@ Result<std::uint16_t> listen(net::HttpServer& http, const ServeOptions& options)
   return try_port(0);
 }
 
-/// The first administrator's token, made once, in a file that only the server's user can read.
+/// The first administrator's token, in a file that only the server's user can read. Made again when no token is left.
 Status first_token(App& app) {
-  if (!app.tokens.empty() || fs::exists(app.data_dir / "admin.token")) {
+  if (!app.tokens.empty()) {
     return {};
   }
   Token token;
@@ -107,12 +110,12 @@ Status first_token(App& app) {
   event.actor = "server";
   event.message = fmt::format("The first administrator's token, {}, was made.", token.id);
   QUAD_TRY(write_file_atomically(app.data_dir / "admin.token", secret + "\n", 0600));
-  app.control->set_setting("token/" + token.id, token_record(token), std::move(event),
-                           [&app, token](const Status& status) {
-                             if (status.ok()) {
-                               asio::post(app.io, [&app, token] { app.tokens.emplace(token.hash, token); });
-                             }
-                           });
+  app.tokens.emplace(token.hash, token);
+  app.control->set_setting("token/" + token.id, token_record(token), std::move(event), [](const Status& status) {
+    if (!status.ok()) {
+      spdlog::error("the first token is not recorded: {}", status.error().message);
+    }
+  });
   return {};
 }
 
@@ -183,8 +186,7 @@ Status serve(const ServeOptions& options) {
 
   net::ServerOptions http_options;
   http_options.on_access = [&app](const net::AccessRecord& access) {
-    ++app.answers[access.status / 100];
-    app.seconds += static_cast<double>(access.duration.count()) / 1e6;
+    app.http.count(access.status, static_cast<double>(access.duration.count()) / 1e6);
   };
   http_options.on_fault = [](std::string_view what) { spdlog::error("a request failed: {}", what); };
   net::HttpServer http(app.io, make_routes(app), http_options);

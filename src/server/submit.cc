@@ -152,9 +152,14 @@ std::optional<job::Shape> Preparer::shape_of(const spec::Resources& resources, b
       return std::nullopt;
     }
     shape.gpu_model = *known;
+    // Only the nodes with this GPU count from here on.
+    biggest_cpus = 0;
+    biggest_memory = 0;
     for (const auto& [id, node] : context_.snapshot->pool.nodes()) {
       if (node.spec.gpu_model == shape.gpu_model) {
         most_gpus = std::max(most_gpus, node.spec.capacity.gpus);
+        biggest_cpus = std::max(biggest_cpus, node.spec.capacity.cpu_milli);
+        biggest_memory = std::max(biggest_memory, node.spec.capacity.memory_bytes);
       }
     }
     if (shape.per_rank.gpus > most_gpus) {
@@ -172,9 +177,10 @@ std::optional<job::Shape> Preparer::shape_of(const spec::Resources& resources, b
   const std::int64_t per_cpu = resources.memory && resources.memory->per_cpu ? shape.per_rank.cpu_milli : 1000;
   shape.per_rank.memory_bytes =
       resources.memory ? resources.memory->bytes * per_cpu / 1000 : std::min(usual_memory, biggest_memory);
+  const std::string which = shape.gpu_model.empty() ? "No node" : fmt::format("No node with {} GPUs", shape.gpu_model);
   if (shape.per_rank.cpu_milli > biggest_cpus) {
     if (alone) {
-      refuse("resources.cpus", fmt::format("No node has {:g} CPUs; the largest has {:g}.",
+      refuse("resources.cpus", fmt::format("{} has {:g} CPUs; the largest has {:g}.", which,
                                            static_cast<double>(shape.per_rank.cpu_milli) / 1000,
                                            static_cast<double>(biggest_cpus) / 1000));
     }
@@ -182,7 +188,7 @@ std::optional<job::Shape> Preparer::shape_of(const spec::Resources& resources, b
   }
   if (shape.per_rank.memory_bytes > biggest_memory) {
     if (alone) {
-      refuse("resources.memory", fmt::format("No node has {:.1f} GB of memory; the largest has {:.1f}.",
+      refuse("resources.memory", fmt::format("{} has {:.1f} GB of memory; the largest has {:.1f}.", which,
                                              static_cast<double>(shape.per_rank.memory_bytes) / 1e9,
                                              static_cast<double>(biggest_memory) / 1e9));
     }
@@ -201,6 +207,9 @@ json::array Preparer::mounts_of(const spec::Task& task) {
       case spec::FileMount::Kind::kLocal: {
         const auto blob = context_.mount_blobs.find(mount.destination);
         if (blob == context_.mount_blobs.end()) {
+          if (context_.uploads_follow) {
+            continue;
+          }
           refuse(key, fmt::format("'{}' was not uploaded with the task; launch it with the quad command.", mount.source));
           continue;
         }
@@ -284,7 +293,7 @@ void Preparer::add(const spec::Task& task) {
     body["secrets"] = seal(context_.secret_key, context_.owner, to_text(secrets));
   }
   if (std::holds_alternative<spec::LocalWorkdir>(task.workdir)) {
-    if (context_.workdir_blob.empty()) {
+    if (context_.workdir_blob.empty() && !context_.uploads_follow) {
       refuse("workdir", "The work directory was not uploaded with the task; launch it with the quad command.");
     }
     body["workdir"] = json::object{{"blob", context_.workdir_blob}};

@@ -22,6 +22,7 @@ struct SubmitContext {
   std::string workdir_blob;                  ///< of a local workdir; empty if none was uploaded
   std::map<std::string, std::string> mount_blobs;  ///< destination -> blob of a local file mount
   std::map<std::string, bool> mount_is_file;
+  bool uploads_follow = false;  ///< only looking: local files need not have been uploaded yet
   const control::Snapshot* snapshot = nullptr;  ///< for what nodes there are
 };
 

@@ -35,4 +35,10 @@ std::optional<AcceleratorChoices> expand_accelerators(const Node& node, const st
 std::optional<AcceleratorRequest> read_accelerator(const AcceleratorChoice& choice,
                                                    const std::string& path, Issues& issues);
 
+/// One alternative: a checked mapping of resources with at most one accelerator. A hook that its autostop has goes to
+/// `hook` if there is none yet. Empty if it was wrong, which is then reported.
+std::optional<Resources> read_candidate(const Node& node, std::string path,
+                                        const AcceleratorChoice* accelerator,
+                                        std::optional<Hook>& hook, Issues& issues);
+
 }  // namespace quad::spec

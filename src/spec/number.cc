@@ -48,6 +48,11 @@ bool take_digits(std::string_view text, std::size_t& at, std::string& out) {
 
 }  // namespace
 
+bool is_whole(double value) {
+  constexpr double kExact = 9e15;
+  return value >= -kExact && value <= kExact && value == std::floor(value);
+}
+
 std::string python_float_text(double value) {
   if (std::isnan(value)) {
     return "nan";
@@ -293,13 +298,13 @@ std::optional<std::int64_t> parse_disk_gigabytes(std::string_view text) {
       continue;
     }
     const auto value = python_int(std::string_view(word).substr(0, word.size() - 2));
-    if (!value) {
+    if (!value || *value < 0) {
       continue;
     }
     const int shift = 10 * std::abs(unit.power - 3);
     if (unit.power >= 3) {
       const std::int64_t most = std::numeric_limits<std::int64_t>::max() >> shift;
-      return std::abs(*value) > most ? std::nullopt : std::optional(*value * (1LL << shift));
+      return *value > most ? std::nullopt : std::optional(*value * (1LL << shift));
     }
     if (*value % (1LL << shift) != 0) {
       return std::nullopt;

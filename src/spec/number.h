@@ -14,6 +14,8 @@
 
 namespace quad::spec {
 
+/// A double that is an integer and small enough to be exactly one: safe to cast to 64 bits.
+bool is_whole(double value);
 /// The shortest text that reads back as the same double, as Python's repr() lays it out: "1.0", "1e+16", "1e-05".
 std::string python_float_text(double value);
 

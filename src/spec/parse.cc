@@ -166,6 +166,9 @@ class FileReader {
     warn_of_unknown(header);
     std::set<std::string, std::less<>> names;
     std::erase_if(documents_, [](const Node& node) { return node.is_null(); });
+    if (documents_.empty()) {
+      issues_.fail("", header.mark, "the file has the header of a job group but no task after it");
+    }
     for (const Node& document : documents_) {
       if (is_task(document)) {
         check_task_name(document, names);

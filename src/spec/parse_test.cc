@@ -195,7 +195,8 @@ TEST(Parse, ReadsAJobGroup) {
 }
 
 TEST(Parse, RefusesAFileWithoutATask) {
-  for (const char* text : {"", "# nothing\n", "~\n", "{}\n", "- a\n", "hello\n", "name: x\n---\n"}) {
+  for (const char* text : {"", "# nothing\n", "~\n", "{}\n", "- a\n", "hello\n", "name: x\n---\n",
+                           "name: x\nexecution: parallel\n---\n"}) {
     EXPECT_FALSE(parse(text, {}).ok()) << text;
   }
 }

@@ -6,6 +6,7 @@
 
 #include "base/text.h"
 #include "spec/grammar.h"
+#include "spec/number.h"
 #include "spec/readers.h"
 #include "spec/task_grammar.h"
 
@@ -235,9 +236,7 @@ class ServiceReader {
   }
 
   static json::value plain(double value) {
-    return value == static_cast<double>(static_cast<std::int64_t>(std::clamp(value, -9e15, 9e15)))
-               ? json::value(static_cast<std::int64_t>(value))
-               : json::value(value);
+    return is_whole(value) ? json::value(static_cast<std::int64_t>(value)) : json::value(value);
   }
 
   json::object pool_json() {

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "spec/number.h"
 #include "spec/parse.h"
 
 namespace quad::spec {
@@ -11,12 +12,7 @@ namespace {
 constexpr std::string_view kRedacted = "<redacted>";
 
 json::value plain(double value) {
-  constexpr double kExact = 9e15;
-  if (value >= -kExact && value <= kExact &&
-      value == static_cast<double>(static_cast<std::int64_t>(value))) {
-    return static_cast<std::int64_t>(value);
-  }
-  return value;
+  return is_whole(value) ? json::value(static_cast<std::int64_t>(value)) : json::value(value);
 }
 
 json::array strings(const std::vector<std::string>& list) {

@@ -78,10 +78,8 @@ std::string identity(const Node& key) {
     case Node::Kind::kInt:
       return "i" + key.text;
     case Node::Kind::kFloat:
-      return key.number == static_cast<double>(static_cast<std::int64_t>(
-                               std::clamp(key.number, -9e15, 9e15)))
-                 ? fmt::format("i{:.0f}", key.number)
-                 : "f" + python_float_text(key.number);
+      return is_whole(key.number) ? fmt::format("i{}", static_cast<std::int64_t>(key.number))
+                                  : "f" + python_float_text(key.number);
     default:
       return "x" + python_repr(key);
   }
@@ -209,6 +207,7 @@ class Composer {
     if (event->type == YAML_ALIAS_EVENT) {
       return copy_anchor(std::string(text_of(event->data.alias.anchor)), mark, node);
     }
+    const bool is_scalar = event->type == YAML_SCALAR_EVENT;
     std::string anchor;
     bool good = false;
     switch (event->type) {
@@ -236,6 +235,7 @@ class Composer {
       }
       anchors_[anchor].node = node;
       anchors_[anchor].open = false;
+      anchors_[anchor].scalar = is_scalar;
     }
     return true;
   }
@@ -415,6 +415,7 @@ class Composer {
            int depth) {
     const Mark mark = event.mark();
     const bool alias = event->type == YAML_ALIAS_EVENT;
+    const bool collection = !alias && event->type != YAML_SCALAR_EVENT;
     const std::string anchor(alias ? text_of(event->data.alias.anchor) : std::string_view());
     std::optional<std::string> text;
     std::string own_anchor;
@@ -430,7 +431,7 @@ class Composer {
     if (!composed) {
       return false;
     }
-    if (node.is_sequence() || node.is_mapping()) {
+    if (collection || (alias && !anchors_[anchor].scalar)) {
       return fail(mark, "a key is a list or a mapping; write a plain word");
     }
     if (alias) {
@@ -473,6 +474,7 @@ class Composer {
 
   struct Anchor {
     Node node;
+    bool scalar = false;
     bool open = true;      ///< still being read: an alias to it would be a circle
     bool merge = false;    ///< stands for a plain "<<"
     std::string key_text;  ///< as written, where it is a key

@@ -93,6 +93,8 @@ TEST(Yaml, RefusesWhatTheSafeLoaderRefuses) {
   EXPECT_THAT(fault_of("a: &x [*x]\n"), HasSubstr("inside its own anchor"));
   EXPECT_THAT(fault_of("a: &x 1\nb: &x 2\n"), HasSubstr("twice"));
   EXPECT_THAT(fault_of("? [a]\n: b\n"), HasSubstr("plain word"));
+  EXPECT_THAT(fault_of("? !!set {a}\n: b\n"), HasSubstr("plain word"));
+  EXPECT_THAT(fault_of("a: &x [b]\n*x : c\n"), HasSubstr("plain word"));
   EXPECT_THAT(fault_of("a: =\n"), HasSubstr("quote it"));
   EXPECT_THAT(fault_of("a: <<\n"), HasSubstr("merge key"));
   EXPECT_THAT(fault_of("<<: 5\n"), HasSubstr("takes a mapping"));
@@ -104,6 +106,12 @@ TEST(Yaml, RefusesAKeyGivenTwiceAndNamesBothLines) {
   EXPECT_THAT(stream.error->message, HasSubstr("lines 3 and 4"));
   EXPECT_EQ(stream.error->line, 4);
   EXPECT_EQ(stream.error->column, 3);
+}
+
+TEST(Yaml, TakesOneAndTrueForTheSameKeyAsPythonDoes) {
+  const YamlStream stream = read_yaml("a: {1: x, 1.0: y, true: z, .NaN: n, .inf: i}\n");
+  ASSERT_FALSE(stream.error);
+  EXPECT_EQ(python_repr(*stream.documents[0].find("a")), "{1: 'z', nan: 'n', inf: 'i'}");
 }
 
 TEST(Yaml, PlacesEveryValue) {

@@ -20,8 +20,8 @@ namespace fs = std::filesystem;
 Status copy_pages(const fs::path& from, const fs::path& to) {
   QUAD_ASSIGN(Connection source, Connection::open(from, Connection::Mode::kRead));
   QUAD_ASSIGN(const Connection target, Connection::open(to, Connection::Mode::kWrite));
-  // A read transaction held all the while: otherwise each commit in between would make the copy start over, and under
-  // a busy writer it would never end.
+  // A read transaction held all the while: otherwise each commit in between would make the copy
+  // start over, and under a busy writer it would never end.
   QUAD_TRY(source.run("BEGIN"));
   QUAD_TRY(source.integer("SELECT count(*) FROM sqlite_schema"));
   sqlite3_backup* copy = sqlite3_backup_init(target.get(), "main", source.get(), "main");
@@ -54,8 +54,9 @@ Status write_copy(const fs::path& from, const fs::path& temporary, const fs::pat
 Status copy_database(const fs::path& from, const fs::path& to) {
   std::error_code ignored;
   if (fs::equivalent(from, to, ignored)) {
-    return error(ErrorCode::kInvalid,
-                 fmt::format("{} is the database itself; name another file for its backup", to.string()));
+    return error(
+        ErrorCode::kInvalid,
+        fmt::format("{} is the database itself; name another file for its backup", to.string()));
   }
   const fs::path temporary = fmt::format("{}.tmp-{}", to.string(), random_hex(6));
   Status status = write_copy(from, temporary, to);

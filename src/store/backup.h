@@ -10,8 +10,9 @@
 
 namespace quad::store {
 
-/// Copies the database at `from` to `to`, which appears whole (mode 0600, synced) or not at all; an older copy there is
-/// replaced. Blocks for as long as the disk takes, but holds up nobody. kInvalid when `to` is the database itself.
+/// Copies the database at `from` to `to`, which appears whole (mode 0600, synced) or not at all; an
+/// older copy there is replaced. Blocks for as long as the disk takes, but holds up nobody.
+/// kInvalid when `to` is the database itself.
 Status copy_database(const std::filesystem::path& from, const std::filesystem::path& to);
 
 }  // namespace quad::store

@@ -17,23 +17,29 @@ constexpr int kBusyMillis = 10'000;
 }  // namespace
 
 Error sqlite_error(sqlite3* db, std::string_view what) {
-  // A failed COMMIT leaves no system_errno, but does leave errno, which the callers have cleared before.
+  // A failed COMMIT leaves no system_errno, but does leave errno, which the callers have cleared
+  // before.
   const int last = errno;
   const int code = sqlite3_errcode(db) & 0xFF;
   const int reason = sqlite3_system_errno(db) != 0 ? sqlite3_system_errno(db) : last;
   const bool refused = code == SQLITE_IOERR || code == SQLITE_CANTOPEN;
-  if (code == SQLITE_FULL || (refused && (reason == ENOSPC || reason == EDQUOT || reason == EFBIG))) {
-    return error(ErrorCode::kExhausted,
-                 fmt::format("The disk of the data directory is full, so {} failed; free some space there", what));
+  if (code == SQLITE_FULL ||
+      (refused && (reason == ENOSPC || reason == EDQUOT || reason == EFBIG))) {
+    return error(
+        ErrorCode::kExhausted,
+        fmt::format("The disk of the data directory is full, so {} failed; free some space there",
+                    what));
   }
   if (code == SQLITE_READONLY || (refused && (reason == EROFS || reason == EACCES))) {
-    return error(ErrorCode::kIo, fmt::format("The data directory cannot be written to, so {} failed; check its "
-                                             "owner, its mode and whether its disk became read-only",
-                                             what));
+    return error(ErrorCode::kIo,
+                 fmt::format("The data directory cannot be written to, so {} failed; check its "
+                             "owner, its mode and whether its disk became read-only",
+                             what));
   }
   if (code == SQLITE_CORRUPT || code == SQLITE_NOTADB) {
-    return error(ErrorCode::kIo,
-                 fmt::format("The database file is damaged, so {} failed; restore the last backup", what));
+    return error(
+        ErrorCode::kIo,
+        fmt::format("The database file is damaged, so {} failed; restore the last backup", what));
   }
   if (code == SQLITE_CONSTRAINT || code == SQLITE_MISUSE) {
     return error(ErrorCode::kInternal,
@@ -75,8 +81,8 @@ Statement& Statement::bind(std::int64_t value) {
 
 Statement& Statement::bind(std::string_view value) {
   // An empty view may have no address, which SQLite would take for NULL.
-  sqlite3_bind_text64(statement_, ++bound_, value.empty() ? "" : value.data(), value.size(), SQLITE_STATIC,
-                      SQLITE_UTF8);
+  sqlite3_bind_text64(statement_, ++bound_, value.empty() ? "" : value.data(), value.size(),
+                      SQLITE_STATIC, SQLITE_UTF8);
   return *this;
 }
 
@@ -126,7 +132,8 @@ Connection& Connection::operator=(Connection&& other) noexcept {
 Result<Connection> Connection::open(const std::filesystem::path& path, Mode mode) {
   int flags = SQLITE_OPEN_NOMUTEX;
   if (mode == Mode::kWrite) {
-    // SQLite would make the file with the umask's mode, and gives its companions the mode that it finds.
+    // SQLite would make the file with the umask's mode, and gives its companions the mode that it
+    // finds.
     const UniqueFd made(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
     if (!made) {
       return errno_error(fmt::format("Cannot open {}", path.string()), errno);

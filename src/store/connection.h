@@ -1,8 +1,8 @@
 // store/connection.h
 //
-// SQLite as values and Results: a connection that closes itself, a statement that is prepared once and run often, and
-// the sentences that its failures become. One thread at a time for each connection and its statements; a statement
-// must not outlive its connection.
+// SQLite as values and Results: a connection that closes itself, a statement that is prepared once
+// and run often, and the sentences that its failures become. One thread at a time for each
+// connection and its statements; a statement must not outlive its connection.
 
 #pragma once
 
@@ -17,8 +17,9 @@
 
 namespace quad::store {
 
-/// The last failure on `db` as a sentence: kExhausted for a full disk, kIo for what the operating system refused,
-/// kInternal for a rule of the schema that Quad itself broke. `errno` is that of the failed call, or 0.
+/// The last failure on `db` as a sentence: kExhausted for a full disk, kIo for what the operating
+/// system refused, kInternal for a rule of the schema that Quad itself broke. `errno` is that of
+/// the failed call, or 0.
 Error sqlite_error(sqlite3* db, std::string_view what);
 
 /// One prepared statement. Values are bound in order, then step() is called until it gives no row.
@@ -36,7 +37,8 @@ class Statement {
   /// The text must live until the statement has been stepped.
   Statement& bind(std::string_view value);
 
-  /// Whether there is a row. After the last row, and after a failure, the statement can be bound and run again.
+  /// Whether there is a row. After the last row, and after a failure, the statement can be bound
+  /// and run again.
   Result<bool> step();
   /// Runs a statement that gives no rows, or whose rows do not matter.
   Status run();

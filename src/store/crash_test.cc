@@ -24,7 +24,8 @@ using testing::HasSubstr;
 /// Batch number `n`: a new job, a change of the one before, and three events.
 BatchBuilder numbered_batch(std::int64_t n, Revision last) {
   BatchBuilder builder(last);
-  builder.add(make_job(n, "ana", std::string(static_cast<std::size_t>(n * 37 % 9000), 'x')), std::to_string(n));
+  builder.add(make_job(n, "ana", std::string(static_cast<std::size_t>(n * 37 % 9000), 'x')),
+              std::to_string(n));
   if (n > 1) {
     job::Job before = make_job(n - 1);
     before.status = job::Status::kCancelled;
@@ -48,7 +49,8 @@ std::int64_t expect_whole(Store& store) {
   EXPECT_EQ(loaded->client_keys.size(), loaded->jobs.size());
   EXPECT_EQ(loaded->settings.empty() ? "0" : loaded->settings[0].second, std::to_string(last));
   for (const job::Job& job : loaded->jobs) {
-    EXPECT_EQ(job.status == job::Status::kCancelled, job.id.value() < last) << "job " << job.id.value();
+    EXPECT_EQ(job.status == job::Status::kCancelled, job.id.value() < last)
+        << "job " << job.id.value();
   }
   return last;
 }
@@ -90,7 +92,8 @@ TEST(Crash, LosesNothingThatWasAcknowledgedWhenItsWriterIsKilled) {
     to.reset();
     // The child is in the midst of later commits when the last of these is read.
     for (auto count = random() % 30 + 1; count > 0; --count) {
-      ASSERT_EQ(::read(from.get(), &acknowledged, sizeof acknowledged), static_cast<ssize_t>(sizeof acknowledged));
+      ASSERT_EQ(::read(from.get(), &acknowledged, sizeof acknowledged),
+                static_cast<ssize_t>(sizeof acknowledged));
     }
     ASSERT_EQ(::kill(child, SIGKILL), 0);
     int status = 0;
@@ -123,7 +126,8 @@ std::int64_t commit_until_full(Store& store, std::int64_t at, Error& failure) {
 TEST(FullDisk, RollsBackWholeAndWorksAgainOnceThereIsSpace) {
   // A file system of its own, in a mount namespace of its own, which is gone with this process.
   TemporaryFolder folder;
-  if (::unshare(CLONE_NEWNS) != 0 || ::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+  if (::unshare(CLONE_NEWNS) != 0 ||
+      ::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
       ::mount("none", folder.path().c_str(), "tmpfs", 0, "size=3m") != 0) {
     GTEST_SKIP() << "needs the right to mount a file system";
   }
@@ -133,7 +137,9 @@ TEST(FullDisk, RollsBackWholeAndWorksAgainOnceThereIsSpace) {
   Error failure;
   std::int64_t last = commit_until_full(*store, 0, failure);
   EXPECT_EQ(failure.code, ErrorCode::kExhausted);
-  EXPECT_EQ(failure.message, "The disk of the data directory is full, so the store's work failed; free some space there");
+  EXPECT_EQ(
+      failure.message,
+      "The disk of the data directory is full, so the store's work failed; free some space there");
   EXPECT_GT(last, 0);
   EXPECT_EQ(expect_whole(*store), last);
   EXPECT_FALSE(store->commit(numbered_batch(last + 1, Revision(3 * last)).batch()).ok());
@@ -177,7 +183,8 @@ TEST(FullDisk, IsWhatAFileSizeLimitLooksLike) {
 
 TEST(ReadOnlyDisk, SaysThatItCannotBeWrittenTo) {
   TemporaryFolder folder;
-  if (::unshare(CLONE_NEWNS) != 0 || ::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+  if (::unshare(CLONE_NEWNS) != 0 ||
+      ::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
       ::mount("none", folder.path().c_str(), "tmpfs", 0, "size=3m") != 0 ||
       ::mount("none", folder.path().c_str(), nullptr, MS_REMOUNT | MS_RDONLY, nullptr) != 0) {
     GTEST_SKIP() << "needs the right to mount a file system";
@@ -185,7 +192,8 @@ TEST(ReadOnlyDisk, SaysThatItCannotBeWrittenTo) {
   const auto store = open_sqlite(folder.path());
   ASSERT_FALSE(store.ok());
   EXPECT_EQ(store.error().code, ErrorCode::kIo);
-  EXPECT_THAT(store.error().message, AnyOf(HasSubstr("Read-only file system"), HasSubstr("cannot be written to")));
+  EXPECT_THAT(store.error().message,
+              AnyOf(HasSubstr("Read-only file system"), HasSubstr("cannot be written to")));
   ::umount2(folder.path().c_str(), MNT_DETACH);
 }
 

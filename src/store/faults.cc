@@ -33,7 +33,8 @@ void check_row(const Statement& row, Faults& faults) {
   if (const std::string fault = job::check(*job); !fault.empty()) {
     faults.push_back(fmt::format("Job {} is not sound: {}", id.value(), fault));
   }
-  const auto compare = [&](std::string_view what, std::string_view recorded, std::string_view column) {
+  const auto compare = [&](std::string_view what, std::string_view recorded,
+                           std::string_view column) {
     if (recorded != column) {
       faults.push_back(fmt::format("Job {} has the {} \"{}\" in its record and \"{}\" in its row",
                                    id.value(), what, recorded, column));
@@ -46,9 +47,10 @@ void check_row(const Statement& row, Faults& faults) {
 }
 
 Status check_jobs(Connection& db, Faults& faults) {
-  QUAD_ASSIGN(Statement jobs, Statement::prepare(db.get(),
-                                                 "SELECT id, status, owner, name, submitted_at, record, "
-                                                 "request FROM jobs ORDER BY id"));
+  QUAD_ASSIGN(Statement jobs,
+              Statement::prepare(db.get(),
+                                 "SELECT id, status, owner, name, submitted_at, record, "
+                                 "request FROM jobs ORDER BY id"));
   std::int64_t expected = 1;
   for (;;) {
     QUAD_ASSIGN(const bool row, jobs.step());
@@ -67,8 +69,8 @@ Status check_jobs(Connection& db, Faults& faults) {
 }
 
 /// One sentence for each row of `query`, whose columns are the two numbers of `sentence`.
-Status check_none(Connection& db, std::string_view query, fmt::format_string<std::int64_t, std::int64_t> sentence,
-                  Faults& faults) {
+Status check_none(Connection& db, std::string_view query,
+                  fmt::format_string<std::int64_t, std::int64_t> sentence, Faults& faults) {
   QUAD_ASSIGN(Statement rows, Statement::prepare(db.get(), query));
   for (;;) {
     QUAD_ASSIGN(const bool row, rows.step());
@@ -80,8 +82,9 @@ Status check_none(Connection& db, std::string_view query, fmt::format_string<std
 }
 
 Status check_data(Connection& db, Faults& faults) {
-  QUAD_ASSIGN(Statement events, Statement::prepare(db.get(), fmt::format("SELECT {} FROM events WHERE data <> ''",
-                                                                         kEventColumns)));
+  QUAD_ASSIGN(Statement events,
+              Statement::prepare(
+                  db.get(), fmt::format("SELECT {} FROM events WHERE data <> ''", kEventColumns)));
   for (;;) {
     QUAD_ASSIGN(const bool row, events.step());
     if (!row) {
@@ -104,14 +107,16 @@ Status check_all(Connection& db, Faults& faults) {
                       "SELECT id, 0 FROM jobs WHERE NOT EXISTS "
                       "(SELECT 1 FROM events WHERE events.job = jobs.id AND events.job > 0)",
                       "Job {} has no event", faults));
-  QUAD_TRY(check_none(db, "SELECT DISTINCT job, 0 FROM events WHERE job > 0 AND job NOT IN (SELECT id FROM jobs)",
-                      "There are events of job {}, which is missing", faults));
+  QUAD_TRY(check_none(
+      db, "SELECT DISTINCT job, 0 FROM events WHERE job > 0 AND job NOT IN (SELECT id FROM jobs)",
+      "There are events of job {}, which is missing", faults));
   QUAD_TRY(check_none(db, "SELECT job, 0 FROM client_keys WHERE job NOT IN (SELECT id FROM jobs)",
                       "There is a client key for job {}, which is missing", faults));
-  QUAD_TRY(check_none(db,
-                      "SELECT before + 1, revision - 1 FROM (SELECT revision, lag(revision, 1, 0) OVER "
-                      "(ORDER BY revision) AS before FROM events) WHERE revision <> before + 1",
-                      "The events {} to {} are missing", faults));
+  QUAD_TRY(
+      check_none(db,
+                 "SELECT before + 1, revision - 1 FROM (SELECT revision, lag(revision, 1, 0) OVER "
+                 "(ORDER BY revision) AS before FROM events) WHERE revision <> before + 1",
+                 "The events {} to {} are missing", faults));
   return check_data(db, faults);
 }
 

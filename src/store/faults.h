@@ -11,8 +11,8 @@
 
 namespace quad::store {
 
-/// Every fault found, as sentences; empty when there is none. Reads everything, in one transaction: seconds for a large
-/// database. `db` has no transaction open.
+/// Every fault found, as sentences; empty when there is none. Reads everything, in one transaction:
+/// seconds for a large database. `db` has no transaction open.
 Result<std::vector<std::string>> find_faults(Connection& db);
 
 }  // namespace quad::store

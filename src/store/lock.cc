@@ -40,19 +40,22 @@ Result<UniqueFd> take_lock(const std::filesystem::path& folder) {
     if (errno != EWOULDBLOCK) {
       return errno_error(fmt::format("Cannot lock {}", path.string()), errno);
     }
-    return error(ErrorCode::kExists,
-                 fmt::format("Another Quad server ({}) already works on {}; stop it, or give this one another "
-                             "--data-dir",
-                             holder_of(fd.get(), path), folder.string()));
+    return error(
+        ErrorCode::kExists,
+        fmt::format(
+            "Another Quad server ({}) already works on {}; stop it, or give this one another "
+            "--data-dir",
+            holder_of(fd.get(), path), folder.string()));
   }
   std::array<char, 256> host{};
   if (::gethostname(host.data(), host.size() - 1) != 0) {
     host = {"this host"};
   }
   const std::string content = fmt::format("process {} on {}\n", ::getpid(), host.data());
-  // The name is a courtesy to whom it keeps out: a full disk must not keep this server from its work. Overwritten in
-  // place, so that it needs no new block.
-  if (::pwrite(fd.get(), content.data(), content.size(), 0) == static_cast<ssize_t>(content.size())) {
+  // The name is a courtesy to whom it keeps out: a full disk must not keep this server from its
+  // work. Overwritten in place, so that it needs no new block.
+  if (::pwrite(fd.get(), content.data(), content.size(), 0) ==
+      static_cast<ssize_t>(content.size())) {
     (void)!::ftruncate(fd.get(), static_cast<off_t>(content.size()));
   }
   return fd;

@@ -1,7 +1,8 @@
 // store/lock.h
 //
-// The lock by which one server owns a data directory: a file that is locked, and that says by whom. The kernel drops
-// the lock with the process, however that dies; the file stays and means nothing by itself.
+// The lock by which one server owns a data directory: a file that is locked, and that says by whom.
+// The kernel drops the lock with the process, however that dies; the file stays and means nothing
+// by itself.
 
 #pragma once
 
@@ -11,7 +12,8 @@
 
 namespace quad::store {
 
-/// Holds `<folder>/lock` until the descriptor is closed. kExists, naming the holder, when another process has it.
+/// Holds `<folder>/lock` until the descriptor is closed. kExists, naming the holder, when another
+/// process has it.
 Result<UniqueFd> take_lock(const std::filesystem::path& folder);
 
 }  // namespace quad::store

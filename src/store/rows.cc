@@ -23,12 +23,12 @@ Result<job::Job> parse_job(std::string_view record, std::string_view request) {
 Result<job::Job> job_from_texts(JobId id, std::string_view record, std::string_view request) {
   Result<job::Job> job = parse_job(record, request);
   if (!job.ok()) {
-    return error(job.error().code,
-                 fmt::format("The record of job {} cannot be read: {}", id.value(), job.error().message));
+    return error(job.error().code, fmt::format("The record of job {} cannot be read: {}",
+                                               id.value(), job.error().message));
   }
   if (job->id != id) {
-    return error(ErrorCode::kInvalid,
-                 fmt::format("The record of job {} says that it is job {}", id.value(), job->id.value()));
+    return error(ErrorCode::kInvalid, fmt::format("The record of job {} says that it is job {}",
+                                                  id.value(), job->id.value()));
   }
   return job;
 }
@@ -47,8 +47,9 @@ Result<job::Event> event_from_row(const Statement& row) {
   if (const std::string_view data = row.text(9); !data.empty()) {
     auto parsed = parse_json_object(data);
     if (!parsed.ok()) {
-      return error(parsed.error().code, fmt::format("The data of event {} cannot be read: {}",
-                                                    event.revision.value(), parsed.error().message));
+      return error(parsed.error().code,
+                   fmt::format("The data of event {} cannot be read: {}", event.revision.value(),
+                               parsed.error().message));
     }
     event.data = std::move(parsed).value();
   }

@@ -24,23 +24,28 @@ constexpr std::array<const char*, 1> kSteps = {
 
 }  // namespace
 
-std::span<const char* const> schema_steps() { return kSteps; }
+std::span<const char* const> schema_steps() {
+  return kSteps;
+}
 
-Status migrate(Connection& db, const std::filesystem::path& path, std::span<const char* const> steps) {
+Status migrate(Connection& db, const std::filesystem::path& path,
+               std::span<const char* const> steps) {
   QUAD_ASSIGN(const std::int64_t version, db.integer("PRAGMA user_version"));
   if (version < 0 || version > static_cast<std::int64_t>(steps.size())) {
-    return error(ErrorCode::kUnsupported,
-                 fmt::format("{} was written by a newer Quad (schema {}, this one knows {}); use that version, or "
-                             "restore a backup of this one",
-                             path.string(), version, steps.size()));
+    return error(
+        ErrorCode::kUnsupported,
+        fmt::format(
+            "{} was written by a newer Quad (schema {}, this one knows {}); use that version, or "
+            "restore a backup of this one",
+            path.string(), version, steps.size()));
   }
   for (auto next = static_cast<std::size_t>(version); next < steps.size(); ++next) {
     const Status step = db.run(
         fmt::format("BEGIN IMMEDIATE; {}; PRAGMA user_version={}; COMMIT;", steps[next], next + 1));
     if (!step.ok()) {
       (void)db.run("ROLLBACK");
-      return error(step.error().code, fmt::format("Cannot bring {} to schema {}: {}", path.string(), next + 1,
-                                                  step.error().message));
+      return error(step.error().code, fmt::format("Cannot bring {} to schema {}: {}", path.string(),
+                                                  next + 1, step.error().message));
     }
   }
   return {};

@@ -24,7 +24,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// Pages of the write-ahead log before it is folded into the database: 16 MiB, so that a burst is not held up.
+/// Pages of the write-ahead log before it is folded into the database: 16 MiB, so that a burst is
+/// not held up.
 constexpr int kCheckpointPages = 4000;
 /// What the log is cut to afterwards, if a long reader had made it grow.
 constexpr int kLogBytes = 64 << 20;
@@ -67,8 +68,8 @@ class SqliteStore final : public Store {
   Status write_new(const Batch::NewJob& added);
   Status write_changed(const job::Job& job);
   Status write_event(const job::Event& event);
-  /// Readers that wait to be used again. The mutex is held only for taking one out and putting it back; a reader
-  /// whose work failed is not put back, but closed.
+  /// Readers that wait to be used again. The mutex is held only for taking one out and putting it
+  /// back; a reader whose work failed is not put back, but closed.
   Result<Reader> take_reader() const;
   void put_back(Reader reader) const;
 
@@ -77,7 +78,8 @@ class SqliteStore final : public Store {
   fs::path path_;
   Connection db_;
   Statement begin_, commit_, rollback_;
-  Statement insert_job_, insert_body_, insert_key_, update_job_, insert_event_, put_setting_, drop_setting_;
+  Statement insert_job_, insert_body_, insert_key_, update_job_, insert_event_, put_setting_,
+      drop_setting_;
   std::int64_t last_revision_ = 0;
   mutable std::mutex readers_mutex_;
   mutable std::vector<Reader> readers_;
@@ -92,14 +94,17 @@ Result<std::unique_ptr<Store>> SqliteStore::open(const fs::path& folder) {
   Connection& db = store->db_;
   QUAD_ASSIGN(const std::string mode, db.text("PRAGMA journal_mode=WAL"));
   if (mode != "wal") {
-    return error(ErrorCode::kUnsupported,
-                 fmt::format("The file system of {} cannot share memory between processes, which the store's "
-                             "write-ahead log needs; use a data directory on a local disk",
-                             folder.string()));
+    return error(
+        ErrorCode::kUnsupported,
+        fmt::format(
+            "The file system of {} cannot share memory between processes, which the store's "
+            "write-ahead log needs; use a data directory on a local disk",
+            folder.string()));
   }
-  QUAD_TRY(db.run(fmt::format("PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint={}; "
-                              "PRAGMA journal_size_limit={}; PRAGMA cache_size=-{};",
-                              kCheckpointPages, kLogBytes, kCacheKib)));
+  QUAD_TRY(
+      db.run(fmt::format("PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint={}; "
+                         "PRAGMA journal_size_limit={}; PRAGMA cache_size=-{};",
+                         kCheckpointPages, kLogBytes, kCacheKib)));
   QUAD_TRY(migrate(db, store->path_));
   QUAD_TRY(store->prepare());
   QUAD_ASSIGN(store->last_revision_, db.integer("SELECT max(revision) FROM events"));
@@ -120,7 +125,8 @@ Status SqliteStore::prepare() {
   QUAD_TRY(make(insert_body_, "INSERT INTO bodies (job, body) VALUES (?,?)"));
   QUAD_TRY(make(insert_key_, "INSERT INTO client_keys (owner, key, job) VALUES (?,?,?)"));
   QUAD_TRY(make(update_job_, "UPDATE jobs SET status=?, record=? WHERE id=?"));
-  QUAD_TRY(make(insert_event_, fmt::format("INSERT INTO events ({}) VALUES (?,?,?,?,?,?,?,?,?,?)", kEventColumns)));
+  QUAD_TRY(make(insert_event_, fmt::format("INSERT INTO events ({}) VALUES (?,?,?,?,?,?,?,?,?,?)",
+                                           kEventColumns)));
   QUAD_TRY(make(put_setting_, "INSERT OR REPLACE INTO settings (key, value) VALUES (?,?)"));
   return make(drop_setting_, "DELETE FROM settings WHERE key=?");
 }
@@ -150,7 +156,8 @@ Result<Loaded> SqliteStore::load() {
   Loaded loaded;
   QUAD_ASSIGN(const std::int64_t count, db_.integer("SELECT count(*) FROM jobs"));
   loaded.jobs.reserve(static_cast<std::size_t>(count));
-  QUAD_ASSIGN(Statement jobs, Statement::prepare(db_.get(), "SELECT id, record, request FROM jobs ORDER BY id"));
+  QUAD_ASSIGN(Statement jobs,
+              Statement::prepare(db_.get(), "SELECT id, record, request FROM jobs ORDER BY id"));
   for (;;) {
     QUAD_ASSIGN(const bool row, jobs.step());
     if (!row) {
@@ -160,7 +167,8 @@ Result<Loaded> SqliteStore::load() {
     loaded.jobs.push_back(std::move(job));
   }
   loaded.last_revision = Revision(last_revision_);
-  QUAD_ASSIGN(Statement settings, Statement::prepare(db_.get(), "SELECT key, value FROM settings ORDER BY key"));
+  QUAD_ASSIGN(Statement settings,
+              Statement::prepare(db_.get(), "SELECT key, value FROM settings ORDER BY key"));
   for (;;) {
     QUAD_ASSIGN(const bool row, settings.step());
     if (!row) {
@@ -168,14 +176,16 @@ Result<Loaded> SqliteStore::load() {
     }
     loaded.settings.emplace_back(settings.text(0), settings.text(1));
   }
-  QUAD_ASSIGN(Statement keys, Statement::prepare(db_.get(), "SELECT owner, key, job FROM client_keys"));
+  QUAD_ASSIGN(Statement keys,
+              Statement::prepare(db_.get(), "SELECT owner, key, job FROM client_keys"));
   for (;;) {
     QUAD_ASSIGN(const bool row, keys.step());
     if (!row) {
       break;
     }
-    loaded.client_keys.emplace_back(std::make_pair(std::string(keys.text(0)), std::string(keys.text(1))),
-                                    JobId(keys.integer(2)));
+    loaded.client_keys.emplace_back(
+        std::make_pair(std::string(keys.text(0)), std::string(keys.text(1))),
+        JobId(keys.integer(2)));
   }
   return loaded;
 }
@@ -187,8 +197,9 @@ Status SqliteStore::commit(const Batch& batch) {
   std::int64_t revision = last_revision_;
   for (const job::Event& event : batch.events) {
     if (event.revision.value() != ++revision) {
-      return error(ErrorCode::kInternal, fmt::format("Event {} is to be recorded where number {} is due",
-                                                     event.revision.value(), revision));
+      return error(ErrorCode::kInternal,
+                   fmt::format("Event {} is to be recorded where number {} is due",
+                               event.revision.value(), revision));
     }
   }
   QUAD_TRY(begin_.run());
@@ -252,7 +263,8 @@ Status SqliteStore::write_changed(const job::Job& job) {
   const std::string record = to_text(job::to_json(job));
   QUAD_TRY(update_job_.bind(to_string(job.status)).bind(record).bind(job.id.value()).run());
   if (sqlite3_changes(db_.get()) != 1) {
-    return error(ErrorCode::kInternal, fmt::format("Job {} changed but was never recorded", job.id.value()));
+    return error(ErrorCode::kInternal,
+                 fmt::format("Job {} changed but was never recorded", job.id.value()));
   }
   return {};
 }
@@ -275,8 +287,9 @@ Status SqliteStore::write_event(const job::Event& event) {
 Result<std::vector<job::Event>> SqliteStore::events(const EventFilter& filter) const {
   QUAD_ASSIGN(Reader reader, take_reader());
   const std::string text =
-      fmt::format("SELECT {} FROM events WHERE revision > ?1{}{}{} ORDER BY revision {} LIMIT ?5", kEventColumns,
-                  !filter.job                 ? ""
+      fmt::format("SELECT {} FROM events WHERE revision > ?1{}{}{} ORDER BY revision {} LIMIT ?5",
+                  kEventColumns,
+                  !filter.job               ? ""
                   : filter.job->value() > 0 ? " AND job = ?2 AND job > 0"
                                             : " AND job = ?2",
                   !filter.node           ? ""
@@ -284,7 +297,7 @@ Result<std::vector<job::Event>> SqliteStore::events(const EventFilter& filter) c
                                          : " AND node = ?3 AND node <> ''",
                   filter.kind_prefix.empty() ? "" : " AND substr(kind, 1, length(?4)) = ?4",
                   filter.newest_first ? "DESC" : "ASC");
-  QUAD_ASSIGN(Statement* query, reader.statement(text));
+  QUAD_ASSIGN(Statement * query, reader.statement(text));
   constexpr auto kMost = static_cast<std::size_t>(std::numeric_limits<std::int64_t>::max());
   query->bind(filter.after.value())
       .bind(filter.job.value_or(JobId(0)).value())
@@ -306,7 +319,7 @@ Result<std::vector<job::Event>> SqliteStore::events(const EventFilter& filter) c
 
 Result<std::string> SqliteStore::body(JobId job) const {
   QUAD_ASSIGN(Reader reader, take_reader());
-  QUAD_ASSIGN(Statement* query, reader.statement("SELECT body FROM bodies WHERE job = ?"));
+  QUAD_ASSIGN(Statement * query, reader.statement("SELECT body FROM bodies WHERE job = ?"));
   QUAD_ASSIGN(const bool row, query->bind(job.value()).step());
   std::optional<std::string> body;
   if (row) {
@@ -327,6 +340,8 @@ Result<std::vector<std::string>> SqliteStore::check() const {
 
 }  // namespace
 
-Result<std::unique_ptr<Store>> open_sqlite(const std::filesystem::path& folder) { return SqliteStore::open(folder); }
+Result<std::unique_ptr<Store>> open_sqlite(const std::filesystem::path& folder) {
+  return SqliteStore::open(folder);
+}
 
 }  // namespace quad::store

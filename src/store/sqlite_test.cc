@@ -18,6 +18,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using testing::HasSubstr;
+using namespace std::string_literals;
 
 class Sqlite : public testing::Test {
  protected:
@@ -81,7 +82,11 @@ TEST_F(Sqlite, GivesBackWhatWasCommitted) {
   one.status = job::Status::kCancelled;
   one.ended_at = WallTime{5};
   one.message = "Cancelled by ana.";
-  commit(batch().change(one).event("job.cancelled", one.id).set("token", "").set("drained/n1", "disk again"));
+  commit(batch()
+             .change(one)
+             .event("job.cancelled", one.id)
+             .set("token", "")
+             .set("drained/n1", "disk again"));
 
   reopen();
   ASSERT_EQ(loaded.jobs.size(), 2U);
@@ -119,7 +124,7 @@ TEST_F(Sqlite, KeepsEveryMemberOfAnEvent) {
   event.epoch = Epoch(2);
   event.rank = Rank(0);
   event.actor = "runner";
-  event.message = std::string("nul \0 and \xC3\xA9 and \xFF stay", 25);
+  event.message = "nul \0 and \xC3\xA9 and \xFF stay"s;
   event.data["code"] = 137;
   event.data["nested"] = json::object{{"a", json::array{1, 2.5, nullptr}}};
   commit(builder);
@@ -127,7 +132,8 @@ TEST_F(Sqlite, KeepsEveryMemberOfAnEvent) {
   const auto events = store->events({});
   ASSERT_TRUE(events.ok());
   ASSERT_EQ(events->size(), 2U);
-  // Breaks when a member is added, so that nobody adds one without saying here that it survives the store.
+  // Breaks when a member is added, so that nobody adds one without saying here that it survives the
+  // store.
   const auto& [revision, at, job, epoch, rank, node, kind, actor, message, data] = (*events)[1];
   EXPECT_EQ(revision, event.revision);
   EXPECT_EQ(at, event.at);
@@ -145,14 +151,14 @@ TEST_F(Sqlite, KeepsEveryMemberOfAnEvent) {
 
 TEST_F(Sqlite, FindsEventsByWhatTheyAreAbout) {
   commit(batch()
-             .add(make_job(1))                             // 1
-             .add(make_job(2))                             // 2
-             .event("node.lost", JobId(0), "n1")           // 3
-             .event("rank.ended", JobId(1), "n1")          // 4
-             .event("rank.ended", JobId(2), "n2")          // 5
-             .event("node.ready", JobId(0), "n2")          // 6
-             .event("nodes", JobId(0))                     // 7
-             .event("job.failed", JobId(1)));              // 8
+             .add(make_job(1))                     // 1
+             .add(make_job(2))                     // 2
+             .event("node.lost", JobId(0), "n1")   // 3
+             .event("rank.ended", JobId(1), "n1")  // 4
+             .event("rank.ended", JobId(2), "n2")  // 5
+             .event("node.ready", JobId(0), "n2")  // 6
+             .event("nodes", JobId(0))             // 7
+             .event("job.failed", JobId(1)));      // 8
   EventFilter filter;
   EXPECT_EQ(revisions(filter), (Revisions{1, 2, 3, 4, 5, 6, 7, 8}));
   filter.job = JobId(1);
@@ -193,7 +199,8 @@ TEST_F(Sqlite, ReadsOneJobsOrNodesEventsThroughAnIndex) {
   ASSERT_TRUE(db.ok());
   const auto plan = [&](const std::string& condition) {
     auto query = Statement::prepare(
-        db->get(), "EXPLAIN QUERY PLAN SELECT * FROM events WHERE revision > ?1" + condition + " ORDER BY revision");
+        db->get(), "EXPLAIN QUERY PLAN SELECT * FROM events WHERE revision > ?1" + condition +
+                       " ORDER BY revision");
     return query.ok() && query->step().ok() ? std::string(query->text(3)) : std::string();
   };
   EXPECT_THAT(plan(" AND job = ?2 AND job > 0"), HasSubstr("events_by_job"));
@@ -203,7 +210,10 @@ TEST_F(Sqlite, ReadsOneJobsOrNodesEventsThroughAnIndex) {
 TEST_F(Sqlite, KeepsNothingOfABatchThatFailsAndWorksOn) {
   commit(batch().add(make_job(1), "key"));
   BatchBuilder bad = batch();
-  bad.add(make_job(2)).set("a", "b").change(make_job(1)).add(make_job(3), "key");  // its owner has used the key
+  bad.add(make_job(2))
+      .set("a", "b")
+      .change(make_job(1))
+      .add(make_job(3), "key");  // its owner has used the key
   const Status clash = store->commit(bad.batch());
   ASSERT_FALSE(clash.ok());
   EXPECT_EQ(clash.error().code, ErrorCode::kInternal);
@@ -235,7 +245,9 @@ TEST_F(Sqlite, RefusesEventsWithAGapOrTwice) {
   commit(batch().event("x", JobId(1)));
 }
 
-TEST_F(Sqlite, TakesAnEmptyBatch) { EXPECT_TRUE(store->commit(Batch{}).ok()); }
+TEST_F(Sqlite, TakesAnEmptyBatch) {
+  EXPECT_TRUE(store->commit(Batch{}).ok());
+}
 
 TEST_F(Sqlite, IsForItsOwnerAlone) {
   commit(batch().add(make_job(1)));
@@ -270,7 +282,8 @@ TEST_F(Sqlite, RefusesASchemaOfANewerVersion) {
   const auto opened = open_sqlite(folder.path());
   ASSERT_FALSE(opened.ok());
   EXPECT_EQ(opened.error().code, ErrorCode::kUnsupported);
-  EXPECT_THAT(opened.error().message, HasSubstr("was written by a newer Quad (schema 1000, this one knows "));
+  EXPECT_THAT(opened.error().message,
+              HasSubstr("was written by a newer Quad (schema 1000, this one knows "));
 }
 
 TEST_F(Sqlite, RefusesAFileThatIsNoDatabase) {
@@ -387,11 +400,14 @@ class Faults : public Sqlite {
  protected:
   void SetUp() override {
     Sqlite::SetUp();
-    commit(batch().add(make_job(1), "key").add(make_job(2)).add(make_job(3)).event("job.x", JobId(2)));
+    commit(
+        batch().add(make_job(1), "key").add(make_job(2)).add(make_job(3)).event("job.x", JobId(2)));
   }
 };
 
-TEST_F(Faults, AreNoneInWhatTheStoreWrote) { EXPECT_EQ(faults_of(*store), ""); }
+TEST_F(Faults, AreNoneInWhatTheStoreWrote) {
+  EXPECT_EQ(faults_of(*store), "");
+}
 
 TEST_F(Faults, AreAJobThatIsMissing) {
   tamper("DELETE FROM jobs WHERE id=1");
@@ -411,19 +427,25 @@ TEST_F(Faults, AreEventsAndBodiesThatAreMissing) {
 }
 
 TEST_F(Faults, AreRecordsThatCannotBe) {
-  tamper("UPDATE jobs SET record='{\"id\":1,\"status\":\"RUNNING\"}', owner='eve' WHERE id=1;"
-         "UPDATE jobs SET record='{' WHERE id=2; UPDATE events SET data='[1]' WHERE revision=4");
-  EXPECT_THAT(faults_of(*store), HasSubstr("Job 1 is not sound: it is RUNNING without a live attempt"));
-  EXPECT_THAT(faults_of(*store), HasSubstr("Job 1 has the status \"RUNNING\" in its record and \"PENDING\" in its row"));
-  EXPECT_THAT(faults_of(*store), HasSubstr("Job 1 has the owner \"ana\" in its record and \"eve\" in its row"));
+  tamper(
+      "UPDATE jobs SET record='{\"id\":1,\"status\":\"RUNNING\"}', owner='eve' WHERE id=1;"
+      "UPDATE jobs SET record='{' WHERE id=2; UPDATE events SET data='[1]' WHERE revision=4");
+  EXPECT_THAT(faults_of(*store),
+              HasSubstr("Job 1 is not sound: it is RUNNING without a live attempt"));
+  EXPECT_THAT(
+      faults_of(*store),
+      HasSubstr("Job 1 has the status \"RUNNING\" in its record and \"PENDING\" in its row"));
+  EXPECT_THAT(faults_of(*store),
+              HasSubstr("Job 1 has the owner \"ana\" in its record and \"eve\" in its row"));
   EXPECT_THAT(faults_of(*store), HasSubstr("The record of job 2 cannot be read"));
   EXPECT_THAT(faults_of(*store), HasSubstr("The data of event 4 cannot be read"));
 }
 
 TEST_F(Faults, AreADamagedFile) {
   // A row that its index does not know: what a damaged page looks like from above.
-  tamper("PRAGMA writable_schema=ON; UPDATE sqlite_schema SET sql=replace(sql, 'job > 0', 'job > 1') "
-         "WHERE name='events_by_job'; PRAGMA writable_schema=OFF");
+  tamper(
+      "PRAGMA writable_schema=ON; UPDATE sqlite_schema SET sql=replace(sql, 'job > 0', 'job > 1') "
+      "WHERE name='events_by_job'; PRAGMA writable_schema=OFF");
   EXPECT_THAT(faults_of(*store), HasSubstr("The database file is damaged: "));
 }
 
@@ -434,8 +456,8 @@ TEST(Migration, BringsAnOlderDatabaseToThisVersionStepByStep) {
   const fs::path path = folder.path() / "x.db";
   auto db = Connection::open(path, Connection::Mode::kWrite);
   ASSERT_TRUE(db.ok());
-  const std::array<const char*, 3> steps = {"CREATE TABLE t (a INTEGER)", "ALTER TABLE t ADD COLUMN b INTEGER",
-                                            "UPDATE t SET b = a + 1"};
+  const std::array<const char*, 3> steps = {
+      "CREATE TABLE t (a INTEGER)", "ALTER TABLE t ADD COLUMN b INTEGER", "UPDATE t SET b = a + 1"};
   const std::span<const char* const> all(steps);
   ASSERT_TRUE(migrate(*db, path, all.first(1)).ok());
   ASSERT_TRUE(db->run("INSERT INTO t VALUES (41)").ok());
@@ -453,8 +475,8 @@ TEST(Migration, KeepsNothingOfAStepThatFails) {
   const fs::path path = folder.path() / "x.db";
   auto db = Connection::open(path, Connection::Mode::kWrite);
   ASSERT_TRUE(db.ok());
-  const std::array<const char*, 2> steps = {"CREATE TABLE t (a INTEGER)",
-                                            "CREATE TABLE u (a INTEGER); INSERT INTO absent VALUES (1)"};
+  const std::array<const char*, 2> steps = {
+      "CREATE TABLE t (a INTEGER)", "CREATE TABLE u (a INTEGER); INSERT INTO absent VALUES (1)"};
   const Status status = migrate(*db, path, steps);
   ASSERT_FALSE(status.ok());
   EXPECT_THAT(status.error().message, HasSubstr("to schema 2: "));

@@ -1,6 +1,7 @@
 // store/testing.h
 //
-// What the store's tests share: a folder of their own, and jobs and events to put into it. For tests only.
+// What the store's tests share: a folder of their own, and jobs and events to put into it. For
+// tests only.
 
 #pragma once
 
@@ -46,7 +47,8 @@ inline std::unique_ptr<Store> open_or_fail(const std::filesystem::path& folder) 
   return std::move(store).value();
 }
 
-inline job::Job make_job(std::int64_t id, const std::string& owner = "ana", const std::string& body = "{}") {
+inline job::Job make_job(std::int64_t id, const std::string& owner = "ana",
+                         const std::string& body = "{}") {
   auto request = std::make_shared<job::Request>();
   request->name = fmt::format("train-{}", id);
   request->owner = owner;

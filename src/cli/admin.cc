@@ -1,0 +1,248 @@
+#include <fmt/format.h>
+#include <signal.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <filesystem>
+#include <thread>
+
+#include "cli/commands.h"
+#include "cli/output.h"
+#include "server/server.h"
+
+namespace quad::cli {
+
+namespace {
+
+std::string text_of(const json::object& object, std::string_view key) { return std::string(get_string(object, key)); }
+
+Result<json::object> call(Program& program, bool post, const std::string& target, const json::object& body = {}) {
+  QUAD_ASSIGN(Client client, Client::connect(program.globals));
+  return post ? client.post(target, body) : client.get(target);
+}
+
+int list_nodes(Program& program) {
+  const auto answer = call(program, false, "/v1/nodes");
+  if (!answer.ok()) {
+    return fail(answer.error());
+  }
+  if (program.globals.json()) {
+    print_json(*answer);
+    return kOk;
+  }
+  std::vector<std::vector<std::string>> rows = {{"NODE", "HEALTH", "GPUS FREE", "CPUS FREE", "GIB FREE", "JOBS", "NOTE"}};
+  for (const json::value& value : *get_array(*answer, "nodes")) {
+    const json::object& node = value.as_object();
+    std::string jobs;
+    for (const json::value& job : *get_array(node, "jobs")) {
+      jobs += (jobs.empty() ? "" : " ") + std::to_string(job.as_int64());
+    }
+    constexpr double kGiB = 1024.0 * 1024 * 1024;
+    rows.push_back({text_of(node, "name"), coloured(get_string(node, "health")) + (get_bool(node, "drained") ? ", drained" : ""),
+                    get_int(node, "gpus") == 0 ? "-"
+                                               : fmt::format("{} of {} {}", get_int(node, "gpus_free"), get_int(node, "gpus"),
+                                                             get_string(node, "gpu_model")),
+                    fmt::format("{:g} of {:g}", get_double(node, "cpus_free"), get_double(node, "cpus")),
+                    fmt::format("{:.1f} of {:.1f}", get_double(node, "memory_free_bytes") / kGiB, get_double(node, "memory_bytes") / kGiB),
+                    jobs.empty() ? "-" : jobs,
+                    text_of(node, "reason") + (get_bool(node, "pretend") ? (get_string(node, "reason").empty() ? "pretend" : "; pretend") : "")});
+  }
+  print_table(rows);
+  return kOk;
+}
+
+int act_on_node(Program& program, const std::string& name, const std::string& verb) {
+  const auto answer = call(program, true, fmt::format("/v1/nodes/{}/{}", net::percent_encode(name), verb));
+  if (!answer.ok()) {
+    return fail(answer.error());
+  }
+  if (program.globals.json()) {
+    print_json(*answer);
+  } else {
+    fmt::print("{}: {} done.\n", name, verb);
+  }
+  return kOk;
+}
+
+int list_gpus(Program& program) {
+  const auto answer = call(program, false, "/v1/gpus");
+  if (!answer.ok()) {
+    return fail(answer.error());
+  }
+  if (program.globals.json()) {
+    print_json(*answer);
+    return kOk;
+  }
+  std::vector<std::vector<std::string>> rows = {{"GPU", "FREE", "TOTAL", "MOST ON ONE NODE", "NODES"}};
+  for (const json::value& value : *get_array(*answer, "gpus")) {
+    const json::object& gpu = value.as_object();
+    rows.push_back({text_of(gpu, "gpu"), std::to_string(get_int(gpu, "free")), std::to_string(get_int(gpu, "total")),
+                    std::to_string(get_int(gpu, "most_per_node")), std::to_string(get_int(gpu, "nodes"))});
+  }
+  if (rows.size() == 1) {
+    fmt::print("No node has GPUs.\n");
+  } else {
+    print_table(rows);
+  }
+  return kOk;
+}
+
+int show(Program& program, const Result<json::object>& answer, const std::string& sentence) {
+  if (!answer.ok()) {
+    return fail(answer.error());
+  }
+  if (program.globals.json() || sentence.empty()) {
+    print_json(*answer);
+  } else {
+    fmt::print("{}\n", sentence);
+  }
+  return kOk;
+}
+
+int stop_server(Program& program) {
+  const auto data_dir = data_dir_of(program.globals);
+  const auto endpoint = server::read_endpoint(data_dir);
+  if (!endpoint.ok() || !Client::connect(program.globals, false).ok()) {
+    fmt::print("No server runs on {}.\n", data_dir.string());
+    return kOk;
+  }
+  if (::kill(endpoint->pid, SIGTERM) != 0) {
+    return fail(errno_error("The server cannot be stopped", errno));
+  }
+  for (int i = 0; i < 1000 && ::kill(endpoint->pid, 0) == 0; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  fmt::print("The server has stopped; jobs run on, and the next one finds them.\n");
+  return kOk;
+}
+
+int check_store(Program& program) {
+  const auto answer = call(program, true, "/v1/admin/check");
+  if (!answer.ok()) {
+    return fail(answer.error());
+  }
+  if (program.globals.json()) {
+    print_json(*answer);
+  } else if (get_bool(*answer, "ok")) {
+    fmt::print("The store is sound.\n");
+  } else {
+    for (const json::value& fault : *get_array(*answer, "faults")) {
+      fmt::print("{}\n", std::string_view(fault.as_string()));
+    }
+  }
+  return get_bool(*answer, "ok") ? kOk : kFailed;
+}
+
+template <typename Run>
+void on_chosen(CLI::App* verb, Program& program, Run run) {
+  verb->callback([&program, run] { program.chosen = run; });
+}
+
+}  // namespace
+
+void add_node_commands(CLI::App& app, Program& program) {
+  CLI::App* node = app.add_subcommand("node", "Nodes, and what can be done to them");
+  node->require_subcommand(1);
+  on_chosen(add_verb(*node, program, "list", "The nodes"), program, [&program] { return list_nodes(program); });
+  const std::vector<std::pair<const char*, const char*>> verbs = {
+      {"fail", "Power a pretend node off: everything on it dies with no goodbye"},
+      {"return", "Power it on again"},
+      {"freeze", "Stop everything on it, and its lease, as a machine that hangs"},
+      {"thaw", "Let it go on"},
+      {"drain", "Start nothing new there"},
+      {"resume", "Take work again"}};
+  for (const auto& [verb_name, help] : verbs) {
+    auto name = std::make_shared<std::string>();
+    CLI::App* verb = add_verb(*node, program, verb_name, help);
+    verb->add_option("name", *name, "The node's name")->required();
+    on_chosen(verb, program, [&program, name, what = std::string(verb_name)] { return act_on_node(program, *name, what); });
+  }
+  CLI::App* gpus = app.add_subcommand("gpus", "GPUs");
+  gpus->require_subcommand(1);
+  on_chosen(add_verb(*gpus, program, "list", "Which GPUs there are, and how many are free"), program,
+            [&program] { return list_gpus(program); });
+}
+
+void add_server_commands(CLI::App& app, Program& program) {
+  auto options = std::make_shared<server::ServeOptions>();
+  CLI::App* serve = add_verb(app, program, "serve", "Run the server");
+  serve->add_option("--listen", options->listen, "Address to listen on; beyond loopback only with TLS");
+  serve->add_option("--port", options->port, "Port; 0 takes a free one")->check(CLI::Range(0, 65535));
+  serve->add_option("--tls-cert", options->tls_certificate, "PEM file of the certificate chain")->check(CLI::ExistingFile);
+  serve->add_option("--tls-key", options->tls_key, "PEM file of its key")->check(CLI::ExistingFile);
+  serve->add_option("--nodes", options->nodes, "Divide this machine into so many pretend nodes");
+  serve->add_option("--gpus", options->gpus, "GPUs of each pretend node, such as H100:8");
+  serve->add_option("--cpus", options->cpus, "CPUs of each pretend node");
+  serve->add_option("--memory", options->memory_gb, "Memory of each pretend node in GB");
+  serve->add_option("--node-lost-after", options->node_lost_after, "Seconds of silence until a node counts as lost")
+      ->check(CLI::Range(1.0, 86400.0));
+  serve->add_flag("-q,--quiet", options->quiet, "Only warnings and errors");
+  on_chosen(serve, program, [&program, options] {
+    options->data_dir = data_dir_of(program.globals);
+    std::error_code failure;
+    options->runner = std::filesystem::read_symlink("/proc/self/exe", failure).parent_path() / "quad-runner";
+    const Status status = server::serve(*options);
+    return status.ok() ? kOk : fail(status.error());
+  });
+
+  CLI::App* api = app.add_subcommand("api", "The server of this user");
+  api->require_subcommand(1);
+  on_chosen(add_verb(*api, program, "start", "Start it in the background"), program, [&program] {
+    const auto client = Client::connect(program.globals);
+    if (!client.ok()) {
+      return fail(client.error());
+    }
+    fmt::print("The server runs.\n");
+    return kOk;
+  });
+  on_chosen(add_verb(*api, program, "stop", "Stop it; jobs run on"), program, [&program] { return stop_server(program); });
+  const auto info = [&program] { return show(program, call(program, false, "/v1/info"), ""); };
+  on_chosen(add_verb(*api, program, "info", "Which server, and who I am there"), program, info);
+  on_chosen(add_verb(*api, program, "status", "The same"), program, info);
+
+  CLI::App* token = app.add_subcommand("token", "Tokens, by which people and programs reach the server");
+  token->require_subcommand(1);
+  auto user = std::make_shared<std::string>();
+  auto role = std::make_shared<std::string>("user");
+  CLI::App* create = add_verb(*token, program, "create", "Make one; it is shown once");
+  create->add_option("user", *user, "For whom")->required();
+  create->add_option("--role", *role, "admin, user or viewer")->check(CLI::IsMember({"admin", "user", "viewer"}));
+  on_chosen(create, program, [&program, user, role] {
+    const auto answer = call(program, true, "/v1/tokens", {{"user", *user}, {"role", *role}});
+    return show(program, answer, answer.ok() ? text_of(*answer, "token") : "");
+  });
+  on_chosen(add_verb(*token, program, "list", "Who has one"), program, [&program] {
+    const auto answer = call(program, false, "/v1/tokens");
+    if (!answer.ok() || program.globals.json()) {
+      return show(program, answer, "");
+    }
+    std::vector<std::vector<std::string>> rows = {{"ID", "USER", "ROLE", "NAME", "MADE"}};
+    for (const json::value& value : *get_array(*answer, "tokens")) {
+      const json::object& one = value.as_object();
+      rows.push_back({text_of(one, "id"), text_of(one, "user"), text_of(one, "role"), text_of(one, "name"), ago(get_string(one, "created_at"))});
+    }
+    print_table(rows);
+    return kOk;
+  });
+  auto id = std::make_shared<std::string>();
+  CLI::App* revoke = add_verb(*token, program, "revoke", "Take one back");
+  revoke->add_option("id", *id, "Its short id")->required();
+  on_chosen(revoke, program, [&program, id] {
+    auto client = Client::connect(program.globals);
+    const auto answer = client.ok() ? client->remove("/v1/tokens/" + net::percent_encode(*id)) : Result<json::object>(client.error());
+    return show(program, answer, fmt::format("Token {} is void.", *id));
+  });
+
+  CLI::App* admin = app.add_subcommand("admin", "Care of the server's records");
+  admin->require_subcommand(1);
+  on_chosen(add_verb(*admin, program, "check", "Look for faults in the store"), program, [&program] { return check_store(program); });
+  auto file = std::make_shared<std::string>();
+  CLI::App* backup = add_verb(*admin, program, "backup", "Copy the store while it is in use");
+  backup->add_option("file", *file, "Where to")->required();
+  on_chosen(backup, program, [&program, file] {
+    const std::string path = std::filesystem::absolute(*file).string();
+    return show(program, call(program, true, "/v1/admin/backup", {{"file", path}}), fmt::format("Copied to {}.", path));
+  });
+}
+
+}  // namespace quad::cli

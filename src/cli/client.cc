@@ -1,0 +1,171 @@
+#include "cli/client.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <poll.h>
+#include <pwd.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <thread>
+
+#include "base/file.h"
+#include "base/text.h"
+#include "server/server.h"
+
+extern char** environ;
+
+namespace quad::cli {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+std::string variable(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
+
+Result<net::HttpClient> client_for(const std::string& url, const Globals& globals, const std::string& token) {
+  net::ClientOptions options;
+  options.url = url;
+  options.ca_file = globals.ca.empty() ? variable("QUAD_CA") : globals.ca;
+  options.headers.emplace_back("User-Agent", "quad/" QUAD_VERSION);
+  if (!token.empty()) {
+    options.headers.emplace_back("Authorization", "Bearer " + token);
+  }
+  return net::HttpClient::create(std::move(options));
+}
+
+}  // namespace
+
+fs::path data_dir_of(const Globals& globals) {
+  if (!globals.data_dir.empty()) {
+    return fs::absolute(globals.data_dir);
+  }
+  if (const std::string given = variable("QUAD_DATA_DIR"); !given.empty()) {
+    return fs::absolute(given);
+  }
+  std::string home = variable("HOME");
+  if (home.empty()) {
+    const passwd* entry = ::getpwuid(::geteuid());
+    home = entry == nullptr ? "/tmp" : entry->pw_dir;
+  }
+  return fs::path(home) / ".quad";
+}
+
+Result<Client> Client::connect(const Globals& globals, bool may_start) {
+  const std::string server = globals.server.empty() ? variable("QUAD_SERVER") : globals.server;
+  const std::string token = globals.token.empty() ? variable("QUAD_TOKEN") : globals.token;
+  if (!server.empty()) {
+    QUAD_ASSIGN(net::HttpClient http, client_for(server, globals, token));
+    return Client(std::move(http));
+  }
+  const fs::path data_dir = data_dir_of(globals);
+  for (int round = 0; round < 2; ++round) {
+    if (const auto endpoint = server::read_endpoint(data_dir); endpoint.ok()) {
+      QUAD_ASSIGN(net::HttpClient http, client_for("unix:" + endpoint->socket, globals, token));
+      if (const auto answer = http.get("/healthz"); answer.ok()) {
+        return Client(std::move(http));
+      }
+    }
+    if (round == 0 && may_start) {
+      QUAD_TRY(start_server(globals));
+    } else {
+      break;
+    }
+  }
+  return error(ErrorCode::kUnavailable,
+               fmt::format("No Quad server runs on {}; start one with 'quad serve' or 'quad api start'", data_dir.string()));
+}
+
+Result<json::object> Client::read(Result<net::ClientResponse> response) {
+  if (!response.ok()) {
+    return response.error();
+  }
+  if (!response->ok()) {
+    return response->to_error();
+  }
+  return parse_json_object(response->body);
+}
+
+Result<json::object> Client::get(const std::string& target) { return read(http_.get(target)); }
+
+Result<json::object> Client::post(const std::string& target, const json::object& body) {
+  return read(http_.post(target, to_text(body)));
+}
+
+Result<json::object> Client::remove(const std::string& target) { return read(http_.request("DELETE", target)); }
+
+Status Client::upload(const std::string& hash, const fs::path& file) {
+  const std::string target = "/v1/blobs/" + hash;
+  QUAD_ASSIGN(const net::ClientResponse known, http_.request("HEAD", target));
+  if (known.status == 200) {
+    return {};
+  }
+  const UniqueFd fd(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd) {
+    return errno_error(fmt::format("Cannot read {}", file.string()), errno);
+  }
+  QUAD_ASSIGN(const net::ClientResponse answer,
+              http_.upload("PUT", target, fd.get(), {{"Content-Type", "application/zstd"}}));
+  return answer.ok() ? Status() : Status(answer.to_error());
+}
+
+Status Client::stream(const std::string& target, const net::ChunkSink& sink, const net::Headers& headers) {
+  QUAD_ASSIGN(const net::ClientResponse answer, http_.stream("GET", target, sink, Millis(0), {}, headers));
+  return answer.ok() ? Status() : Status(answer.to_error());
+}
+
+Status start_server(const Globals& globals) {
+  const fs::path data_dir = data_dir_of(globals);
+  QUAD_TRY(make_folders(data_dir, 0700));
+  std::error_code failure;
+  const fs::path self = fs::read_symlink("/proc/self/exe", failure);
+  const std::string log = (data_dir / "server.log").string();
+  std::string program = self.string();
+  std::string folder = data_dir.string();
+  posix_spawn_file_actions_t actions;
+  posix_spawnattr_t attributes;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawnattr_init(&attributes);
+  posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
+  posix_spawn_file_actions_addopen(&actions, 1, log.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0600);
+  posix_spawn_file_actions_adddup2(&actions, 1, 2);
+  posix_spawn_file_actions_addclosefrom_np(&actions, 3);
+  posix_spawnattr_setflags(&attributes, static_cast<short>(POSIX_SPAWN_SETSID));
+  std::string serve = "serve";
+  std::string flag = "--data-dir";
+  char* const arguments[] = {program.data(), serve.data(), flag.data(), folder.data(), nullptr};
+  pid_t pid = 0;
+  const int code = posix_spawn(&pid, program.c_str(), &actions, &attributes, arguments, environ);
+  posix_spawn_file_actions_destroy(&actions);
+  posix_spawnattr_destroy(&attributes);
+  if (code != 0) {
+    return errno_error(fmt::format("Cannot start {}", program), code);
+  }
+  constexpr int kTries = 1000;
+  for (int i = 0; i < kTries; ++i) {
+    if (const auto endpoint = server::read_endpoint(data_dir); endpoint.ok()) {
+      auto http = client_for("unix:" + endpoint->socket, globals, "");
+      if (http.ok() && http->get("/healthz").ok()) {
+        return {};
+      }
+    }
+    int status = 0;
+    if (::waitpid(pid, &status, WNOHANG) == pid) {
+      const std::string text = read_file(log).value_or("");
+      const std::string_view last = trim(text);
+      const std::size_t line = last.rfind('\n');
+      return error(ErrorCode::kUnavailable,
+                   fmt::format("The server ended at once: {}", line == std::string_view::npos ? last : last.substr(line + 1)));
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(i < 50 ? 5 : 20));
+  }
+  return error(ErrorCode::kTimeout, fmt::format("The server does not answer; see {}", log));
+}
+
+}  // namespace quad::cli

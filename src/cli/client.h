@@ -1,0 +1,53 @@
+// cli/client.h
+//
+// How the command line reaches a server: the one that --server or QUAD_SERVER names, or the one of this user's data
+// directory, which is started when none runs there. One thread; blocks.
+
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "base/json.h"
+#include "base/result.h"
+#include "net/http_client.h"
+
+namespace quad::cli {
+
+/// What every command may be told.
+struct Globals {
+  std::string data_dir;  ///< --data-dir, QUAD_DATA_DIR, else ~/.quad
+  std::string server;    ///< --server, QUAD_SERVER: an address; empty: the local one
+  std::string token;     ///< QUAD_TOKEN, or the file admin.token of a data directory
+  std::string ca;        ///< --ca, QUAD_CA
+  std::string output;    ///< "json" or empty
+  [[nodiscard]] bool json() const { return output == "json"; }
+};
+
+std::filesystem::path data_dir_of(const Globals& globals);
+
+class Client {
+ public:
+  /// Finds the server; starts one on the data directory if none answers there and `may_start`.
+  static Result<Client> connect(const Globals& globals, bool may_start = true);
+
+  Result<json::object> get(const std::string& target);
+  Result<json::object> post(const std::string& target, const json::object& body = {});
+  Result<json::object> remove(const std::string& target);
+  /// Uploads a file as the blob `hash`, unless the server has it.
+  Status upload(const std::string& hash, const std::filesystem::path& file);
+  /// Gives each piece of a body to `sink`; waits without end for the next.
+  Status stream(const std::string& target, const net::ChunkSink& sink, const net::Headers& headers = {});
+
+ private:
+  explicit Client(net::HttpClient http) : http_(std::move(http)) {}
+  static Result<json::object> read(Result<net::ClientResponse> response);
+
+  net::HttpClient http_;
+};
+
+/// Starts `quad serve` on the data directory in the background and waits until it answers.
+Status start_server(const Globals& globals);
+
+}  // namespace quad::cli

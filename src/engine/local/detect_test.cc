@@ -1,0 +1,230 @@
+#include "engine/local/detect.h"
+
+#include <gtest/gtest.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include <chrono>
+
+#include "base/file.h"
+#include "engine/local/nvidia.h"
+#include "engine/local/spawn.h"
+
+namespace quad::engine {
+namespace {
+
+namespace fs = std::filesystem;
+
+// A /proc and a /sys of a machine that is not there.
+class Detect : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = (fs::temp_directory_path() / "quad-detect-XXXXXX").string();
+    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
+    root_ = pattern;
+    file("proc/meminfo", "MemTotal:       65536 kB\nMemFree:        1 kB\n");
+    file("proc/self/cgroup", "0::/\n");
+  }
+  void TearDown() override {
+    std::error_code failure;
+    fs::remove_all(root_, failure);
+  }
+
+  void file(const fs::path& path, std::string_view text) const {
+    fs::create_directories((root_ / path).parent_path());
+    ASSERT_TRUE(write_file_atomically(root_ / path, text).ok()) << path;
+  }
+  fs::path program(const std::string& name, std::string_view text) const {
+    file(name, text);
+    ::chmod((root_ / name).c_str(), 0700);
+    return root_ / name;
+  }
+  void nvidia(const std::string& bus, const std::string& model, const std::string& uuid) const {
+    file("proc/driver/nvidia/gpus/" + bus + "/information",
+         "Model: \t\t " + model + "\nIRQ:   \t\t 17\nGPU UUID: \t " + uuid +
+             "\nVideo BIOS: \t ??.??\nBus Type: \t PCIe\nDevice Minor: \t 0\n");
+  }
+  void kfd(int node, std::string_view name, std::string_view properties) const {
+    const fs::path folder = fs::path("sys/class/kfd/kfd/topology/nodes") / std::to_string(node);
+    file(folder / "name", name);
+    file(folder / "properties", properties);
+  }
+  DetectOptions options() const {
+    DetectOptions options;
+    options.proc = root_ / "proc";
+    options.sys = root_ / "sys";
+    options.nvml.clear();
+    options.nvidia_smi.clear();
+    options.cpus = 64;
+    return options;
+  }
+
+  fs::path root_;
+};
+
+TEST_F(Detect, SeesAPlainMachine) {
+  const Machine machine = detect_machine(options());
+  EXPECT_EQ(machine.cpu_milli, 64'000);
+  EXPECT_EQ(machine.memory_bytes, 64LL << 20U);
+  EXPECT_TRUE(machine.gpus.empty());
+  EXPECT_EQ(machine.gpu_env, "");
+}
+
+TEST_F(Detect, HoldsToTheTightestCgroupOnTheWayUp) {
+  file("proc/self/cgroup", "0::/user.slice/me.scope\n");
+  file("sys/fs/cgroup/user.slice/cpu.max", "400000 100000\n");
+  file("sys/fs/cgroup/user.slice/me.scope/cpu.max", "max 100000\n");
+  file("sys/fs/cgroup/user.slice/memory.max", "max\n");
+  file("sys/fs/cgroup/user.slice/me.scope/memory.max", "1048576\n");
+  const Machine machine = detect_machine(options());
+  EXPECT_EQ(machine.cpu_milli, 4'000);
+  EXPECT_EQ(machine.memory_bytes, 1 << 20);
+}
+
+TEST_F(Detect, HoldsToCgroupsOfTheOldKind) {
+  file("proc/self/cgroup", "5:memory:/docker/abc\n3:cpu,cpuacct:/docker/abc\n0::/docker/abc\n");
+  // In a container only its own top is to be seen.
+  file("sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us", "150000\n");
+  file("sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us", "100000\n");
+  file("sys/fs/cgroup/memory/memory.limit_in_bytes", "2097152\n");
+  const Machine machine = detect_machine(options());
+  EXPECT_EQ(machine.cpu_milli, 1'500);
+  EXPECT_EQ(machine.memory_bytes, 2 << 20);
+  file("sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us", "-1\n");
+  file("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
+  EXPECT_EQ(detect_machine(options()).cpu_milli, 64'000);
+  EXPECT_EQ(detect_machine(options()).memory_bytes, 64LL << 20U);
+}
+
+TEST_F(Detect, SurvivesFilesThatMakeNoSense) {
+  file("proc/meminfo", "MemTotal: lots\n");
+  file("proc/self/cgroup", "garbage\n::\n0:\n");
+  file("sys/fs/cgroup/cpu.max", "");
+  file("proc/driver/nvidia/gpus/x/information", "no model here");
+  kfd(1, "", "simd_count many");
+  const Machine machine = detect_machine(options());
+  EXPECT_EQ(machine.cpu_milli, 64'000);
+  EXPECT_EQ(machine.memory_bytes, 0);
+  EXPECT_TRUE(machine.gpus.empty());
+}
+
+TEST_F(Detect, FindsNvidiaGpusByTheirDriverInBusOrder) {
+  nvidia("0000:65:00.0", "NVIDIA A100-SXM4-80GB", "GPU-bbbb");
+  nvidia("0000:3b:00.0", "NVIDIA A100-SXM4-80GB", "GPU-aaaa");
+  const Machine machine = detect_machine(options());
+  ASSERT_EQ(machine.gpus.size(), 2U);
+  EXPECT_EQ(machine.gpus[0].uuid, "GPU-aaaa");
+  EXPECT_EQ(machine.gpus[0].bus_id, "0000:3b:00.0");
+  EXPECT_EQ(machine.gpus[0].index, 0);
+  EXPECT_EQ(machine.gpus[1].index, 1);
+  EXPECT_EQ(machine.gpus[1].model, "A100-80GB");
+  EXPECT_EQ(machine.gpu_env, "CUDA_VISIBLE_DEVICES");
+  EXPECT_EQ(machine.gpu_source, "the driver");
+}
+
+TEST_F(Detect, AsksNvidiaSmiWhereNothingElseTells) {
+  DetectOptions with_program = options();
+  with_program.nvml = "libquad-has-no-such-library.so";
+  with_program.nvidia_smi =
+      program("smi",
+              "#!/bin/sh\ncase \"$1\" in --query-gpu=index,name,uuid,pci.bus_id,memory.total) ;; *) "
+              "exit 1;; esac\n"
+              "echo '0, NVIDIA H100 80GB HBM3, GPU-1, 00000000:1B:00.0, 81559'\n"
+              "echo '1, NVIDIA GB10, GPU-2, 00000000:43:00.0, [N/A]'\n");
+  const Machine machine = detect_machine(with_program);
+  ASSERT_EQ(machine.gpus.size(), 2U);
+  EXPECT_EQ(machine.gpus[0].model, "H100");
+  EXPECT_EQ(machine.gpus[0].bus_id, "0000:1b:00.0");
+  EXPECT_EQ(machine.gpus[0].memory_bytes, 81559LL << 20U);
+  EXPECT_EQ(machine.gpus[1].memory_bytes, 0);
+  EXPECT_EQ(machine.gpu_source, "nvidia-smi");
+}
+
+TEST_F(Detect, DoesNotWaitForAProgramThatHangs) {
+  DetectOptions with_program = options();
+  with_program.limit = Millis(50);
+  const auto begin = std::chrono::steady_clock::now();
+  with_program.nvidia_smi = program("hangs", "#!/bin/sh\nexec sleep 60\n");
+  EXPECT_TRUE(detect_machine(with_program).gpus.empty());
+  // Nor for one that closes its output first.
+  with_program.nvidia_smi = program("closes", "#!/bin/sh\nexec sleep 60 >&-\n");
+  EXPECT_TRUE(detect_machine(with_program).gpus.empty());
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(20));
+}
+
+TEST_F(Detect, TellsHowAProgramFailed) {
+  EXPECT_EQ(output_of({"quad-has-no-such-program"}, Millis(10'000)).error().code, ErrorCode::kNotFound);
+  EXPECT_EQ(output_of({"false"}, Millis(10'000)).error().code, ErrorCode::kUnavailable);
+  EXPECT_EQ(output_of({"sleep", "60"}, Millis(10)).error().code, ErrorCode::kTimeout);
+  EXPECT_EQ(output_of({"echo", "a  b"}, Millis(10'000)).value_or(""), "a  b\n");
+}
+
+TEST_F(Detect, RefusesALibraryThatIsNotNvidias) {
+  EXPECT_EQ(gpus_of_nvml("libquad-has-no-such-library.so", Millis(10'000)).error().code,
+            ErrorCode::kNotFound);
+  EXPECT_EQ(gpus_of_nvml("libc.so.6", Millis(10'000)).error().code, ErrorCode::kUnavailable);
+}
+
+TEST_F(Detect, RefusesAnAnswerOfNvidiaSmiThatIsNoList) {
+  EXPECT_FALSE(parse_smi("NVIDIA-SMI has failed because it couldn't communicate\n").ok());
+  EXPECT_FALSE(parse_smi("x, NVIDIA H100, GPU-1, 0, 1\n").ok());
+  EXPECT_TRUE(parse_smi("\n").value_or({Gpu{}}).empty());
+}
+
+TEST_F(Detect, FindsAmdGpusAmongTheNodesOfTheirDriver) {
+  kfd(0, "", "cpu_cores_count 96\nsimd_count 0\n");
+  kfd(10, "ip discovery", "simd_count 1216\ndevice_id 29857\nlocation_id 61696\ndomain 0\n");
+  kfd(2, "ip discovery",
+      "simd_count 1216\ndevice_id 29857\nlocation_id 6912\ndomain 0\nlocal_mem_size 1024\n");
+  kfd(11, "ip discovery", "simd_count 4\ndevice_id 1\ngfx_target_version 90402\n");
+  file("sys/class/kfd/kfd/topology/nodes/10/mem_banks/0/properties",
+       "heap_type 1\nsize_in_bytes 206141652992\n");
+  const Machine machine = detect_machine(options());
+  ASSERT_EQ(machine.gpus.size(), 3U);
+  EXPECT_EQ(machine.gpus[0].model, "MI300X");
+  EXPECT_EQ(machine.gpus[0].bus_id, "0000:1b:00.0");
+  EXPECT_EQ(machine.gpus[0].memory_bytes, 1024);
+  EXPECT_EQ(machine.gpus[1].bus_id, "0000:f1:00.0");
+  EXPECT_EQ(machine.gpus[1].memory_bytes, 206141652992);
+  EXPECT_EQ(machine.gpus[2].model, "GFX942");
+  EXPECT_EQ(machine.gpu_env, "HIP_VISIBLE_DEVICES");
+}
+
+TEST_F(Detect, TakesOnlyTheGpusThatAnotherSchedulerGave) {
+  nvidia("0000:01:00.0", "NVIDIA L4", "GPU-aaaa");
+  nvidia("0000:02:00.0", "NVIDIA L4", "GPU-bbbb");
+  nvidia("0000:03:00.0", "NVIDIA L4", "GPU-cccc");
+  const auto visible = [&](std::string variable) {
+    DetectOptions given = options();
+    given.visible_nvidia = std::move(variable);
+    std::string numbers;
+    for (const Gpu& gpu : detect_machine(given).gpus) {
+      numbers += std::to_string(gpu.index);
+    }
+    return numbers;
+  };
+  EXPECT_EQ(visible("2,0"), "02");
+  EXPECT_EQ(visible(" GPU-b "), "1");
+  EXPECT_EQ(visible("0,7,1"), "0");
+  EXPECT_EQ(visible("1,1"), "1");
+  EXPECT_EQ(visible(""), "");
+  EXPECT_EQ(visible("-1"), "");
+  EXPECT_EQ(visible("all"), "012");
+}
+
+TEST(MainGpus, AreThoseOfTheModelThatThereAreMostOf) {
+  const auto gpu = [](int index, std::string model) {
+    Gpu one;
+    one.index = index;
+    one.model = std::move(model);
+    return one;
+  };
+  const auto chosen = main_gpus({gpu(0, "T4"), gpu(1, "A100"), gpu(2, "A100")});
+  ASSERT_EQ(chosen.size(), 2U);
+  EXPECT_EQ(chosen[0].index, 1);
+  EXPECT_EQ(main_gpus({gpu(0, "T4"), gpu(1, "A100")}).front().model, "T4");
+  EXPECT_TRUE(main_gpus({}).empty());
+}
+
+}  // namespace
+}  // namespace quad::engine

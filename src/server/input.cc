@@ -1,0 +1,256 @@
+#include "server/input.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+
+#include "base/text.h"
+
+namespace quad::server {
+
+namespace {
+
+/// The length of the UTF-8 sequence at the start, 0 if there is none.
+std::size_t sequence_length(std::string_view text) {
+  const auto first = static_cast<unsigned char>(text[0]);
+  const std::size_t length = first < 0x80 ? 1 : first >= 0xC2 && first < 0xE0 ? 2 : first >= 0xE0 && first < 0xF0 ? 3
+                             : first >= 0xF0 && first < 0xF5 ? 4 : 0;
+  if (length == 0 || length > text.size()) {
+    return 0;
+  }
+  for (std::size_t i = 1; i < length; ++i) {
+    if ((static_cast<unsigned char>(text[i]) & 0xC0U) != 0x80U) {
+      return 0;
+    }
+  }
+  const auto second = length > 2 ? static_cast<unsigned char>(text[1]) : 0x80U;
+  const bool bad = (first == 0xE0 && second < 0xA0) || (first == 0xED && second > 0x9F) ||
+                   (first == 0xF0 && second < 0x90) || (first == 0xF4 && second > 0x8F);
+  return bad ? 0 : length;
+}
+
+Error unknown(std::string_view what, std::string_view where, std::string_view name,
+              const std::vector<std::string_view>& known) {
+  const auto near = nearest(name, known);
+  std::string hint = near ? fmt::format("; did you mean '{}'?", *near)
+                     : known.empty() ? std::string("; there are none here")
+                                     : fmt::format("; there are {}", join_words(known));
+  return error(ErrorCode::kInvalid, fmt::format("There is no {} '{}'{}", what, printable(name), hint),
+               fmt::format("{}{}", where, printable(name)));
+}
+
+std::string range_text(IntegerRange range) {
+  return range.most == INT64_MAX ? fmt::format("a whole number from {}", range.least)
+                                 : fmt::format("a whole number from {} to {}", range.least, range.most);
+}
+
+}  // namespace
+
+std::optional<std::int64_t> parse_integer(std::string_view text) {
+  std::int64_t value = 0;
+  const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), value);
+  return failure == std::errc() && end == text.data() + text.size() ? std::optional(value) : std::nullopt;
+}
+
+std::string printable(std::string_view text) {
+  constexpr std::size_t kMost = 80;
+  std::string out;
+  while (!text.empty()) {
+    if (out.size() >= kMost) {
+      return out + "…";
+    }
+    const std::size_t length = sequence_length(text);
+    const auto first = static_cast<unsigned char>(text[0]);
+    if (length == 0 || first < 0x20 || first == 0x7F) {
+      out += '?';
+    } else {
+      out += text.substr(0, length);
+    }
+    text.remove_prefix(std::max<std::size_t>(length, 1));
+  }
+  return out;
+}
+
+std::optional<std::string> QueryReader::text(std::string_view name) {
+  known_.push_back(name);
+  std::optional<std::string> found;
+  for (const auto& [key, value] : values_) {
+    if (key != name) {
+      continue;
+    }
+    if (found && !fault_) {
+      fault_ = error(ErrorCode::kInvalid, fmt::format("'{}' is given more than once", name), std::string(name));
+    }
+    found = value;
+  }
+  return found;
+}
+
+std::optional<std::int64_t> QueryReader::integer(std::string_view name, IntegerRange range) {
+  const auto given = text(name);
+  if (!given) {
+    return std::nullopt;
+  }
+  const auto value = parse_integer(*given);
+  if (!value || *value < range.least || *value > range.most) {
+    refuse(name, *given, range_text(range));
+    return std::nullopt;
+  }
+  return value;
+}
+
+bool QueryReader::flag(std::string_view name) {
+  const auto given = text(name);
+  if (!given || *given == "0" || *given == "false") {
+    return false;
+  }
+  if (!given->empty() && *given != "1" && *given != "true") {
+    refuse(name, *given, "true (1) or false (0)");
+  }
+  return true;
+}
+
+std::optional<WallTime> QueryReader::time(std::string_view name, WallTime now) {
+  const auto given = text(name);
+  if (!given) {
+    return std::nullopt;
+  }
+  if (const auto instant = parse_rfc3339(*given); instant.ok()) {
+    return *instant;
+  }
+  constexpr std::string_view kUnits = "smhd";
+  constexpr std::int64_t kMillis[] = {1'000, 60'000, 3'600'000, 86'400'000};
+  const std::size_t unit = given->empty() ? std::string_view::npos : kUnits.find(given->back());
+  const auto count = unit == std::string_view::npos
+                         ? std::nullopt
+                         : parse_integer(std::string_view(*given).substr(0, given->size() - 1));
+  if (!count || *count < 0 || *count > 1'000'000'000) {
+    refuse(name, *given, "a time such as 2026-11-23T10:00:00Z, or how long ago, such as 10m");
+    return std::nullopt;
+  }
+  return WallTime{now.millis - *count * kMillis[unit]};
+}
+
+void QueryReader::refuse(std::string_view name, std::string_view value, std::string_view allowed) {
+  if (!fault_) {
+    fault_ = error(ErrorCode::kInvalid, fmt::format("{} is '{}' and must be {}", name, printable(value), allowed),
+                   std::string(name));
+  }
+}
+
+Status QueryReader::finish() {
+  if (fault_) {
+    return *fault_;
+  }
+  for (const auto& [key, value] : values_) {
+    if (std::find(known_.begin(), known_.end(), key) == known_.end()) {
+      return unknown("query parameter", "", key, known_);
+    }
+  }
+  return {};
+}
+
+const json::value* ObjectReader::find(std::string_view name) {
+  known_.push_back(name);
+  const json::value* value = object_.if_contains(name);
+  return value == nullptr || value->is_null() ? nullptr : value;
+}
+
+std::optional<std::string> ObjectReader::text(std::string_view name) {
+  const json::value* value = find(name);
+  if (value == nullptr) {
+    return std::nullopt;
+  }
+  if (!value->is_string()) {
+    refuse(name, "a text");
+    return std::nullopt;
+  }
+  return std::string(value->get_string());
+}
+
+std::optional<std::int64_t> ObjectReader::integer(std::string_view name, IntegerRange range) {
+  const json::value* value = find(name);
+  if (value == nullptr) {
+    return std::nullopt;
+  }
+  std::optional<std::int64_t> number;
+  if (value->is_int64()) {
+    number = value->get_int64();
+  } else if (value->is_double() && value->get_double() == static_cast<double>(static_cast<std::int64_t>(
+                                                              std::clamp(value->get_double(), -1e15, 1e15)))) {
+    number = static_cast<std::int64_t>(value->get_double());  // 3.0 is a whole number in JSON
+  }
+  if (!number || *number < range.least || *number > range.most) {
+    refuse(name, range_text(range));
+    return std::nullopt;
+  }
+  return number;
+}
+
+std::optional<bool> ObjectReader::flag(std::string_view name) {
+  const json::value* value = find(name);
+  if (value == nullptr) {
+    return std::nullopt;
+  }
+  if (!value->is_bool()) {
+    refuse(name, "true or false");
+    return std::nullopt;
+  }
+  return value->get_bool();
+}
+
+const json::object* ObjectReader::object(std::string_view name) {
+  const json::value* value = find(name);
+  if (value != nullptr && !value->is_object()) {
+    refuse(name, "an object");
+  }
+  return value == nullptr ? nullptr : value->if_object();
+}
+
+const json::array* ObjectReader::array(std::string_view name) {
+  const json::value* value = find(name);
+  if (value != nullptr && !value->is_array()) {
+    refuse(name, "an array");
+  }
+  return value == nullptr ? nullptr : value->if_array();
+}
+
+std::vector<std::pair<std::string, std::string>> ObjectReader::pairs(std::string_view name) {
+  std::vector<std::pair<std::string, std::string>> all;
+  const json::array* given = array(name);
+  for (std::size_t i = 0; given != nullptr && i < given->size(); ++i) {
+    const json::array* pair = (*given)[i].if_array();
+    if (pair == nullptr || pair->size() != 2 || !(*pair)[0].is_string() || !(*pair)[1].is_string()) {
+      refuse(name, "an array of [NAME, value] pairs of texts");
+      break;
+    }
+    all.emplace_back(std::string((*pair)[0].get_string()), std::string((*pair)[1].get_string()));
+  }
+  return all;
+}
+
+void ObjectReader::refuse(std::string_view name, std::string_view allowed) {
+  fail(error(ErrorCode::kInvalid, fmt::format("'{}{}' must be {}", where_, name, allowed),
+             fmt::format("{}{}", where_, name)));
+}
+
+void ObjectReader::fail(Error fault) {
+  if (!fault_) {
+    fault_ = std::move(fault);
+  }
+}
+
+Status ObjectReader::finish() {
+  if (fault_) {
+    return *fault_;
+  }
+  for (const auto& member : object_) {
+    if (std::find(known_.begin(), known_.end(), std::string_view(member.key())) == known_.end()) {
+      return unknown("member", where_, member.key(), known_);
+    }
+  }
+  return {};
+}
+
+}  // namespace quad::server

@@ -1,0 +1,285 @@
+// How tasks come in: POST /v1/jobs, /v1/jobs/bulk and /v1/validate.
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "job/record.h"
+#include "server/app.h"
+#include "server/input.h"
+#include "server/submit.h"
+
+namespace quad::server {
+
+namespace asio = boost::asio;
+
+namespace {
+
+constexpr std::size_t kMostAtOnce = 10'000;
+constexpr std::uint64_t kBulkBytes = 64ULL << 20U;
+
+json::array to_json(const std::vector<spec::Diagnostic>& diagnostics) {
+  json::array array;
+  for (const spec::Diagnostic& one : diagnostics) {
+    array.push_back(json::object{{"message", one.message},
+                                 {"key", one.key},
+                                 {"line", one.line},
+                                 {"column", one.column},
+                                 {"hint", one.hint}});
+  }
+  return array;
+}
+
+bool is_blob_name(std::string_view text) {
+  return text.size() == 64 && text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
+}
+
+Status read_overrides(const json::object& object, spec::Overrides& overrides) {
+  ObjectReader reader(object, "overrides.");
+  overrides.envs = reader.pairs("envs");
+  overrides.secrets = reader.pairs("secrets");
+  overrides.config = reader.pairs("config");
+  overrides.name = reader.text("name");
+  overrides.workdir = reader.text("workdir");
+  overrides.cpus = reader.text("cpus");
+  overrides.memory = reader.text("memory");
+  overrides.gpus = reader.text("gpus");
+  overrides.infra = reader.text("infra");
+  overrides.image_id = reader.text("image_id");
+  overrides.disk_size = reader.text("disk_size");
+  overrides.use_spot = reader.flag("use_spot");
+  if (const auto nodes = reader.integer("num_nodes", {1, 100'000})) {
+    overrides.num_nodes = static_cast<int>(*nodes);
+  }
+  if (const auto priority = reader.integer("priority", {-1000, 1000})) {
+    overrides.priority = static_cast<int>(*priority);
+  }
+  return reader.finish();
+}
+
+Status check_blob(const App& app, const std::string& hash, const std::string& where) {
+  std::error_code failure;
+  if (std::filesystem::exists(app.data_dir / "blobs" / hash, failure)) {
+    return {};
+  }
+  return error(ErrorCode::kInvalid, fmt::format("Blob {} is not here; upload it first: PUT /v1/blobs/{}", hash, hash), where);
+}
+
+Status read_mount_blobs(const App& app, const json::object& blobs, SubmitContext& context) {
+  for (const auto& member : blobs) {
+    const std::string where = fmt::format("mount_blobs.{}.", printable(member.key()));
+    const json::object* one = member.value().if_object();
+    if (one == nullptr) {
+      return error(ErrorCode::kInvalid, "Each of mount_blobs must be an object with 'blob' and 'is_file'", "mount_blobs");
+    }
+    ObjectReader reader(*one, where);
+    const std::string blob = reader.text("blob").value_or("");
+    const bool is_file = reader.flag("is_file").value_or(false);
+    if (!is_blob_name(blob)) {
+      reader.refuse("blob", "a SHA-256 in lower-case hexadecimal");
+    }
+    QUAD_TRY(reader.finish());
+    QUAD_TRY(check_blob(app, blob, where + "blob"));
+    context.mount_blobs[member.key()] = blob;
+    context.mount_is_file[member.key()] = is_file;
+  }
+  return {};
+}
+
+/// One submission: its tasks as requests, or diagnostics that say what is wrong with them.
+struct Taken {
+  spec::TaskSet set;
+  Prepared prepared;
+  std::string client_key;
+  bool dryrun = false;
+};
+
+/// An Error is a fault of the message itself; faults of the task are in `prepared`.
+Result<Taken> take(App& app, const Caller& caller, const json::object& body, const control::Snapshot& snapshot,
+                   bool only_validate) {
+  Taken taken;
+  SubmitContext context;
+  context.owner = caller.user;
+  context.secret_key = app.secret_key;
+  context.snapshot = &snapshot;
+  context.uploads_follow = only_validate;
+  ObjectReader reader(body);
+  const auto yaml = reader.text("yaml");
+  const auto command = reader.text("command");
+  const json::object* given = reader.object("overrides");
+  if (!only_validate) {
+    const json::object* blobs = reader.object("mount_blobs");
+    context.workdir_blob = reader.text("workdir_blob").value_or("");
+    if (!context.workdir_blob.empty() && !is_blob_name(context.workdir_blob)) {
+      reader.refuse("workdir_blob", "a SHA-256 in lower-case hexadecimal");
+    }
+    taken.client_key = reader.text("client_key").value_or("");
+    if (taken.client_key.size() > 200) {
+      reader.refuse("client_key", "at most 200 bytes long");
+    }
+    taken.dryrun = reader.flag("dryrun").value_or(false);
+    if (blobs != nullptr) {
+      QUAD_TRY(read_mount_blobs(app, *blobs, context));
+    }
+  }
+  if (yaml.has_value() == command.has_value()) {
+    reader.fail(error(ErrorCode::kInvalid, "Give either 'yaml' or 'command', as text"));
+  }
+  QUAD_TRY(reader.finish());
+  if (!context.workdir_blob.empty()) {
+    QUAD_TRY(check_blob(app, context.workdir_blob, "workdir_blob"));
+  }
+  spec::Overrides overrides;
+  if (given != nullptr) {
+    QUAD_TRY(read_overrides(*given, overrides));
+  }
+  taken.set = yaml ? spec::parse(*yaml, overrides) : spec::from_command(*command, overrides);
+  if (taken.set.ok()) {
+    taken.prepared = prepare(taken.set, context);
+  } else {
+    taken.prepared.errors = taken.set.errors;
+    taken.prepared.warnings = taken.set.warnings;
+  }
+  return taken;
+}
+
+/// The usual error, and with it every diagnostic. `index`: which one of several submissions.
+net::Response refusal(const Prepared& prepared, std::optional<std::size_t> index) {
+  const spec::Diagnostic& first = prepared.errors.front();
+  json::object inner{{"code", to_string(ErrorCode::kInvalid)}, {"message", first.message}};
+  if (!first.key.empty()) {
+    inner["where"] = first.key;
+  }
+  if (index) {
+    inner["index"] = *index;
+  }
+  inner["errors"] = to_json(prepared.errors);
+  inner["warnings"] = to_json(prepared.warnings);
+  return json_answer(json::object{{"error", std::move(inner)}}, net::http_status(ErrorCode::kInvalid));
+}
+
+/// The submissions inside a POST body.
+Result<std::vector<const json::object*>> bodies_of(const json::value& parsed, bool bulk) {
+  std::vector<const json::object*> bodies;
+  if (!parsed.is_object()) {
+    return error(ErrorCode::kInvalid, "The body must be a JSON object");
+  }
+  if (!bulk) {
+    bodies.push_back(&parsed.get_object());
+    return bodies;
+  }
+  ObjectReader reader(parsed.get_object());
+  const json::array* all = reader.array("jobs");
+  QUAD_TRY(reader.finish());
+  for (std::size_t i = 0; all != nullptr && i < all->size() && i <= kMostAtOnce; ++i) {
+    bodies.push_back((*all)[i].if_object());
+  }
+  if (bodies.empty() || bodies.size() > kMostAtOnce || std::count(bodies.begin(), bodies.end(), nullptr) > 0) {
+    return error(ErrorCode::kInvalid, fmt::format("'jobs' must be an array of 1 to {} objects", kMostAtOnce), "jobs");
+  }
+  return bodies;
+}
+
+json::object plan_of(const job::Request& request) {
+  json::object plan = job::to_json(request);
+  plan.erase("body");
+  return plan;
+}
+
+asio::awaitable<void> submit(App& app, net::Exchange& exchange, bool bulk) {
+  if (!require(exchange, Role::kUser)) {
+    co_return;
+  }
+  const Caller caller = caller_of(exchange);
+  const auto parsed = parse_json(exchange.request().body);
+  const auto bodies = parsed.ok() ? bodies_of(*parsed, bulk) : Result<std::vector<const json::object*>>(parsed.error());
+  if (!bodies.ok()) {
+    exchange.respond_error(bodies.error());
+    co_return;
+  }
+  const auto snapshot = app.control->snapshot();
+  std::vector<control::Submission> submissions;
+  json::array warnings;
+  json::array plans;
+  bool dryrun = false;
+  for (std::size_t i = 0; i < bodies->size(); ++i) {
+    auto taken = take(app, caller, *(*bodies)[i], *snapshot, false);
+    if (!taken.ok()) {
+      exchange.respond_error(taken.error());
+      co_return;
+    }
+    if (!taken->prepared.errors.empty()) {
+      exchange.respond(refusal(taken->prepared, bulk ? std::optional(i) : std::nullopt));
+      co_return;
+    }
+    dryrun = dryrun || taken->dryrun;
+    for (json::value& warning : to_json(taken->prepared.warnings)) {
+      warnings.push_back(std::move(warning));
+    }
+    for (job::Request& request : taken->prepared.requests) {
+      if (dryrun) {
+        plans.push_back(plan_of(request));
+      }
+      submissions.push_back({std::move(request), taken->client_key});
+    }
+  }
+  if (dryrun) {
+    exchange.respond(
+        json_answer(json::object{{"dryrun", true}, {"requests", std::move(plans)}, {"warnings", std::move(warnings)}}));
+    co_return;
+  }
+  const std::function<void(std::function<void(Result<std::vector<JobId>>)>)> start =
+      [&app, &submissions](std::function<void(Result<std::vector<JobId>>)> done) {
+        app.control->submit(std::move(submissions), std::move(done));
+      };
+  const auto ids = co_await ask<Result<std::vector<JobId>>>(app, exchange, start);
+  if (!ids.ok()) {
+    exchange.respond_error(ids.error());
+    co_return;
+  }
+  const auto after = app.control->snapshot();
+  json::array jobs;
+  for (const JobId id : *ids) {
+    json::object one{{"id", id.value()}};
+    if (const auto job = after->find(id)) {
+      one["name"] = job->request->name;
+      one["status"] = to_string(job->status);
+    }
+    jobs.push_back(std::move(one));
+  }
+  exchange.respond(json_answer(json::object{{"jobs", std::move(jobs)}, {"warnings", std::move(warnings)}}, 201));
+}
+
+asio::awaitable<void> validate(App& app, net::Exchange& exchange) {
+  const auto body = parse_json_object(exchange.request().body);
+  const auto snapshot = app.control->snapshot();
+  auto taken = body.ok() ? take(app, caller_of(exchange), *body, *snapshot, true) : Result<Taken>(body.error());
+  if (!taken.ok()) {
+    exchange.respond_error(taken.error());
+    co_return;
+  }
+  json::object answer = spec::to_json(taken->set, "", spec::Redact::kYes);
+  answer.erase("path");
+  answer["ok"] = taken->prepared.errors.empty();
+  answer["errors"] = to_json(taken->prepared.errors);
+  answer["warnings"] = to_json(taken->prepared.warnings);
+  json::array plans;
+  if (taken->prepared.errors.empty()) {
+    for (const job::Request& request : taken->prepared.requests) {
+      plans.push_back(plan_of(request));
+    }
+  }
+  answer["requests"] = std::move(plans);
+  exchange.respond(json_answer(answer));
+}
+
+}  // namespace
+
+void add_submit_routes(App& app, net::Router& router) {
+  router.post("/v1/jobs", [&app](net::Exchange& e) { return submit(app, e, false); });
+  router.add("POST", "/v1/jobs/bulk", [&app](net::Exchange& e) { return submit(app, e, true); },
+             {net::BodyMode::kBuffered, kBulkBytes});
+  router.post("/v1/validate", [&app](net::Exchange& e) { return validate(app, e); });
+}
+
+}  // namespace quad::server
