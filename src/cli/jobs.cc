@@ -92,7 +92,7 @@ int show_job(Program& program, std::int64_t id) {
     return fail(job.error());
   }
   if (program.globals.json()) {
-    print_json(*job);
+    print_json(json::object{{"jobs", json::array{*job}}});  // the same shape as for many
     return kOk;
   }
   fmt::print("Job {} ({}): {}  {}\n", id, get_string(*job, "name"), coloured(get_string(*job, "status")), get_string(*job, "message"));
@@ -374,7 +374,7 @@ void add_list(CLI::App& app, Program& program, const char* name, const char* hel
 void add_logs(CLI::App& app, Program& program, bool follow) {
   auto options = std::make_shared<LogOptions>();
   options->follow = follow;
-  CLI::App* verb = add_verb(app, program, "logs", "A job's output, of its newest attempt unless asked otherwise");
+  CLI::App* verb = add_verb(app, program, "logs", "A job's output, of all its attempts in order");
   verb->add_option("job", options->job, "The job's number")->required();
   verb->add_flag("-f,--follow", options->follow, "Until the job ends, over all attempts");
   verb->add_flag("--no-follow", options->no_follow, "What there is now");

@@ -262,7 +262,6 @@ void add_launch(CLI::App& app, Program& program) {
   auto options = std::make_shared<LaunchOptions>();
   const auto define = [&](CLI::App& parent) {
     CLI::App* verb = add_verb(parent, program, "launch", "Run a task file, or a command, as a job");
-    verb->positionals_at_end();
     verb->add_option("entrypoint", options->entrypoint, "A task file, or a command");
     verb->add_option("-n,--name", options->name, "The job's name");
     verb->add_option("--gpus", options->gpus, "GPUs of each node, such as H100:8");

@@ -115,8 +115,7 @@ class TlsWire final : public Wire {
       if (!wants(SSL_get_error(session_.get(), sent), events)) {
         return broken();
       }
-      // An answer may come meanwhile, but a record that is half sent must be finished first.
-      if (!wait(events, timeout)) {
+      if (!wait(static_cast<short>(heed_answer ? events | POLLIN : events), timeout)) {
         return error(ErrorCode::kTimeout,
                      "The Quad server took nothing for " + format_duration(timeout) + ".");
       }

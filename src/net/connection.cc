@@ -264,13 +264,16 @@ asio::awaitable<void> Connection::run_handler(Exchange& exchange, const Handler&
   } catch (...) {
     failure = std::current_exception();
   }
-  if (failure == nullptr && answer_ != Answer::kNone) {
-    co_return;
+  if (cut_) {
+    co_return;  // the exception is the cancellation
   }
-  if (cut_ || (gone_ && answer_ != Answer::kNone)) {
-    // The wait was cancelled, or the client is not there to care.
-    gone_ = true;
-    co_return;
+  if (failure == nullptr) {
+    if (answer_ == Answer::kNone && !gone_ && told_stop_) {
+      refuse(503, "unavailable", "The server is stopping; try again later.");
+    }
+    if (answer_ != Answer::kNone || gone_) {
+      co_return;
+    }
   }
   const auto name = std::string(request_.method) + " " + std::string(request_.route);
   state_->fault(failure != nullptr ? "The handler of " + name + " threw: " + what_of(failure)

@@ -36,7 +36,7 @@ namespace quad::net {
 /// One answered request, for logs and metrics. Views hold during the call.
 struct AccessRecord {
   const Request& request;
-  int status;               ///< 101 for an upgrade; 0 if the client went away before an answer
+  int status;               ///< 101 for an upgrade; 0 if nothing was answered: the client went away, or take_over()
   std::uint64_t bytes_out;  ///< head and body
   std::chrono::microseconds duration;  ///< from the end of the request's head to the answer's last byte
 };

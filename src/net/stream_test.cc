@@ -175,6 +175,25 @@ TEST(BodyStream, ACallbackCanWakeAHandlerThatWaitsForNews) {
   EXPECT_TRUE(ended.wait());
 }
 
+TEST(BodyStream, AHandlerThatOnlyWaitedForTheClientToLeaveIsNoFault) {
+  Signal started;
+  Signal reported;
+  auto options = test_options();
+  options.on_access = [&](const AccessRecord&) { reported.set(); };
+  Router router;
+  router.get("/poll", [&](Exchange& exchange) -> awaitable<void> {
+    started.set();
+    co_await exchange.wait_closed();
+  });
+  TestServer server(std::move(router), options);
+  RawClient client(server.port());
+  ASSERT_TRUE(client.send("GET /poll HTTP/1.1\r\nHost: x\r\n\r\n"));
+  ASSERT_TRUE(started.wait());
+  client.close();
+  ASSERT_TRUE(reported.wait());
+  EXPECT_EQ(server.counters().faults, 0U);
+}
+
 TEST(BodyStream, ASlowReaderHoldsBackItsWriterAndNobodyElse) {
   std::atomic<std::uint64_t> written = 0;
   Signal blocked;
@@ -405,6 +424,21 @@ TEST(Stop, LetsARequestInFlightFinish) {
   EXPECT_THAT(response, StartsWith("HTTP/1.1 200 "));
   EXPECT_THAT(response, HasSubstr("Connection: close"));
   EXPECT_TRUE(server.finished());
+}
+
+TEST(Stop, TellsAWaitingRequestToComeBackLater) {
+  Signal started;
+  Router router;
+  router.get("/poll", [&](Exchange& exchange) -> awaitable<void> {
+    started.set();
+    co_await exchange.wait_closed();
+  });
+  TestServer server(std::move(router));
+  RawClient client(server.port());
+  ASSERT_TRUE(client.send("GET /poll HTTP/1.1\r\nHost: x\r\n\r\n"));
+  ASSERT_TRUE(started.wait());
+  server.stop(Millis(60'000));
+  EXPECT_THAT(client.read_all(), StartsWith("HTTP/1.1 503 "));
 }
 
 TEST(Stop, CancelsWhatOutlastsTheGrace) {

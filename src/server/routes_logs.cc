@@ -54,10 +54,9 @@ struct Source {
   std::string prefix;
 };
 
-/// How SkyPilot marks the lines of several ranks.
+/// How SkyPilot marks the lines of several ranks, but for the process's number.
 std::string prefix_of(const job::RankRecord& rank, std::size_t number) {
-  return number == 0 ? fmt::format("(head, rank=0, pid={}) ", 0)
-                     : fmt::format("(worker{0}, rank={0}, pid={1}, ip={2}) ", number, 0, rank.address);
+  return number == 0 ? "(head, rank=0) " : fmt::format("(worker{0}, rank={0}, ip={1}) ", number, rank.address);
 }
 
 class LogReader {
@@ -188,7 +187,9 @@ asio::awaitable<void> logs(App& app, net::Exchange& exchange) {
     job = app.control->snapshot()->find(id);
     const bool fixed = wanted->attempt.has_value();
     if (epoch == Epoch(0) && job->epoch() > Epoch(0)) {
-      epoch = fixed ? *wanted->attempt : job->epoch();
+      // All attempts in order, unless a place in the newest is asked for.
+      const bool newest = wanted->tail || wanted->line;
+      epoch = fixed ? *wanted->attempt : newest ? job->epoch() : Epoch(1);
       reader.begin(*job, epoch, true);
       reader.watch([&wakeup] { wakeup.notify(); });
     }
@@ -206,7 +207,7 @@ asio::awaitable<void> logs(App& app, net::Exchange& exchange) {
       co_await asio::post(exchange.executor(), asio::use_awaitable);
       continue;
     }
-    if (attempt_over && wanted->follow && !fixed && job->epoch() > epoch) {
+    if (attempt_over && !fixed && job->epoch() > epoch) {
       epoch = Epoch(epoch.value() + 1);
       reader.unwatch();
       reader.begin(*job, epoch, false);

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "base/text.h"
+#include "spec/letters.h"
 #include "spec/number.h"
 #include "spec/readers.h"
 
@@ -16,20 +17,14 @@ namespace {
 
 constexpr std::string_view kForms = "NAME, NAME:COUNT, or memory such as 80GB+ or nvidia:80GB+:2";
 
-std::string lower(std::string_view text) {
-  std::string out(text);
-  std::transform(out.begin(), out.end(), out.begin(),
-                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
-  return out;
-}
-
 /// "80GB", "80GB+": digits and gb, mb or tb.
 bool is_memory(std::string_view text) {
   if (text.ends_with('+')) {
     text.remove_suffix(1);
   }
-  const std::string unit = text.size() > 2 ? lower(text.substr(text.size() - 2)) : "";
-  const std::string_view digits = text.substr(0, text.size() - std::min<std::size_t>(2, text.size()));
+  const std::string unit = text.size() > 2 ? to_lower(text.substr(text.size() - 2)) : "";
+  const std::string_view digits =
+      text.substr(0, text.size() - std::min<std::size_t>(2, text.size()));
   return (unit == "gb" || unit == "mb" || unit == "tb") && !digits.empty() &&
          std::all_of(digits.begin(), digits.end(), [](char c) { return c >= '0' && c <= '9'; });
 }
@@ -67,7 +62,7 @@ class Expander {
                    fmt::format("{} must be {}, not {}", path_, kForms, shown(written)));
       return;
     }
-    const auto names = gpus_by_memory(size->gigabytes, size->at_least, lower(maker));
+    const auto names = gpus_by_memory(size->gigabytes, size->at_least, to_lower(maker));
     if (names.empty()) {
       issues_.fail(path_, mark,
                    fmt::format("{} asks for {}, which no known GPU has", path_, shown(written)),

@@ -1,7 +1,7 @@
 // spec/accelerators.h
 //
-// The many ways of writing `accelerators`: a name, name:count, a set, an ordered list, or memory instead of a name.
-// Internal to spec; pure.
+// The many ways of writing `accelerators`: a name, name:count, a set, an ordered list, or memory
+// instead of a name. Internal to spec; pure.
 
 #pragma once
 
@@ -27,7 +27,8 @@ struct AcceleratorChoices {
   bool ordered = false;
 };
 
-/// What a non-null `accelerators` asks for, repeats left out. Empty if it was wrong, which is then reported.
+/// What a non-null `accelerators` asks for, repeats left out. Empty if it was wrong, which is then
+/// reported.
 std::optional<AcceleratorChoices> expand_accelerators(const Node& node, const std::string& path,
                                                       Issues& issues);
 
@@ -35,8 +36,8 @@ std::optional<AcceleratorChoices> expand_accelerators(const Node& node, const st
 std::optional<AcceleratorRequest> read_accelerator(const AcceleratorChoice& choice,
                                                    const std::string& path, Issues& issues);
 
-/// One alternative: a checked mapping of resources with at most one accelerator. A hook that its autostop has goes to
-/// `hook` if there is none yet. Empty if it was wrong, which is then reported.
+/// One alternative: a checked mapping of resources with at most one accelerator. A hook that its
+/// autostop has goes to `hook` if there is none yet. Empty if it was wrong, which is then reported.
 std::optional<Resources> read_candidate(const Node& node, std::string path,
                                         const AcceleratorChoice* accelerator,
                                         std::optional<Hook>& hook, Issues& issues);

@@ -13,9 +13,13 @@ RuleRef filled_text() {
   return make(std::move(rule));
 }
 
-RuleRef free_mapping() { return make(map_of(any())); }
+RuleRef free_mapping() {
+  return make(map_of(any()));
+}
 
-RuleRef text_or_null() { return either({text(), null()}); }
+RuleRef text_or_null() {
+  return either({text(), null()});
+}
 
 /// Metadata for pods: anything but the two that the engine itself must choose.
 RuleRef custom_metadata() {
@@ -25,7 +29,9 @@ RuleRef custom_metadata() {
   return make(std::move(rule));
 }
 
-bool is_one_line(std::string_view text) { return text.find('\n') == std::string_view::npos; }
+bool is_one_line(std::string_view text) {
+  return text.find('\n') == std::string_view::npos;
+}
 
 bool is_vpc_name(std::string_view text) {
   std::size_t slashes = 0;
@@ -46,8 +52,8 @@ bool is_vpc_name(std::string_view text) {
 }
 
 RuleRef kubernetes() {
-  Rule docker = closed_map("enable_docker",
-                           {{"mode", choice({"ALL", "BUILD"})}, {"cache_volume", text()}});
+  Rule docker =
+      closed_map("enable_docker", {{"mode", choice({"ALL", "BUILD"})}, {"cache_volume", text()}});
   docker.required = {"mode"};
   return make(open_map(
       "kubernetes",
@@ -58,15 +64,14 @@ RuleRef kubernetes() {
           {"kueue", make(closed_map("kueue", {{"local_queue_name", text()},
                                               {"admission_timeout", integer()}}))},
           {"quota", make(open_map("quota", {{"queue", text()}}))},
-          {"dws", make(closed_map("dws", {{"enabled", boolean()},
-                                          {"max_run_duration",
-                                           either({text_matching(is_minutes_text,
-                                                                 "a time such as 10m or 2h"),
-                                                   integer()})}}))},
+          {"dws", make(closed_map(
+                      "dws", {{"enabled", boolean()},
+                              {"max_run_duration",
+                               either({text_matching(is_minutes_text, "a time such as 10m or 2h"),
+                                       integer()})}}))},
           {"remote_identity", either({text(), make(map_of(text()))})},
           {"set_pod_resource_limits", either({boolean(), number(1)})},
-          {"enable_docker",
-           either({boolean(), choice({"ALL", "BUILD"}), make(std::move(docker))})},
+          {"enable_docker", either({boolean(), choice({"ALL", "BUILD"}), make(std::move(docker))})},
       }));
 }
 
@@ -74,17 +79,17 @@ RuleRef gcp() {
   Rule group = closed_map("managed_instance_group",
                           {{"run_duration", integer()}, {"provision_timeout", integer()}});
   group.required = {"run_duration"};
-  return make(closed_map(
-      "gcp", {
-                 {"managed_instance_group", make(std::move(group))},
-                 {"enable_gvnic", boolean()},
-                 {"enable_gpu_direct", boolean()},
-                 {"placement_policy", text()},
-                 {"vpc_name", either({text_matching(is_vpc_name, "a VPC name such as net or "
-                                                                 "project/net"),
-                                      null()})},
-                 {"subnet_names", either({text(), null(), list_of(text())})},
-             }));
+  return make(closed_map("gcp", {
+                                    {"managed_instance_group", make(std::move(group))},
+                                    {"enable_gvnic", boolean()},
+                                    {"enable_gpu_direct", boolean()},
+                                    {"placement_policy", text()},
+                                    {"vpc_name", either({text_matching(is_vpc_name,
+                                                                       "a VPC name such as net or "
+                                                                       "project/net"),
+                                                         null()})},
+                                    {"subnet_names", either({text(), null(), list_of(text())})},
+                                }));
 }
 
 RuleRef hooks() {
@@ -109,26 +114,26 @@ Rule build_config() {
       {
           {"hooks", hooks()},
           {"kubernetes", kubernetes()},
-          {"slurm", make(open_map(
-                        "slurm",
-                        {
-                            {"sbatch_options",
-                             make(map_of(either({text_matching(is_one_line, "one line of text"),
-                                                 number(), boolean(), null()})))},
-                            {"quota", make(open_map("quota", {{"queue", filled_text()},
-                                                              {"account", filled_text()}}))},
-                            {"cpu_partition", text()},
-                        }))},
+          {"slurm",
+           make(open_map("slurm",
+                         {
+                             {"sbatch_options",
+                              make(map_of(either({text_matching(is_one_line, "one line of text"),
+                                                  number(), boolean(), null()})))},
+                             {"quota", make(open_map("quota", {{"queue", filled_text()},
+                                                               {"account", filled_text()}}))},
+                             {"cpu_partition", text()},
+                         }))},
           {"ssh", make(closed_map("ssh", {{"pod_config", free_mapping()},
                                           {"provision_timeout", integer()},
                                           {"custom_metadata", custom_metadata()}}))},
           {"docker",
            make(closed_map("docker", {{"run_options", either({text(), list_of(text())})}}))},
           {"nvidia_gpus", make(closed_map("nvidia_gpus", {{"disable_ecc", boolean()}}))},
-          {"azure",
-           make(closed_map("azure", {{"vpc_name", text_or_null()},
-                                     {"remote_identity",
-                                      either({filled_text(), list_of(make(std::move(identity)))})}}))},
+          {"azure", make(closed_map(
+                        "azure", {{"vpc_name", text_or_null()},
+                                  {"remote_identity",
+                                   either({filled_text(), list_of(make(std::move(identity)))})}}))},
           {"gcp", gcp()},
           {"vast", make(closed_map("vast", {{"datacenter_only", boolean()},
                                             {"create_instance_kwargs", free_mapping()}}))},
@@ -136,7 +141,9 @@ Rule build_config() {
       });
 }
 
-bool is_duration(std::string_view text) { return parse_duration(text).has_value(); }
+bool is_duration(std::string_view text) {
+  return parse_duration(text).has_value();
+}
 
 RuleRef duration() {
   return text_matching(is_duration, "a time with its unit, such as 90s, 30m, 12h or 2d");

@@ -1,6 +1,7 @@
 // spec/diagnostic.h
 //
-// What is wrong with a task file, in words that say where and what to write instead. Plain values; any thread.
+// What is wrong with a task file, in words that say where and what to write instead. Plain values;
+// any thread.
 
 #pragma once
 
@@ -20,13 +21,15 @@ struct Mark {
 
 struct Diagnostic {
   std::string message;  ///< one sentence: the key, the value, what is allowed
-  std::string key;      ///< the path, such as "resources.cpus" or "envs.A"; empty for the file as a whole
-  std::string hint;     ///< what to write instead, if that can be guessed
+  std::string
+      key;  ///< the path, such as "resources.cpus" or "envs.A"; empty for the file as a whole
+  std::string hint;  ///< what to write instead, if that can be guessed
   int line = 0;
   int column = 0;
 };
 
-/// Gathers errors and warnings while a file is read. The first error decides; a bound keeps a hopeless file readable.
+/// Gathers errors and warnings while a file is read. The first error decides; a bound keeps a
+/// hopeless file readable.
 class Issues {
  public:
   void fail(std::string_view key, Mark mark, std::string message, std::string hint = {}) {
@@ -48,7 +51,8 @@ class Issues {
   static void add(std::vector<Diagnostic>& list, std::string_view key, Mark mark,
                   std::string message, std::string hint) {
     if (list.size() < kMostKept) {
-      list.push_back({std::move(message), std::string(key), std::move(hint), mark.line, mark.column});
+      list.push_back(
+          {std::move(message), std::string(key), std::move(hint), mark.line, mark.column});
     }
   }
 

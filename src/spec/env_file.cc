@@ -43,9 +43,7 @@ class EnvFileReader {
     }
   }
 
-  void skip_line() {
-    at_ = std::min(text_.find('\n', at_), text_.size());
-  }
+  void skip_line() { at_ = std::min(text_.find('\n', at_), text_.size()); }
 
   /// Past blank lines and comments; false at the end.
   bool skip_to_binding() {
@@ -62,9 +60,10 @@ class EnvFileReader {
   }
 
   Error fault(std::string_view what) const {
-    const auto line = 1 + std::count(text_.begin(), text_.begin() + static_cast<std::ptrdiff_t>(
-                                                                        std::min(at_, text_.size())),
-                                     '\n');
+    const auto line =
+        1 + std::count(text_.begin(),
+                       text_.begin() + static_cast<std::ptrdiff_t>(std::min(at_, text_.size())),
+                       '\n');
     return error(ErrorCode::kInvalid, fmt::format("line {} of the env file {}", line, what),
                  std::to_string(line));
   }
@@ -214,9 +213,9 @@ class EnvFileReader {
 
 Result<std::vector<NamedValue>> parse_env_file(std::string_view text, const Lookup& environment) {
   if (text.size() > kMostBytes) {
-    return error(ErrorCode::kInvalid,
-                 fmt::format("the env file has {} bytes; {} are the most allowed", text.size(),
-                             kMostBytes));
+    return error(
+        ErrorCode::kInvalid,
+        fmt::format("the env file has {} bytes; {} are the most allowed", text.size(), kMostBytes));
   }
   constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
   if (text.starts_with(kByteOrderMark)) {

@@ -7,11 +7,14 @@
 #include <fmt/format.h>
 
 #include "base/text.h"
+#include "spec/letters.h"
 #include "spec/number.h"
 
 namespace quad::spec {
 
-RuleRef make(Rule rule) { return std::make_shared<const Rule>(std::move(rule)); }
+RuleRef make(Rule rule) {
+  return std::make_shared<const Rule>(std::move(rule));
+}
 
 namespace {
 
@@ -23,10 +26,18 @@ Rule of_kind(Rule::Kind kind) {
 
 }  // namespace
 
-RuleRef any() { return make(of_kind(Rule::Kind::kAny)); }
-RuleRef null() { return make(of_kind(Rule::Kind::kNull)); }
-RuleRef boolean() { return make(of_kind(Rule::Kind::kBool)); }
-RuleRef text() { return make(of_kind(Rule::Kind::kText)); }
+RuleRef any() {
+  return make(of_kind(Rule::Kind::kAny));
+}
+RuleRef null() {
+  return make(of_kind(Rule::Kind::kNull));
+}
+RuleRef boolean() {
+  return make(of_kind(Rule::Kind::kBool));
+}
+RuleRef text() {
+  return make(of_kind(Rule::Kind::kText));
+}
 
 RuleRef text_matching(bool (*matches)(std::string_view), std::string_view shape) {
   Rule rule = of_kind(Rule::Kind::kText);
@@ -126,13 +137,6 @@ std::string bounded(std::string what, const Rule& rule) {
   return what;
 }
 
-std::string lower(std::string_view text) {
-  std::string out(text);
-  std::transform(out.begin(), out.end(), out.begin(),
-                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
-  return out;
-}
-
 /// Secrets never appear in a message, whatever is wrong with them.
 bool is_secret(std::string_view path) {
   return path.starts_with("secrets") || path.find("_docker_login_config") != std::string_view::npos;
@@ -190,9 +194,8 @@ bool right_kind(const Node& node, const Rule& rule) {
     case Rule::Kind::kBool:
       return node.is_bool();
     case Rule::Kind::kInteger:
-      return node.is_int() ||
-             (node.kind == Node::Kind::kFloat && std::isfinite(node.number) &&
-              node.number == std::floor(node.number));
+      return node.is_int() || (node.kind == Node::Kind::kFloat && std::isfinite(node.number) &&
+                               node.number == std::floor(node.number));
     case Rule::Kind::kNumber:
       return node.is_number();
     case Rule::Kind::kText:
@@ -244,16 +247,15 @@ class Checker {
   /// What the writer most likely meant by a value of the wrong kind.
   static std::string hint_for(const Node& node, const Rule& rule) {
     const auto wants = [&](Rule::Kind kind) {
-      return rule.kind == kind ||
-             (rule.kind == Rule::Kind::kEither &&
-              std::any_of(rule.alternatives.begin(), rule.alternatives.end(),
-                          [&](const RuleRef& r) { return r->kind == kind; }));
+      return rule.kind == kind || (rule.kind == Rule::Kind::kEither &&
+                                   std::any_of(rule.alternatives.begin(), rule.alternatives.end(),
+                                               [&](const RuleRef& r) { return r->kind == kind; }));
     };
     if (node.is_string() && wants(Rule::Kind::kInteger) && python_int(node.text)) {
       return "write " + node.text + " without quotes";
     }
     if (node.is_string() && wants(Rule::Kind::kBool)) {
-      const std::string word = lower(node.text);
+      const std::string word = to_lower(node.text);
       if (word == "true" || word == "yes" || word == "on") {
         return "write true without quotes";
       }
@@ -281,18 +283,19 @@ class Checker {
 
   void check_text(const Node& node, const Rule& rule, const std::string& path) {
     if (!rule.choices.empty()) {
-      const std::string word = rule.ignore_case ? lower(node.text) : node.text;
+      const std::string word = rule.ignore_case ? to_lower(node.text) : node.text;
       const bool found = std::any_of(
           rule.choices.begin(), rule.choices.end(),
-          [&](std::string_view c) { return word == (rule.ignore_case ? lower(c) : c); });
+          [&](std::string_view c) { return word == (rule.ignore_case ? to_lower(c) : c); });
       if (!found) {
         fail_choice(node, rule, path);
       }
       return;
     }
-    const auto length = static_cast<std::size_t>(
-        std::count_if(node.text.begin(), node.text.end(),
-                      [](char c) { return (static_cast<unsigned char>(c) & 0xC0U) != 0x80U; }));
+    const auto length =
+        static_cast<std::size_t>(std::count_if(node.text.begin(), node.text.end(), [](char c) {
+          return (static_cast<unsigned char>(c) & 0xC0U) != 0x80U;
+        }));
     if (length < rule.min_length) {
       issues_.fail(path, node.mark, fmt::format("{} must not be empty", path));
     } else if (length > rule.max_length) {
@@ -300,16 +303,17 @@ class Checker {
                    fmt::format("{} has {} characters; {} are the most allowed", path, length,
                                rule.max_length));
     } else if (rule.matches != nullptr && !rule.matches(node.text)) {
-      issues_.fail(path, node.mark,
-                   fmt::format("{} must be {}, not {}", path, describe(rule), shown_at(path, node)));
+      issues_.fail(
+          path, node.mark,
+          fmt::format("{} must be {}, not {}", path, describe(rule), shown_at(path, node)));
     }
   }
 
   void fail_choice(const Node& node, const Rule& rule, const std::string& path) {
     std::string hint;
-    const std::string word = lower(node.text);
+    const std::string word = to_lower(node.text);
     for (const std::string_view candidate : rule.choices) {
-      if (lower(candidate) == word) {
+      if (to_lower(candidate) == word) {
         hint = candidate;
       }
     }
@@ -325,10 +329,9 @@ class Checker {
   void check_list(const Node& node, const Rule& rule, const std::string& path) {
     if (node.items.size() < rule.min_size || node.items.size() > rule.max_size) {
       issues_.fail(path, node.mark,
-                   node.items.empty()
-                       ? fmt::format("{} must not be an empty list", path)
-                       : fmt::format("{} has {} items; {} are the most allowed", path,
-                                     node.items.size(), rule.max_size));
+                   node.items.empty() ? fmt::format("{} must not be an empty list", path)
+                                      : fmt::format("{} has {} items; {} are the most allowed",
+                                                    path, node.items.size(), rule.max_size));
     }
     std::unordered_set<std::string> seen;
     for (std::size_t i = 0; i < node.items.size(); ++i) {
@@ -345,16 +348,18 @@ class Checker {
   void check_map(const Node& node, const Rule& rule, const std::string& path, Nulls nulls) {
     const std::string name = rule.name.empty() ? path : std::string(rule.name);
     if (node.entries.size() > rule.max_size || node.entries.size() < rule.min_size) {
-      issues_.fail(path, node.mark,
-                   fmt::format("{} has {} keys; {} {} allowed", path.empty() ? name : path,
-                               node.entries.size(),
-                               node.entries.size() > rule.max_size ? rule.max_size : rule.min_size,
-                               node.entries.size() > rule.max_size ? "is the most" : "is the least"));
+      issues_.fail(
+          path, node.mark,
+          fmt::format("{} has {} keys; {} {} allowed", path.empty() ? name : path,
+                      node.entries.size(),
+                      node.entries.size() > rule.max_size ? rule.max_size : rule.min_size,
+                      node.entries.size() > rule.max_size ? "is the most" : "is the least"));
     }
     for (const std::string_view key : rule.required) {
       const Node* found = node.find(key);
       if (found == nullptr || (nulls != Nulls::kChecked && found->is_null())) {
-        issues_.fail(join_path(path, key), node.mark, fmt::format("{} needs the key {}", name, key));
+        issues_.fail(join_path(path, key), node.mark,
+                     fmt::format("{} needs the key {}", name, key));
       }
     }
     for (const std::string_view key : rule.forbidden) {
@@ -400,12 +405,12 @@ class Checker {
     }
     const std::string word = json_key(entry.key);
     const std::string hint = likely_key(word, known);
-    issues_.fail(path, entry.key.mark,
-                 hint.empty()
-                     ? fmt::format("{} has no key {}; it may have {}", name, shown(word),
-                                   join_words(known))
-                     : fmt::format("{} has no key {}; did you mean {}?", name, shown(word), hint),
-                 hint);
+    issues_.fail(
+        path, entry.key.mark,
+        hint.empty()
+            ? fmt::format("{} has no key {}; it may have {}", name, shown(word), join_words(known))
+            : fmt::format("{} has no key {}; did you mean {}?", name, shown(word), hint),
+        hint);
   }
 
   /// The nearest spelling, or the key that people mean by a word from elsewhere.
@@ -414,13 +419,27 @@ class Checker {
       std::string_view word, key;
     };
     constexpr Synonym kSynonyms[] = {
-        {"mem", "memory"},           {"ram", "memory"},          {"gpu", "accelerators"},
-        {"accelerator", "accelerators"}, {"nodes", "num_nodes"}, {"environment", "envs"},
-        {"spot_recovery", "job_recovery"}, {"recovery", "job_recovery"}, {"spot", "use_spot"},
-        {"image", "image_id"},       {"disk", "disk_size"},      {"command", "run"},
-        {"cmd", "run"},              {"script", "run"},          {"mounts", "file_mounts"},
-        {"time_limit", "max_duration"}, {"timeout", "max_duration"}, {"walltime", "max_duration"},
-        {"exclude", "exclude_nodes"}, {"grace", "stop_grace"},   {"dependencies", "depends_on"},
+        {"mem", "memory"},
+        {"ram", "memory"},
+        {"gpu", "accelerators"},
+        {"accelerator", "accelerators"},
+        {"nodes", "num_nodes"},
+        {"environment", "envs"},
+        {"spot_recovery", "job_recovery"},
+        {"recovery", "job_recovery"},
+        {"spot", "use_spot"},
+        {"image", "image_id"},
+        {"disk", "disk_size"},
+        {"command", "run"},
+        {"cmd", "run"},
+        {"script", "run"},
+        {"mounts", "file_mounts"},
+        {"time_limit", "max_duration"},
+        {"timeout", "max_duration"},
+        {"walltime", "max_duration"},
+        {"exclude", "exclude_nodes"},
+        {"grace", "stop_grace"},
+        {"dependencies", "depends_on"},
     };
     for (const Synonym& synonym : kSynonyms) {
       if (synonym.word == word &&
@@ -432,7 +451,8 @@ class Checker {
   }
 
   void check_either(const Node& node, const Rule& rule, const std::string& path) {
-    // The alternatives of the right kind compete; if none holds, the one with the fewest faults tells its own.
+    // The alternatives of the right kind compete; if none holds, the one with the fewest faults
+    // tells its own.
     const Rule* best = nullptr;
     std::size_t best_faults = 0;
     for (const RuleRef& alternative : rule.alternatives) {

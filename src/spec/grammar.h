@@ -1,10 +1,12 @@
 // spec/grammar.h
 //
-// A small language for "what may stand here", and the check of a Node against it. The rules are plain immutable
-// values built once; a check reports every fault it finds, each with its key path, its place, what is allowed, and
-// the nearest spelling. Pure, any thread; O(size of the node × alternatives).
+// A small language for "what may stand here", and the check of a Node against it. The rules are
+// plain immutable values built once; a check reports every fault it finds, each with its key path,
+// its place, what is allowed, and the nearest spelling. Pure, any thread; O(size of the node ×
+// alternatives).
 //
-// Two of Python's habits are kept because verdicts depend on them: 2.0 counts as an integer, true does not.
+// Two of Python's habits are kept because verdicts depend on them: 2.0 counts as an integer, true
+// does not.
 
 #pragma once
 
@@ -50,7 +52,8 @@ struct Rule {
   std::size_t min_size = 0;
   std::size_t max_size = std::string::npos;
   bool unique = false;
-  RuleRef item;  ///< of a list; of a map, for the keys that `fields` does not name (null: there are none)
+  RuleRef item;  ///< of a list; of a map, for the keys that `fields` does not name (null: there are
+                 ///< none)
 
   // kMap
   std::string_view name;  ///< "a task", "resources": what to call it in a message
@@ -90,9 +93,9 @@ std::string describe(const Rule& rule);
 
 /// What a null member of the outermost mapping means.
 enum class Nulls {
-  kChecked,           ///< a value like any other
-  kAbsent,            ///< the same as leaving the key out, if the key is known
-  kAbsentIfUnknown,   ///< the same, even for an unknown key
+  kChecked,          ///< a value like any other
+  kAbsent,           ///< the same as leaving the key out, if the key is known
+  kAbsentIfUnknown,  ///< the same, even for an unknown key
 };
 
 /// Checks `node` and reports what is wrong under `path`. True if nothing was wrong.

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "base/text.h"
+#include "spec/letters.h"
 #include "spec/number.h"
 #include "spec/readers.h"
 
@@ -12,19 +13,15 @@ namespace quad::spec {
 
 namespace {
 
-bool is_alnum(char c) {
-  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
-}
-
 /// Letters and digits, with one or two of . _ - between them.
 bool is_task_name(std::string_view name) {
-  if (name.empty() || !is_alnum(name.front()) || !is_alnum(name.back())) {
+  if (name.empty() || !is_alphanumeric(name.front()) || !is_alphanumeric(name.back())) {
     return false;
   }
   int run = 0;
   for (const char c : name) {
-    run = is_alnum(c) ? 0 : run + 1;
-    if (run > 2 || (!is_alnum(c) && c != '.' && c != '_' && c != '-')) {
+    run = is_alphanumeric(c) ? 0 : run + 1;
+    if (run > 2 || (!is_alphanumeric(c) && c != '.' && c != '_' && c != '-')) {
       return false;
     }
   }
@@ -37,9 +34,10 @@ class LaunchCheck {
 
   std::vector<Diagnostic> run() {
     if (task_.name && !is_task_name(*task_.name)) {
-      fail("name", fmt::format("the name {} cannot be launched: it must begin and end with a letter "
-                               "or digit, with at most two of . _ - in a row between them",
-                               quoted(*task_.name)));
+      fail("name",
+           fmt::format("the name {} cannot be launched: it must begin and end with a letter "
+                       "or digit, with at most two of . _ - in a row between them",
+                       quoted(*task_.name)));
     }
     for (const FileMount& mount : task_.file_mounts) {
       check_mount(mount);
@@ -82,7 +80,8 @@ class LaunchCheck {
                             quoted(volume.destination)));
     }
     if (!volume.name && !volume.size && !volume.host_path) {
-      fail(key, "a volume needs name (an existing one) or size (one that lives as long as the job)");
+      fail(key,
+           "a volume needs name (an existing one) or size (one that lives as long as the job)");
     }
     if (volume.size && !is_size_text(*volume.size)) {
       fail(key, fmt::format("a volume's size must be such as 100GB, not {}", quoted(*volume.size)));
@@ -100,8 +99,8 @@ class LaunchCheck {
     }
     const std::string mode = volume.access_mode.value_or("");
     if (task_.num_nodes > 1 && (mode == "ReadWriteOnce" || mode == "ReadWriteOncePod")) {
-      fail(key, fmt::format("access_mode {} lets one node mount the volume, and the task has {}", mode,
-                            task_.num_nodes));
+      fail(key, fmt::format("access_mode {} lets one node mount the volume, and the task has {}",
+                            mode, task_.num_nodes));
     }
   }
 
@@ -111,6 +110,8 @@ class LaunchCheck {
 
 }  // namespace
 
-std::vector<Diagnostic> launch_errors(const Task& task) { return LaunchCheck(task).run(); }
+std::vector<Diagnostic> launch_errors(const Task& task) {
+  return LaunchCheck(task).run();
+}
 
 }  // namespace quad::spec

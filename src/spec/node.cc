@@ -83,9 +83,8 @@ void Node::set(std::string_view key, Node value) {
 }
 
 void Node::erase(std::string_view key) {
-  std::erase_if(entries, [&](const Entry& entry) {
-    return entry.key.is_string() && entry.key.text == key;
-  });
+  std::erase_if(entries,
+                [&](const Entry& entry) { return entry.key.is_string() && entry.key.text == key; });
 }
 
 namespace {

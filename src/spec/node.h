@@ -1,8 +1,8 @@
 // spec/node.h
 //
-// A YAML value with its place in the text: what the YAML reader makes, and what every check below works on. Values
-// are those of PyYAML's safe loader, because the same file must mean the same here. Pure, any thread; copying copies
-// the whole subtree.
+// A YAML value with its place in the text: what the YAML reader makes, and what every check below
+// works on. Values are those of PyYAML's safe loader, because the same file must mean the same
+// here. Pure, any thread; copying copies the whole subtree.
 
 #pragma once
 
@@ -34,13 +34,14 @@ struct Node {
   Kind kind = Kind::kNull;
   Mark mark;
   bool boolean = false;
-  bool huge = false;          ///< an integer beyond 64 bits: `text` has its digits, `integer` is 0
+  bool huge = false;  ///< an integer beyond 64 bits: `text` has its digits, `integer` is 0
   std::int64_t integer = 0;
-  double number = 0;          ///< of kFloat; of kInt, its nearest double
-  std::string text;           ///< kString: the value; kInt: decimal digits; kForeign: as Python's str() shows it
-  std::string representation; ///< kForeign only: as Python's repr() shows it
-  std::vector<Node> items;    ///< of a sequence
-  std::vector<Entry> entries; ///< of a mapping, in the file's order, keys unique
+  double number = 0;  ///< of kFloat; of kInt, its nearest double
+  std::string
+      text;  ///< kString: the value; kInt: decimal digits; kForeign: as Python's str() shows it
+  std::string representation;  ///< kForeign only: as Python's repr() shows it
+  std::vector<Node> items;     ///< of a sequence
+  std::vector<Entry> entries;  ///< of a mapping, in the file's order, keys unique
 
   [[nodiscard]] bool is_null() const { return kind == Kind::kNull; }
   [[nodiscard]] bool is_bool() const { return kind == Kind::kBool; }
@@ -57,7 +58,8 @@ struct Node {
   static Node make_mapping(Mark mark = {});
   static Node make_sequence(Mark mark = {});
 
-  // Members of a mapping by string key; null (the pointer) if this is no mapping or has no such key.
+  // Members of a mapping by string key; null (the pointer) if this is no mapping or has no such
+  // key.
   [[nodiscard]] const Node* find(std::string_view key) const;
   [[nodiscard]] Node* find(std::string_view key);
   /// As find(), but a member whose value is YAML null counts as absent.
@@ -72,11 +74,13 @@ struct Entry {
   Node value;
 };
 
-/// What Python's str() and repr() make of the value: how SkyPilot turns `A: yes` under envs into "True".
+/// What Python's str() and repr() make of the value: how SkyPilot turns `A: yes` under envs into
+/// "True".
 std::string python_str(const Node& node);
 std::string python_repr(const Node& node);
 
-/// The value as JSON. Keys become strings as JSON has them (true, null, 1.5); dates and bytes become their text.
+/// The value as JSON. Keys become strings as JSON has them (true, null, 1.5); dates and bytes
+/// become their text.
 json::value to_json(const Node& node);
 /// The string that a mapping's key becomes in JSON.
 std::string json_key(const Node& key);

@@ -1,4 +1,5 @@
 #include "spec/number.h"
+#include "spec/letters.h"
 
 #include <algorithm>
 #include <array>
@@ -11,15 +12,6 @@ namespace quad::spec {
 
 namespace {
 
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
-
-std::string lower(std::string_view text) {
-  std::string out(text);
-  std::transform(out.begin(), out.end(), out.begin(),
-                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
-  return out;
-}
-
 std::string_view strip(std::string_view text) {
   constexpr std::string_view kBlanks = " \t\n\r\f\v";
   const std::size_t start = text.find_first_not_of(kBlanks);
@@ -29,7 +21,8 @@ std::string_view strip(std::string_view text) {
   return text.substr(start, text.find_last_not_of(kBlanks) - start + 1);
 }
 
-/// Digits with single underscores between them, appended to `out` without the underscores. False if there are none.
+/// Digits with single underscores between them, appended to `out` without the underscores. False if
+/// there are none.
 bool take_digits(std::string_view text, std::size_t& at, std::string& out) {
   if (at >= text.size() || !is_digit(text[at])) {
     return false;
@@ -103,7 +96,7 @@ std::optional<double> python_float(std::string_view text) {
     sign = text[0] == '-' ? -1 : 1;
     at = 1;
   }
-  const std::string word = lower(text.substr(at));
+  const std::string word = to_lower(text.substr(at));
   if (word == "inf" || word == "infinity") {
     return sign * std::numeric_limits<double>::infinity();
   }
@@ -193,9 +186,9 @@ std::string limbs_text(const std::vector<std::uint32_t>& limbs) {
 std::vector<std::uint32_t> to_limbs(std::string_view digits, unsigned base) {
   std::vector<std::uint32_t> limbs;
   for (const char c : digits) {
-    const unsigned digit = is_digit(c)   ? static_cast<unsigned>(c - '0')
-                           : c >= 'a'    ? static_cast<unsigned>(c - 'a') + 10U
-                                         : static_cast<unsigned>(c - 'A') + 10U;
+    const unsigned digit = is_digit(c) ? static_cast<unsigned>(c - '0')
+                           : c >= 'a'  ? static_cast<unsigned>(c - 'a') + 10U
+                                       : static_cast<unsigned>(c - 'A') + 10U;
     scale(limbs, base, digit);
   }
   return limbs;
@@ -219,8 +212,16 @@ struct Unit {
   std::string_view name;
   int power;  ///< of 1024, above bytes
 };
-constexpr std::array<Unit, 10> kSizeUnits = {{{"kb", 1}, {"ki", 1}, {"mb", 2}, {"mi", 2}, {"gb", 3},
-                                             {"gi", 3}, {"tb", 4}, {"ti", 4}, {"pb", 5}, {"pi", 5}}};
+constexpr std::array<Unit, 10> kSizeUnits = {{{"kb", 1},
+                                              {"ki", 1},
+                                              {"mb", 2},
+                                              {"mi", 2},
+                                              {"gb", 3},
+                                              {"gi", 3},
+                                              {"tb", 4},
+                                              {"ti", 4},
+                                              {"pb", 5},
+                                              {"pi", 5}}};
 
 /// The text behind its leading digits; empty optional if it does not begin with one.
 std::optional<std::string_view> unit_after_digits(std::string_view text) {
@@ -234,7 +235,7 @@ std::optional<std::string_view> unit_after_digits(std::string_view text) {
 bool is_time_text(std::string_view text, std::string_view units) {
   const auto unit = unit_after_digits(text);
   return unit && (unit->empty() ||
-                  (unit->size() == 1 && units.find(lower(*unit)) != std::string_view::npos));
+                  (unit->size() == 1 && units.find(to_lower(*unit)) != std::string_view::npos));
 }
 
 }  // namespace
@@ -244,16 +245,20 @@ bool is_size_text(std::string_view text) {
   if (!unit) {
     return false;
   }
-  const std::string name = lower(*unit);
+  const std::string name = to_lower(*unit);
   // "kB" is none of the three ways of writing that SkyPilot takes.
   const bool mixed = unit->size() == 2 && (*unit)[0] == name[0] && (*unit)[1] != name[1];
   return unit->empty() || (!mixed && std::any_of(kSizeUnits.begin(), kSizeUnits.end(),
                                                  [&](const Unit& u) { return u.name == name; }));
 }
 
-bool is_minutes_text(std::string_view text) { return is_time_text(text, "mhdw"); }
+bool is_minutes_text(std::string_view text) {
+  return is_time_text(text, "mhdw");
+}
 
-bool is_seconds_text(std::string_view text) { return is_time_text(text, "smhdw"); }
+bool is_seconds_text(std::string_view text) {
+  return is_time_text(text, "smhdw");
+}
 
 std::optional<Size> parse_memory(std::string_view text) {
   Size size;
@@ -274,7 +279,7 @@ std::optional<Size> parse_memory(std::string_view text) {
     size.text = std::string(text) + suffix;
     return size;
   }
-  const std::string word = lower(text);
+  const std::string word = to_lower(text);
   for (const Unit& unit : kSizeUnits) {
     if (!word.ends_with(unit.name)) {
       continue;
@@ -292,7 +297,7 @@ std::optional<std::int64_t> parse_disk_gigabytes(std::string_view text) {
   if (const auto plain = python_int(text)) {
     return plain;
   }
-  const std::string word = lower(text);
+  const std::string word = to_lower(text);
   for (const Unit& unit : kSizeUnits) {
     if (!word.ends_with(unit.name)) {
       continue;
@@ -332,7 +337,7 @@ std::optional<std::int64_t> parse_minutes(std::string_view text) {
     return std::nullopt;
   }
   const std::string_view digits = is_digit(text.back()) ? text : text.substr(0, text.size() - 1);
-  switch (is_digit(text.back()) ? 'm' : lower(text).back()) {
+  switch (is_digit(text.back()) ? 'm' : to_lower(text).back()) {
     case 'h':
       return scaled(digits, 60);
     case 'd':
@@ -349,7 +354,7 @@ std::optional<Millis> parse_duration(std::string_view text) {
     return std::nullopt;
   }
   std::int64_t factor = 1000;
-  switch (lower(text).back()) {
+  switch (to_lower(text).back()) {
     case 'm':
       factor *= 60;
       break;

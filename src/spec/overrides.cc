@@ -1,5 +1,5 @@
-// What the command line says over the file: written into the task's mapping before it is read, so that it is checked
-// by the same rules.
+// What the command line says over the file: written into the task's mapping before it is read, so
+// that it is checked by the same rules.
 
 #include <algorithm>
 
@@ -14,12 +14,12 @@ namespace quad::spec {
 namespace {
 
 bool is_none(std::string_view text) {
-  return text.size() == 4 && std::equal(text.begin(), text.end(), "none", [](char a, char b) {
-           return (a | 0x20) == b;
-         });
+  return text.size() == 4 && std::equal(text.begin(), text.end(), "none",
+                                        [](char a, char b) { return (a | 0x20) == b; });
 }
 
-/// A key of resources: set for all, and taken out of every candidate. "none" takes it out everywhere.
+/// A key of resources: set for all, and taken out of every candidate. "none" takes it out
+/// everywhere.
 void override_resource(Node& task, std::string_view key, const std::optional<std::string>& value,
                        const std::vector<std::string_view>& replaces = {}) {
   if (!value) {
@@ -61,8 +61,9 @@ void override_config(Node& task, const NamedValue& option, Issues& issues) {
   const auto path = split(option.first, '.');
   if (value.error || value.documents.size() > 1 ||
       std::any_of(path.begin(), path.end(), [](std::string_view p) { return p.empty(); })) {
-    issues.fail("config", {},
-                fmt::format("--config must be KEY.KEY=VALUE, not {}={}", option.first, option.second));
+    issues.fail(
+        "config", {},
+        fmt::format("--config must be KEY.KEY=VALUE, not {}={}", option.first, option.second));
     return;
   }
   Node* at = &task;

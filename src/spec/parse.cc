@@ -9,6 +9,7 @@
 
 #include "base/text.h"
 #include "spec/grammar.h"
+#include "spec/letters.h"
 #include "spec/number.h"
 #include "spec/readers.h"
 #include "spec/yaml.h"
@@ -41,8 +42,7 @@ bool is_empty_value(const Node& node) {
 /// A name that is safe in a file name, a host name and a shell.
 bool is_group_name(std::string_view name) {
   return !name.empty() && std::all_of(name.begin(), name.end(), [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
-           c == '_';
+    return is_alphanumeric(c) || c == '-' || c == '_';
   });
 }
 
@@ -102,11 +102,12 @@ class FileReader {
     if (header) {
       const Node* execution = first.find_value("execution");
       if (execution != nullptr && (!execution->is_string() || execution->text != "serial")) {
-        issues_.fail("execution", execution->mark,
-                     fmt::format("execution of a pipeline must be serial, not {}; parallel is for a "
-                                 "job group, whose tasks follow in their own documents",
-                                 shown(*execution)),
-                     "serial");
+        issues_.fail(
+            "execution", execution->mark,
+            fmt::format("execution of a pipeline must be serial, not {}; parallel is for a "
+                        "job group, whose tasks follow in their own documents",
+                        shown(*execution)),
+            "serial");
         return;
       }
       documents_.erase(documents_.begin());
@@ -129,8 +130,9 @@ class FileReader {
       set_.dag_name = overrides_.name;
     }
     if (configs.size() > 1 && has_task_overrides()) {
-      issues_.warn("", {}, "the file has several tasks, so options for one task (such as --cpus or "
-                           "--num-nodes) are not applied; write them into the file");
+      issues_.warn("", {},
+                   "the file has several tasks, so options for one task (such as --cpus or "
+                   "--num-nodes) are not applied; write them into the file");
     }
     for (Node& config : configs) {
       if (!is_task(config)) {
@@ -179,7 +181,8 @@ class FileReader {
     }
     for (Node& document : documents_) {
       if (document.find_value("pool") != nullptr) {
-        issues_.warn("pool", document.mark, "a task of a job group cannot be a pool when it is launched");
+        issues_.warn("pool", document.mark,
+                     "a task of a job group cannot be a pool when it is launched");
       }
       if (auto task = read_task(std::move(document), overrides_, issues_)) {
         set_.tasks.push_back(std::move(*task));
@@ -189,8 +192,9 @@ class FileReader {
     read_termination_delay(header, names);
     if (const Node* connection = header.find_value("inter_connection")) {
       if (!connection->is_bool()) {
-        issues_.fail("inter_connection", connection->mark,
-                     fmt::format("inter_connection must be true or false, not {}", shown(*connection)));
+        issues_.fail(
+            "inter_connection", connection->mark,
+            fmt::format("inter_connection must be true or false, not {}", shown(*connection)));
       }
       set_.inter_connection = connection->boolean;
     }
@@ -203,10 +207,10 @@ class FileReader {
       const std::string key = json_key(entry.key);
       if (std::find(known.begin(), known.end(), key) == known.end()) {
         const std::string hint(nearest(key, known).value_or(""));
-        issues_.warn(key.substr(0, 200), entry.key.mark,
-                     fmt::format("the header of a job group has no key {}; it is passed over",
-                                 shown(key)),
-                     hint);
+        issues_.warn(
+            key.substr(0, 200), entry.key.mark,
+            fmt::format("the header of a job group has no key {}; it is passed over", shown(key)),
+            hint);
       }
     }
   }
@@ -214,9 +218,10 @@ class FileReader {
   void check_task_name(const Node& document, std::set<std::string, std::less<>>& names) {
     const Node* name = document.find("name");
     if (name == nullptr || !name->is_string() || !is_group_name(name->text)) {
-      issues_.fail("name", name != nullptr ? name->mark : document.mark,
-                   fmt::format("every task of a job group needs a name of letters, digits, - and _{}",
-                               name != nullptr ? ", not " + shown(*name) : ""));
+      issues_.fail(
+          "name", name != nullptr ? name->mark : document.mark,
+          fmt::format("every task of a job group needs a name of letters, digits, - and _{}",
+                      name != nullptr ? ", not " + shown(*name) : ""));
     } else if (!names.insert(name->text).second) {
       issues_.fail("name", name->mark,
                    fmt::format("two tasks of the job group are called {}", shown(*name)));
@@ -273,7 +278,8 @@ class FileReader {
       return;
     }
     for (const Entry& entry : delay->entries) {
-      if (!entry.key.is_string() || (entry.key.text != "default" && !names.contains(entry.key.text))) {
+      if (!entry.key.is_string() ||
+          (entry.key.text != "default" && !names.contains(entry.key.text))) {
         fail_unknown_task("termination_delay", entry.key, json_key(entry.key), names);
       } else {
         add_delay(entry.key.text, entry.value);

@@ -1,8 +1,9 @@
 // spec/parse.h
 //
-// Text → tasks, and tasks → the JSON that SkyPilot would print. Everything that can be known without a cluster and
-// without looking for files is checked here, once, whoever the text comes from. Pure, any thread; well under a
-// second for any input, some hundred microseconds for a usual file.
+// Text → tasks, and tasks → the JSON that SkyPilot would print. Everything that can be known
+// without a cluster and without looking for files is checked here, once, whoever the text comes
+// from. Pure, any thread; well under a second for any input, some hundred microseconds for a usual
+// file.
 
 #pragma once
 
@@ -34,7 +35,7 @@ struct TaskSet {
 
   std::optional<std::string> dag_name;  ///< of the file: its header's, or its only task's
   Execution execution = Execution::kSerial;
-  std::vector<std::string> primary_tasks;  ///< of a job group; empty: all are
+  std::vector<std::string> primary_tasks;      ///< of a job group; empty: all are
   std::vector<NamedValue> termination_delays;  ///< of a job group: task or "default" → "30s"
   std::optional<bool> inter_connection;
   std::vector<Task> tasks;  ///< empty if there are errors
@@ -49,21 +50,21 @@ TaskSet parse(std::string_view yaml, const Overrides& overrides);
 /// The task that only runs `command`: quad launch 'python train.py'.
 TaskSet from_command(std::string_view command, const Overrides& overrides);
 
-/// What a launch refuses beyond what validation does: names, mount paths, volumes that could not work. Whether local
-/// files exist is for the caller to look at.
+/// What a launch refuses beyond what validation does: names, mount paths, volumes that could not
+/// work. Whether local files exist is for the caller to look at.
 std::vector<Diagnostic> launch_errors(const Task& task);
 
 enum class Redact { kNo, kYes };
 
-/// Exactly SkyPilot's Task.to_yaml_config(), and "quad" if the file has it. With kYes, values of secrets and the
-/// registry password become "<redacted>".
+/// Exactly SkyPilot's Task.to_yaml_config(), and "quad" if the file has it. With kYes, values of
+/// secrets and the registry password become "<redacted>".
 json::object to_json(const Task& task, Redact redact = Redact::kNo);
 
 /// {path, ok, errors: [{message, key, line, column, hint}], warnings, dag_name, tasks}.
 json::object to_json(const TaskSet& set, std::string_view path, Redact redact = Redact::kNo);
 
-/// A dotenv file: `export` allowed, quotes, escapes, comments, ${NAME} and ${NAME:-default} from earlier lines or
-/// `environment`. kInvalid with the line for anything else.
+/// A dotenv file: `export` allowed, quotes, escapes, comments, ${NAME} and ${NAME:-default} from
+/// earlier lines or `environment`. kInvalid with the line for anything else.
 Result<std::vector<NamedValue>> parse_env_file(
     std::string_view text,
     const std::function<std::optional<std::string>(std::string_view)>& environment = {});

@@ -25,7 +25,9 @@ Diagnostic fault_of(std::string_view yaml, const Overrides& overrides = {}) {
   return set.errors.empty() ? Diagnostic{} : set.errors[0];
 }
 
-std::string json_of(std::string_view yaml) { return to_text(json::value(to_json(task_of(yaml)))); }
+std::string json_of(std::string_view yaml) {
+  return to_text(json::value(to_json(task_of(yaml))));
+}
 
 TEST(Parse, NamesAnUnknownKeyItsPlaceAndTheNearestSpelling) {
   const Diagnostic fault = fault_of("run: x\nresources:\n  acelerators: H100\n");
@@ -63,9 +65,9 @@ TEST(Parse, NeverShowsTheValueOfASecret) {
 
 TEST(Parse, TurnsValuesOfEnvsIntoTextAsPythonDoes) {
   const Task task = task_of("envs: {A: 1, B: 2.50, C: yes, D: [1], E: 010}\n");
-  EXPECT_THAT(task.envs, ElementsAre(NamedValue("A", "1"), NamedValue("B", "2.5"),
-                                     NamedValue("C", "True"), NamedValue("D", "[1]"),
-                                     NamedValue("E", "8")));
+  EXPECT_THAT(task.envs,
+              ElementsAre(NamedValue("A", "1"), NamedValue("B", "2.5"), NamedValue("C", "True"),
+                          NamedValue("D", "[1]"), NamedValue("E", "8")));
 }
 
 TEST(Parse, NeedsAValueForEveryVariable) {
@@ -108,8 +110,10 @@ TEST(Parse, FillsAValueWithQuotesAsItIs) {
 }
 
 TEST(Resources, ReadsQuantitiesWithTheirUnits) {
-  const Resources r = task_of("resources: {cpus: 4.5+, memory: 512MB, accelerators: V100:0.5,"
-                              " disk_size: 1TB, ports: [8080, '10-20', 8081]}\n").resources[0];
+  const Resources r = task_of(
+                          "resources: {cpus: 4.5+, memory: 512MB, accelerators: V100:0.5,"
+                          " disk_size: 1TB, ports: [8080, '10-20', 8081]}\n")
+                          .resources[0];
   EXPECT_EQ(r.cpus->milli, 4500);
   EXPECT_TRUE(r.cpus->at_least);
   EXPECT_EQ(r.memory->bytes, 512LL << 20U);
@@ -159,8 +163,9 @@ TEST(Resources, FindsModelsByMemory) {
 }
 
 TEST(Resources, ReadsRecovery) {
-  const Task task = task_of("resources: {job_recovery: {strategy: failover, "
-                            "max_restarts_on_errors: 3, recover_on_exit_codes: [33, 34]}}\n");
+  const Task task = task_of(
+      "resources: {job_recovery: {strategy: failover, "
+      "max_restarts_on_errors: 3, recover_on_exit_codes: [33, 34]}}\n");
   EXPECT_EQ(task.job_recovery().strategy, "FAILOVER");
   EXPECT_EQ(task.job_recovery().max_restarts_on_errors, 3);
   EXPECT_THAT(task.job_recovery().recover_on_exit_codes, ElementsAre(33, 34));
@@ -184,14 +189,16 @@ TEST(Parse, ReadsAPipelineWithItsHeader) {
 TEST(Parse, ReadsAJobGroup) {
   const TaskSet set = parse(
       "name: g\nexecution: parallel\nprimary_tasks: [a]\ntermination_delay: {b: 1m}\nodd: 1\n"
-      "---\nname: a\n---\nname: b\n", {});
+      "---\nname: a\n---\nname: b\n",
+      {});
   ASSERT_TRUE(set.ok()) << set.errors[0].message;
   EXPECT_EQ(set.execution, TaskSet::Execution::kParallel);
   EXPECT_THAT(set.primary_tasks, ElementsAre("a"));
   EXPECT_THAT(set.termination_delays, ElementsAre(NamedValue("b", "1m")));
   EXPECT_THAT(set.warnings, SizeIs(1));
-  EXPECT_EQ(fault_of("name: g\nexecution: parallel\nprimary_tasks: [trainr]\n---\nname: trainer\n").hint,
-            "trainer");
+  EXPECT_EQ(
+      fault_of("name: g\nexecution: parallel\nprimary_tasks: [trainr]\n---\nname: trainer\n").hint,
+      "trainer");
 }
 
 TEST(Parse, RefusesAFileWithoutATask) {
@@ -219,8 +226,9 @@ TEST(Overrides, ReplaceTheFileAndEveryCandidate) {
   overrides.use_spot = true;
   overrides.name = "n";
   overrides.config = {{"kubernetes.provision_timeout", "5"}};
-  const Task task = task_of(
-      "resources: {gpus: A100, any_of: [{cpus: 2, cloud: aws}, {accelerators: V100}]}\n", overrides);
+  const Task task =
+      task_of("resources: {gpus: A100, any_of: [{cpus: 2, cloud: aws}, {accelerators: V100}]}\n",
+              overrides);
   ASSERT_THAT(task.resources, SizeIs(2));
   for (const Resources& r : task.resources) {
     EXPECT_EQ(r.cpus->text, "16+");
@@ -232,11 +240,13 @@ TEST(Overrides, ReplaceTheFileAndEveryCandidate) {
   EXPECT_EQ(task.num_nodes, 3);
   EXPECT_EQ(task.name, "n");
   EXPECT_EQ(to_text(json::value(task.config)), R"({"kubernetes":{"provision_timeout":5}})");
-  EXPECT_EQ(fault_of("run: x\n", [] {
-              Overrides wrong;
-              wrong.cpus = "many";
-              return wrong;
-            }()).key,
+  EXPECT_EQ(fault_of("run: x\n",
+                     [] {
+                       Overrides wrong;
+                       wrong.cpus = "many";
+                       return wrong;
+                     }())
+                .key,
             "resources.cpus");
 }
 
@@ -267,11 +277,13 @@ TEST(FileMounts, TellSourcesApart) {
 }
 
 TEST(FileMounts, ReadStorageObjects) {
-  const Task task = task_of("file_mounts: {/d: {source: s3://b, mode: mount_cached, type: dataset_ro}}\n");
+  const Task task =
+      task_of("file_mounts: {/d: {source: s3://b, mode: mount_cached, type: dataset_ro}}\n");
   ASSERT_THAT(task.file_mounts, SizeIs(1));
   EXPECT_EQ(task.file_mounts[0].storage->mode, "MOUNT_CACHED");
   EXPECT_EQ(task.resources[0].requires_fuse, true);
-  EXPECT_EQ(fault_of("file_mounts: {/d: {name: x, type: dataset_ro}}\n").key, "file_mounts./d.type");
+  EXPECT_EQ(fault_of("file_mounts: {/d: {name: x, type: dataset_ro}}\n").key,
+            "file_mounts./d.type");
 }
 
 TEST(QuadBlock, IsReadWhole) {
@@ -326,11 +338,10 @@ TEST(EnvFile, ReadsWhatPythonDotenvReads) {
       "# comment\nA=1\nexport B = two words # note\nC='single ${A}'\nD=\"line\\nbreak\"\n"
       "E=${A}-${NONE:-dflt}-${NONE}\nF=\nG=#b\nH=\"multi\nline\"\n");
   ASSERT_TRUE(values.ok()) << values.error().message;
-  EXPECT_THAT(*values,
-              ElementsAre(NamedValue("A", "1"), NamedValue("B", "two words"),
-                          NamedValue("C", "single 1"), NamedValue("D", "line\nbreak"),
-                          NamedValue("E", "1-dflt-"), NamedValue("F", ""), NamedValue("G", "#b"),
-                          NamedValue("H", "multi\nline")));
+  EXPECT_THAT(*values, ElementsAre(NamedValue("A", "1"), NamedValue("B", "two words"),
+                                   NamedValue("C", "single 1"), NamedValue("D", "line\nbreak"),
+                                   NamedValue("E", "1-dflt-"), NamedValue("F", ""),
+                                   NamedValue("G", "#b"), NamedValue("H", "multi\nline")));
 }
 
 TEST(EnvFile, LooksVariablesUpOutside) {

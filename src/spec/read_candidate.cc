@@ -1,4 +1,5 @@
-// One alternative of `resources`: every key that SkyPilot knows, read and brought into its normal form.
+// One alternative of `resources`: every key that SkyPilot knows, read and brought into its normal
+// form.
 
 #include <algorithm>
 #include <cmath>
@@ -8,6 +9,7 @@
 #include "base/text.h"
 #include "spec/accelerators.h"
 #include "spec/grammar.h"
+#include "spec/letters.h"
 #include "spec/number.h"
 #include "spec/readers.h"
 #include "spec/task_grammar.h"
@@ -15,20 +17,6 @@
 namespace quad::spec {
 
 namespace {
-
-std::string lower(std::string_view text) {
-  std::string out(text);
-  std::transform(out.begin(), out.end(), out.begin(),
-                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
-  return out;
-}
-
-std::string upper(std::string_view text) {
-  std::string out(text);
-  std::transform(out.begin(), out.end(), out.begin(),
-                 [](char c) { return c >= 'a' && c <= 'z' ? static_cast<char>(c - 32) : c; });
-  return out;
-}
 
 /// Reads one alternative: a mapping of SkyPilot's keys, with at most one accelerator.
 class CandidateReader {
@@ -89,7 +77,7 @@ class CandidateReader {
       return;
     }
     if (const auto cloud = text("cloud")) {
-      r_.cloud = lower(*cloud);
+      r_.cloud = to_lower(*cloud);
     }
     r_.region = text("region");
     r_.zone = text("zone");
@@ -115,7 +103,7 @@ class CandidateReader {
     const auto unless_any = [](const std::string& part) {
       return part == "*" ? std::nullopt : std::optional(part);
     };
-    std::string cloud = lower(parts[0]);
+    std::string cloud = to_lower(parts[0]);
     cloud = cloud == "k8s" ? "kubernetes" : cloud;
     r_.cloud = unless_any(cloud);
     if (cloud == "kubernetes" || cloud == "ssh") {
@@ -191,7 +179,7 @@ class CandidateReader {
       return;
     }
     if (recovery.strategy) {
-      recovery.strategy = upper(*recovery.strategy);
+      recovery.strategy = to_upper(*recovery.strategy);
       recovery.written["strategy"] = *recovery.strategy;
       if (recovery.strategy != "FAILOVER" && recovery.strategy != "EAGER_NEXT_REGION") {
         issues_.warn(join_path(path_, "job_recovery"), node->mark,
@@ -210,9 +198,10 @@ class CandidateReader {
     }
     const auto size = parse_disk_gigabytes(python_str(*node));
     if (!size || *size <= 0) {
-      fail("disk_size", *node,
-           fmt::format("{} must be a whole positive number of GB, such as 100, 256GB or 1TB, not {}",
-                       join_path(path_, "disk_size"), shown(*node)));
+      fail(
+          "disk_size", *node,
+          fmt::format("{} must be a whole positive number of GB, such as 100, 256GB or 1TB, not {}",
+                      join_path(path_, "disk_size"), shown(*node)));
       return;
     }
     constexpr std::int64_t kDefault = 256;  // which SkyPilot takes for "not given"
@@ -243,8 +232,7 @@ class CandidateReader {
       const bool named = entry.key.is_string() || entry.key.is_null();
       if (!named || !entry.value.is_string()) {
         fail("image_id", entry.key,
-             fmt::format("{} maps regions to image names; {} is none",
-                         join_path(path_, "image_id"),
+             fmt::format("{} maps regions to image names; {} is none", join_path(path_, "image_id"),
                          named ? shown(entry.value) : shown(json_key(entry.key))));
         return;
       }
@@ -277,7 +265,7 @@ class CandidateReader {
     if (node == nullptr) {
       return;
     }
-    const std::string tier = lower(node->text);
+    const std::string tier = to_lower(node->text);
     if (std::find(known.begin(), known.end(), tier) == known.end()) {
       const std::string hint(nearest(tier, known).value_or(""));
       fail(key, *node,
@@ -295,9 +283,8 @@ class CandidateReader {
   }
 
   std::optional<std::uint16_t> port(std::string_view digits) const {
-    const bool plain = !digits.empty() && std::all_of(digits.begin(), digits.end(), [](char c) {
-      return c >= '0' && c <= '9';
-    });
+    const bool plain = !digits.empty() && std::all_of(digits.begin(), digits.end(),
+                                                      [](char c) { return c >= '0' && c <= '9'; });
     const auto value = plain ? python_int(digits) : std::nullopt;
     return value && *value >= 1 && *value <= 65535
                ? std::optional(static_cast<std::uint16_t>(*value))
@@ -421,7 +408,7 @@ class CandidateReader {
     if (!accelerator->by_name) {
       r_.no_missing_accelerator_warnings = true;
     }
-    if (r_.accelerator && lower(r_.accelerator->name).find("tpu") != std::string::npos) {
+    if (r_.accelerator && to_lower(r_.accelerator->name).find("tpu") != std::string::npos) {
       read_tpu(*accelerator, path);
     }
   }
@@ -451,7 +438,7 @@ class CandidateReader {
     }
     const bool vm = get_bool(args, "tpu_vm", true);
     if (!args.contains("runtime_version")) {
-      args["runtime_version"] = !vm                            ? "2.12.0"
+      args["runtime_version"] = !vm                           ? "2.12.0"
                                 : name.starts_with("tpu-v5")  ? "v2-alpha-tpuv5"
                                 : name.starts_with("tpu-v6e") ? "v2-alpha-tpuv6e"
                                                               : "tpu-vm-base";
@@ -476,16 +463,18 @@ class CandidateReader {
       case Node::Kind::kInt:
         autostop.idle_minutes = node->integer;
         if (node->huge) {
-          fail("autostop", *node,
-               fmt::format("{} is too long a time: {}", join_path(path_, "autostop"), shown(*node)));
+          fail(
+              "autostop", *node,
+              fmt::format("{} is too long a time: {}", join_path(path_, "autostop"), shown(*node)));
         }
         break;
       case Node::Kind::kString:
         if (const auto minutes = parse_minutes(node->text)) {
           autostop.idle_minutes = *minutes;
         } else {
-          fail("autostop", *node,
-               fmt::format("{} is too long a time: {}", join_path(path_, "autostop"), shown(*node)));
+          fail(
+              "autostop", *node,
+              fmt::format("{} is too long a time: {}", join_path(path_, "autostop"), shown(*node)));
         }
         break;
       case Node::Kind::kMapping:
@@ -505,7 +494,7 @@ class CandidateReader {
       autostop.down = down->boolean;
     }
     if (const Node* wait = node.find("wait_for")) {
-      autostop.wait_for = lower(wait->text);
+      autostop.wait_for = to_lower(wait->text);
     }
     if (const Node* script = node.find("hook")) {
       Hook hook{script->text, {autostop.down ? "down" : "stop"}, 3600};
@@ -535,7 +524,7 @@ class CandidateReader {
                                 const std::vector<std::string_view>& known,
                                 std::string_view otherwise) {
     const Node* found = disk.find_value(key);
-    const std::string word = found != nullptr ? lower(found->text) : std::string(otherwise);
+    const std::string word = found != nullptr ? to_lower(found->text) : std::string(otherwise);
     return std::find(known.begin(), known.end(), word) != known.end() ? word
                                                                       : std::string(otherwise);
   }
@@ -553,12 +542,14 @@ class CandidateReader {
       out["auto_delete"] = false;
     }
     const bool network = type == "network";
-    if (const Node* size = disk.find("disk_size"); size != nullptr && network && !size->is_number()) {
+    if (const Node* size = disk.find("disk_size");
+        size != nullptr && network && !size->is_number()) {
       issues_.fail(path + ".disk_size", size->mark,
                    fmt::format("{}.disk_size must be a number of GB, not {}", path, shown(*size)));
     }
     if (network && disk.find("name") == nullptr) {
-      issues_.fail(path, disk.mark, fmt::format("{} is a network disk and needs the key name", path));
+      issues_.fail(path, disk.mark,
+                   fmt::format("{} is a network disk and needs the key name", path));
     }
     if (!network) {
       out.erase("name");
@@ -575,7 +566,7 @@ class CandidateReader {
     if (node == nullptr) {
       return;
     }
-    const std::string written = lower(trim(node->text));
+    const std::string written = to_lower(trim(node->text));
     std::string mode = "nvme";
     std::string size = written;
     if (written == "nvme" || written == "ssd") {
@@ -600,10 +591,11 @@ class CandidateReader {
     r_.local_disk = mode + ":" + size;
   }
 
-  /// On Kubernetes and Slurm an instance type is made of sizes ("4CPU--16GB", "4CPU--16GB--H100:1"), and gives the
-  /// memory where that is not written.
+  /// On Kubernetes and Slurm an instance type is made of sizes ("4CPU--16GB",
+  /// "4CPU--16GB--H100:1"), and gives the memory where that is not written.
   void read_instance_type() {
-    if (!r_.instance_type || get("memory") != nullptr || (r_.cloud != "kubernetes" && r_.cloud != "ssh" && r_.cloud != "slurm")) {
+    if (!r_.instance_type || get("memory") != nullptr ||
+        (r_.cloud != "kubernetes" && r_.cloud != "ssh" && r_.cloud != "slurm")) {
       return;
     }
     const std::string& type = *r_.instance_type;
@@ -613,9 +605,8 @@ class CandidateReader {
       return !text.empty() && text.find_first_not_of("0123456789.") == std::string_view::npos &&
              python_float(text).has_value();
     };
-    const std::string memory = gigabyte == std::string::npos
-                                   ? std::string()
-                                   : type.substr(cpu + 5, gigabyte - cpu - 5);
+    const std::string memory =
+        gigabyte == std::string::npos ? std::string() : type.substr(cpu + 5, gigabyte - cpu - 5);
     const std::string rest = gigabyte == std::string::npos ? "" : type.substr(gigabyte + 2);
     if (!plain(memory) || !plain(std::string_view(type).substr(0, cpu)) ||
         (!rest.empty() && !rest.starts_with("--"))) {
@@ -627,8 +618,9 @@ class CandidateReader {
     }
     constexpr double kMost = 1e9;
     const double gigabytes = std::min(python_float(memory).value_or(0), kMost);
-    r_.memory = MemoryRequest{python_float_text(gigabytes),
-                              static_cast<std::int64_t>(gigabytes * 1024 * 1024 * 1024), false, false};
+    r_.memory =
+        MemoryRequest{python_float_text(gigabytes),
+                      static_cast<std::int64_t>(gigabytes * 1024 * 1024 * 1024), false, false};
   }
 
   const Node& node_;

@@ -7,6 +7,7 @@
 
 #include "base/text.h"
 #include "spec/grammar.h"
+#include "spec/letters.h"
 #include "spec/readers.h"
 #include "spec/task_grammar.h"
 
@@ -16,26 +17,15 @@ namespace {
 
 constexpr std::string_view kRemoteWorkdir = "~/sky_workdir";
 
-std::string upper(std::string_view text) {
-  std::string out(text);
-  std::transform(out.begin(), out.end(), out.begin(),
-                 [](char c) { return c >= 'a' && c <= 'z' ? static_cast<char>(c - 32) : c; });
-  return out;
-}
-
-bool is_alnum(char c) {
-  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
-}
-
 /// The scheme of a URL, or nothing: "s3" of "s3://bucket".
 std::string_view scheme_of(std::string_view text) {
   const std::size_t colon = text.find(':');
-  if (colon == std::string_view::npos || colon == 0 || !is_alnum(text[0])) {
+  if (colon == std::string_view::npos || colon == 0 || !is_alphanumeric(text[0])) {
     return {};
   }
   const std::string_view scheme = text.substr(0, colon);
   const bool plain = std::all_of(scheme.begin(), scheme.end(), [](char c) {
-    return is_alnum(c) || c == '+' || c == '-' || c == '.';
+    return is_alphanumeric(c) || c == '+' || c == '-' || c == '.';
   });
   return plain ? scheme : std::string_view();
 }
@@ -60,13 +50,13 @@ std::optional<Storage> read_storage(const Node& node, const std::string& path, I
     }
   }
   if (const auto store = text("store")) {
-    storage.store = upper(*store);
+    storage.store = to_upper(*store);
   }
   if (const auto mode = text("mode")) {
-    storage.mode = upper(*mode);
+    storage.mode = to_upper(*mode);
   }
   if (const auto type = text("type")) {
-    storage.type = upper(*type);
+    storage.type = to_upper(*type);
   }
   if (const Node* persistent = node.find_value("persistent")) {
     storage.persistent = persistent->boolean;
@@ -114,7 +104,8 @@ std::optional<Node> read_disk(const Entry& entry, const std::string& path, Task&
     disk.set("name", *name);
   }
   const Node* persistent = source.find_value("persistent");
-  disk.set("auto_delete", Node::make_bool(persistent == nullptr || !persistent->boolean, source.mark));
+  disk.set("auto_delete",
+           Node::make_bool(persistent == nullptr || !persistent->boolean, source.mark));
   if (const Node* config = source.find("config")) {
     if (!config->is_mapping()) {
       issues.fail(path + ".config", config->mark, path + ".config must be a mapping");
@@ -189,8 +180,9 @@ bool is_cloud_url(std::string_view text) {
 FileMount::Kind kind_of_source(std::string_view source) {
   const std::string_view scheme = scheme_of(source);
   const bool url = is_cloud_url(source);
-  if (source.starts_with("git@") || (url && (scheme == "git" || scheme == "ssh" ||
-                                             scheme.starts_with("git+") || source.ends_with(".git")))) {
+  if (source.starts_with("git@") ||
+      (url && (scheme == "git" || scheme == "ssh" || scheme.starts_with("git+") ||
+               source.ends_with(".git")))) {
     return FileMount::Kind::kGit;
   }
   if (!url || scheme == "file") {

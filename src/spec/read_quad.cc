@@ -48,10 +48,11 @@ std::optional<ArrayRange> read_array(const Node& node, Issues& issues) {
   const auto first = number(parts[0]);
   const auto last = parts.size() > 1 ? number(parts[1]) : first;
   if (!first || !last || parts.size() > 2 || *first > *last || *last - *first >= kMost) {
-    issues.fail("quad.array", node.mark,
-                fmt::format("quad.array must be a count such as 10 or a range such as \"0-9\", of at "
-                            "most {} jobs, not {}",
-                            kMost, shown(node)));
+    issues.fail(
+        "quad.array", node.mark,
+        fmt::format("quad.array must be a count such as 10 or a range such as \"0-9\", of at "
+                    "most {} jobs, not {}",
+                    kMost, shown(node)));
     return std::nullopt;
   }
   return ArrayRange{*first, *last};

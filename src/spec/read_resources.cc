@@ -1,5 +1,5 @@
-// `resources`: the alternatives are written out (any_of, ordered, sets and lists of accelerators), each then read on
-// its own.
+// `resources`: the alternatives are written out (any_of, ordered, sets and lists of accelerators),
+// each then read on its own.
 
 #include <algorithm>
 
@@ -63,7 +63,8 @@ class ResourcesReader {
     for (const std::string_view key : {"any_of", "ordered"}) {
       if (Node* candidates = base.find(key); candidates != nullptr && candidates->is_sequence()) {
         for (std::size_t i = 0; i < candidates->items.size(); ++i) {
-          good &= rename_gpus(candidates->items[i], fmt::format("{}.{}[{}]", path, key, i), issues_);
+          good &=
+              rename_gpus(candidates->items[i], fmt::format("{}.{}[{}]", path, key, i), issues_);
         }
       }
     }
@@ -96,10 +97,11 @@ class ResourcesReader {
     const Node* candidates = any_of != nullptr ? any_of : ordered;
     if (candidates != nullptr && !candidates->items.empty()) {
       if (several && (candidates == ordered || accelerators->ordered)) {
-        issues_.fail(join_path(path, "accelerators"), base.find("accelerators")->mark,
-                     fmt::format("{0}.accelerators cannot list several beside {0}.{1}; name them in "
-                                 "its candidates",
-                                 path, candidates == ordered ? "ordered" : "any_of"));
+        issues_.fail(
+            join_path(path, "accelerators"), base.find("accelerators")->mark,
+            fmt::format("{0}.accelerators cannot list several beside {0}.{1}; name them in "
+                        "its candidates",
+                        path, candidates == ordered ? "ordered" : "any_of"));
         return;
       }
       task_.choice = candidates == ordered ? Choice::kOrdered : Choice::kAnyOf;
@@ -126,10 +128,11 @@ class ResourcesReader {
     shared.erase("ordered");
     const std::size_t expanded = count_nodes(shared) * candidates.items.size();
     if (candidates.items.size() > kMostAlternatives || expanded > kMostExpandedNodes) {
-      issues_.fail(path, candidates.mark,
-                   fmt::format("{} has {} candidates of {} values each; that is more than any planner "
-                               "could weigh",
-                               path, candidates.items.size(), count_nodes(shared)));
+      issues_.fail(
+          path, candidates.mark,
+          fmt::format("{} has {} candidates of {} values each; that is more than any planner "
+                      "could weigh",
+                      path, candidates.items.size(), count_nodes(shared)));
       return;
     }
     const std::string_view key = task_.choice == Choice::kOrdered ? "ordered" : "any_of";
@@ -188,10 +191,11 @@ void read_resources(const Node& node, Task& task, Issues& issues) {
   std::optional<int> priority;
   for (const Resources& alternative : task.resources) {
     if (alternative.priority && priority && *priority != *alternative.priority) {
-      issues.fail("resources.priority", node.mark,
-                  fmt::format("the alternatives of resources have different priorities ({} and {}); "
-                              "give one for all",
-                              *priority, *alternative.priority));
+      issues.fail(
+          "resources.priority", node.mark,
+          fmt::format("the alternatives of resources have different priorities ({} and {}); "
+                      "give one for all",
+                      *priority, *alternative.priority));
       return;
     }
     priority = alternative.priority ? alternative.priority : priority;

@@ -214,10 +214,11 @@ class ServiceReader {
                        join_path(path_, "replica_policy")));
     }
     if (qps_ == nullptr && max_ && *max_ != min_) {
-      fail("replica_policy", config_.mark,
-           fmt::format("{0}.min_replicas and {0}.max_replicas differ, so {0}.target_qps_per_replica "
-                       "must say when to scale",
-                       join_path(path_, "replica_policy")));
+      fail(
+          "replica_policy", config_.mark,
+          fmt::format("{0}.min_replicas and {0}.max_replicas differ, so {0}.target_qps_per_replica "
+                      "must say when to scale",
+                      join_path(path_, "replica_policy")));
     }
     const Node* balancing = config_.find_value("load_balancing_policy");
     const std::string policy = balancing != nullptr ? balancing->text : "";
@@ -332,7 +333,8 @@ void read_service(const Node& node, Task& task, Issues& issues) {
 }
 
 void read_pool(const Node& node, Task& task, Issues& issues) {
-  // A pool is a service that has only this section, so its keys are checked and named as they are written.
+  // A pool is a service that has only this section, so its keys are checked and named as they are
+  // written.
   Node wrapped = Node::make_mapping(node.mark);
   wrapped.set("pool", node);
   if (check(wrapped, service_rule(), "", issues, Nulls::kAbsentIfUnknown)) {

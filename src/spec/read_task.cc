@@ -50,9 +50,10 @@ bool rename_experimental(Node& config, Issues& issues) {
                 "experimental.config_overrides is the old name of config; give only config");
     return false;
   }
-  issues.warn("experimental", old->mark,
-              "experimental.config_overrides is an old spelling, read as config; SkyPilot refuses it",
-              "config");
+  issues.warn(
+      "experimental", old->mark,
+      "experimental.config_overrides is an old spelling, read as config; SkyPilot refuses it",
+      "config");
   Node moved = *overrides;
   config.erase("experimental");
   config.set("config", std::move(moved));
@@ -85,7 +86,8 @@ class TaskReader {
   std::optional<Task> read() {
     const std::size_t before = issues_.failures();
     for (const std::string_view key : {"envs", "secrets"}) {
-      if (Node* node = config_.find(key); node != nullptr && (node->is_mapping() || node->is_sequence())) {
+      if (Node* node = config_.find(key);
+          node != nullptr && (node->is_mapping() || node->is_sequence())) {
         to_strings(*node);
       }
     }
@@ -98,7 +100,8 @@ class TaskReader {
     }
     const bool shaped = check(config_, task_rule(), "", issues_, Nulls::kAbsent);
     check_nulls();
-    // Resources are checked even if another part is wrong: most files have most of their faults there.
+    // Resources are checked even if another part is wrong: most files have most of their faults
+    // there.
     if (!shaped) {
       check_resources_alone();
       return std::nullopt;
@@ -161,8 +164,9 @@ class TaskReader {
     }
     for (const NamedValue& added : overrides_.envs) {
       if (!is_env_name(added.first)) {
-        issues_.fail("envs", {}, fmt::format("--env {} is not a name that a shell variable can have",
-                                             shown(added.first)));
+        issues_.fail("envs", {},
+                     fmt::format("--env {} is not a name that a shell variable can have",
+                                 shown(added.first)));
       } else if (!has(task_.envs, added.first)) {
         task_.envs.emplace_back(added.first, *override_of(overrides_.envs, added.first));
       }
@@ -170,7 +174,8 @@ class TaskReader {
   }
 
   static bool has(const std::vector<NamedValue>& list, std::string_view name) {
-    return std::any_of(list.begin(), list.end(), [&](const NamedValue& v) { return v.first == name; });
+    return std::any_of(list.begin(), list.end(),
+                       [&](const NamedValue& v) { return v.first == name; });
   }
 
   /// The last one given counts.
@@ -195,9 +200,10 @@ class TaskReader {
       for (const Node& item : secrets->items) {
         seen.push_back(item.text);
         if (!item.text.starts_with(kManagedPrefix)) {
-          issues_.fail("secrets", item.mark,
-                       "an entry of a secrets list must be secrets:NAME; write NAME: value lines to "
-                       "give values");
+          issues_.fail(
+              "secrets", item.mark,
+              "an entry of a secrets list must be secrets:NAME; write NAME: value lines to "
+              "give values");
           continue;
         }
         add_secret(item.text, override_of(overrides_.secrets, item.text), item.mark);
@@ -222,10 +228,11 @@ class TaskReader {
       secret.name = written;
       secret.value = std::move(value);
     } else if (value) {
-      issues_.fail(join_path("secrets", written), mark,
-                   fmt::format("{} refers to a managed secret and cannot have a value here; leave out "
-                               "the prefix to give one",
-                               shown(written)));
+      issues_.fail(
+          join_path("secrets", written), mark,
+          fmt::format("{} refers to a managed secret and cannot have a value here; leave out "
+                      "the prefix to give one",
+                      shown(written)));
       return;
     } else {
       SecretName name = parse_secret_name(written);
@@ -271,8 +278,9 @@ class TaskReader {
       issues_.fail("secrets", mark,
                    "the SKYPILOT_DOCKER_ variables must all be under envs or all under secrets");
     } else if (in_envs + in_secrets > 0 && in_envs + in_secrets < names.size()) {
-      issues_.fail(in_envs > 0 ? "envs" : "secrets", mark,
-                   fmt::format("the SKYPILOT_DOCKER_ variables belong together; {} is missing", missing));
+      issues_.fail(
+          in_envs > 0 ? "envs" : "secrets", mark,
+          fmt::format("the SKYPILOT_DOCKER_ variables belong together; {} is missing", missing));
     }
   }
 
@@ -305,9 +313,10 @@ class TaskReader {
   /// These parts travel as JSON, which has no dates and no bytes.
   void check_no_dates(const Node& node, const std::string& path) {
     if (node.kind == Node::Kind::kForeign) {
-      issues_.fail(path, node.mark,
-                   fmt::format("{} holds {}, which YAML reads as a date or as bytes; put it in quotes",
-                               path, shown(node)));
+      issues_.fail(
+          path, node.mark,
+          fmt::format("{} holds {}, which YAML reads as a date or as bytes; put it in quotes", path,
+                      shown(node)));
     }
     for (const Node& item : node.items) {
       check_no_dates(item, path);
@@ -412,8 +421,9 @@ class TaskReader {
     Node resources = written != nullptr ? *written : Node::make_mapping(config_.mark);
     if (Node* overrides = resources.find("_cluster_config_overrides")) {
       if (!task_.config.empty() && !overrides->is_null()) {
-        issues_.fail("resources._cluster_config_overrides", overrides->mark,
-                     "config and resources._cluster_config_overrides are the same; give only config");
+        issues_.fail(
+            "resources._cluster_config_overrides", overrides->mark,
+            "config and resources._cluster_config_overrides are the same; give only config");
         return;
       }
       if (overrides->is_mapping() && !overrides->entries.empty() &&
@@ -474,10 +484,9 @@ class TaskReader {
   }
 
   void add_fuse() {
-    const bool mounted =
-        std::any_of(task_.file_mounts.begin(), task_.file_mounts.end(), [](const FileMount& mount) {
-          return mount.storage && mount.storage->mode != "COPY";
-        });
+    const bool mounted = std::any_of(
+        task_.file_mounts.begin(), task_.file_mounts.end(),
+        [](const FileMount& mount) { return mount.storage && mount.storage->mode != "COPY"; });
     for (Resources& alternative : task_.resources) {
       if (mounted) {
         alternative.requires_fuse = true;

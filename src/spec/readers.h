@@ -1,6 +1,7 @@
 // spec/readers.h
 //
-// The parts of the reader, one file each: a checked Node in, plain values out, faults to Issues. Internal to spec.
+// The parts of the reader, one file each: a checked Node in, plain values out, faults to Issues.
+// Internal to spec.
 
 #pragma once
 
@@ -21,8 +22,8 @@ namespace quad::spec {
 /// Variables that $NAME and ${NAME} stand for.
 using Variables = std::map<std::string, std::string, std::less<>>;
 
-/// Fills variables into every string and key below `node`. Unknown names stay as they are. False if the result would
-/// be longer than `budget` bytes, which goes down by what is used.
+/// Fills variables into every string and key below `node`. Unknown names stay as they are. False if
+/// the result would be longer than `budget` bytes, which goes down by what is used.
 bool substitute(Node& node, const Variables& variables, std::size_t& budget);
 
 /// Applies the command line to a task's mapping, before it is read.
@@ -31,10 +32,12 @@ void apply_overrides(Node& task, const Overrides& overrides, Issues& issues);
 /// One task of a file. Empty if an error was reported.
 std::optional<Task> read_task(Node config, const Overrides& overrides, Issues& issues);
 
-/// `resources` (a mapping; null members allowed) into task.resources and task.choice; hooks of autostop are added.
+/// `resources` (a mapping; null members allowed) into task.resources and task.choice; hooks of
+/// autostop are added.
 void read_resources(const Node& node, Task& task, Issues& issues);
 
-/// `file_mounts` into task.file_mounts; returns the cloud disks it asks for, in the form of resources.volumes.
+/// `file_mounts` into task.file_mounts; returns the cloud disks it asks for, in the form of
+/// resources.volumes.
 std::vector<Node> read_file_mounts(const Node& node, Task& task, Issues& issues);
 /// `volumes`: what cannot work at launch is a warning here.
 void read_volumes(const Node& node, Task& task, Issues& issues);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <unordered_map>
 
+#include "spec/letters.h"
 #include "spec/readers.h"
 #include "spec/task_grammar.h"
 
@@ -11,7 +12,7 @@ namespace quad::spec {
 namespace {
 
 bool is_word(char c) {
-  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
+  return is_alphanumeric(c) || c == '_';
 }
 
 /// Empty if the result would pass what `budget` has left.

@@ -1,8 +1,8 @@
 // spec/task.h
 //
-// A task as its writer means it: plain values, every check that needs no cluster already done, variables filled in.
-// What SkyPilot would print for it is in spec/parse.h (to_json). Quantities carry their unit in their name. Pure data;
-// any thread.
+// A task as its writer means it: plain values, every check that needs no cluster already done,
+// variables filled in. What SkyPilot would print for it is in spec/parse.h (to_json). Quantities
+// carry their unit in their name. Pure data; any thread.
 
 #pragma once
 
@@ -132,8 +132,8 @@ struct Storage {
   bool sources_listed = false;       ///< written as a list, even if of one
   std::optional<std::string> store;  ///< "S3", "GCS", …
   bool persistent = true;
-  std::string mode = "MOUNT";        ///< MOUNT, COPY or MOUNT_CACHED
-  std::optional<std::string> type;   ///< MODEL_CHECKPOINT_RO, …
+  std::string mode = "MOUNT";       ///< MOUNT, COPY or MOUNT_CACHED
+  std::optional<std::string> type;  ///< MODEL_CHECKPOINT_RO, …
   json::object mount_cached;
   json::object mount;
   std::optional<bool> sky_managed;
@@ -145,7 +145,7 @@ struct FileMount {
   enum class Kind { kLocal, kHttp, kGit, kBucket, kStorage };
   std::string destination;
   Kind kind = Kind::kLocal;
-  std::string source;           ///< of every kind but kStorage
+  std::string source;                       ///< of every kind but kStorage
   std::vector<std::string> listed_sources;  ///< of a cloud disk that was given a list
   std::optional<Storage> storage;
 };

@@ -3,23 +3,19 @@
 #include <algorithm>
 
 #include "base/text.h"
+#include "spec/letters.h"
 #include "spec/number.h"
 
 namespace quad::spec {
 
 namespace {
 
-bool is_alpha(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
-
 bool same_ignoring_case(std::string_view a, std::string_view b) {
-  return a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin(), [](char x, char y) {
-           const auto low = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; };
-           return low(x) == low(y);
-         });
+  return to_lower(a) == to_lower(b);
 }
 
-/// cloud[/region[/zone]], with * for any cloud; kubernetes and k8s take a context, which may have slashes in it.
+/// cloud[/region[/zone]], with * for any cloud; kubernetes and k8s take a context, which may have
+/// slashes in it.
 bool is_infra(std::string_view text) {
   const std::size_t slash = text.find('/');
   const std::string_view cloud = text.substr(0, slash);
@@ -43,7 +39,7 @@ bool is_infra(std::string_view text) {
 
 bool is_sub_path(std::string_view text) {
   const auto allowed = [](char c) {
-    return is_alpha(c) || is_digit(c) || c == '.' || c == '_' || c == '-' || c == '/';
+    return is_letter(c) || is_digit(c) || c == '.' || c == '_' || c == '-' || c == '/';
   };
   return !text.empty() && text[0] != '/' && std::all_of(text.begin(), text.end(), allowed);
 }
@@ -52,8 +48,8 @@ bool is_rclone_size(std::string_view text) {
   const auto first = std::find_if_not(text.begin(), text.end(), is_digit);
   const std::string_view unit = text.substr(static_cast<std::size_t>(first - text.begin()));
   return first != text.begin() &&
-         (unit.empty() ||
-          (unit.size() == 1 && std::string_view("bkmgtpBKMGTP").find(unit) != std::string_view::npos));
+         (unit.empty() || (unit.size() == 1 &&
+                           std::string_view("bkmgtpBKMGTP").find(unit) != std::string_view::npos));
 }
 
 /// One or more "[-+]number unit", or one number without a unit.
@@ -110,29 +106,28 @@ RuleRef size_or_integer() {
 
 RuleRef autostop() {
   Rule hook_timeout = *integer(1);
-  return either({boolean(), text_matching(is_minutes_text, "a time such as 10m, 2h, 1d or 1w"),
-                 integer(),
-                 make(closed_map("autostop", {
-                                                 {"idle_minutes", integer(0)},
-                                                 {"down", boolean()},
-                                                 {"wait_for", choice_ignoring_case(
-                                                                  {"jobs_and_ssh", "jobs", "none"})},
-                                                 {"hook", text()},
-                                                 {"hook_timeout", make(std::move(hook_timeout))},
-                                             }))});
+  return either(
+      {boolean(), text_matching(is_minutes_text, "a time such as 10m, 2h, 1d or 1w"), integer(),
+       make(closed_map("autostop",
+                       {
+                           {"idle_minutes", integer(0)},
+                           {"down", boolean()},
+                           {"wait_for", choice_ignoring_case({"jobs_and_ssh", "jobs", "none"})},
+                           {"hook", text()},
+                           {"hook_timeout", make(std::move(hook_timeout))},
+                       }))});
 }
 
 RuleRef job_recovery() {
   Rule codes = *list_of(integer(0, 255));
   codes.unique = true;
-  return either(
-      {text(), make(open_map("job_recovery",
-                             {
-                                 {"strategy", either({text(), null()})},
-                                 {"max_restarts_on_errors", integer(0)},
-                                 {"recover_on_exit_codes",
-                                  either({integer(0, 255), make(std::move(codes))})},
-                             }))});
+  return either({text(), make(open_map("job_recovery",
+                                       {
+                                           {"strategy", either({text(), null()})},
+                                           {"max_restarts_on_errors", integer(0)},
+                                           {"recover_on_exit_codes",
+                                            either({integer(0, 255), make(std::move(codes))})},
+                                       }))});
 }
 
 /// The keys of one candidate; `accelerators` is the only one that differs between it and the whole.
@@ -168,10 +163,11 @@ std::vector<Field> resource_fields(RuleRef accelerators) {
       {"max_hourly_cost", number_above(0)},
       {"ports", either({text(), integer(), list_of(either({text(), integer()})), null()})},
       {"labels", make(map_of(text()))},
-      {"accelerator_args", make(closed_map("accelerator_args", {{"runtime_version", text()},
-                                                                {"tpu_name", text()},
-                                                                {"tpu_vm", boolean()},
-                                                                {"gcp_queued_resource", boolean()}}))},
+      {"accelerator_args",
+       make(closed_map("accelerator_args", {{"runtime_version", text()},
+                                            {"tpu_name", text()},
+                                            {"tpu_vm", boolean()},
+                                            {"gcp_queued_resource", boolean()}}))},
       {"image_id", either({text(), make(map_of(any())), null()})},
       {"autostop", autostop()},
       {"priority", integer(-1000, 1000)},
@@ -187,10 +183,10 @@ std::vector<Field> resource_fields(RuleRef accelerators) {
 Rule build_resources() {
   Rule one = map_of(number());
   one.max_size = 1;
-  const RuleRef candidate =
-      make(closed_map("a candidate of resources", resource_fields(either({text(), make(std::move(one))}))));
-  std::vector<Field> fields = resource_fields(
-      either({text(), make(map_of(either({null(), number()}))), list_of(text())}));
+  const RuleRef candidate = make(closed_map(
+      "a candidate of resources", resource_fields(either({text(), make(std::move(one))}))));
+  std::vector<Field> fields =
+      resource_fields(either({text(), make(map_of(either({null(), number()}))), list_of(text())}));
   fields.push_back({"any_of", list_of(candidate)});
   fields.push_back({"ordered", list_of(candidate)});
   return closed_map("resources", std::move(fields));
@@ -244,32 +240,32 @@ Rule build_storage() {
 }
 
 Rule build_service() {
-  Rule probe = closed_map("readiness_probe", {
-                                                 {"path", text()},
-                                                 {"initial_delay_seconds", number()},
-                                                 {"timeout_seconds", number()},
-                                                 {"endpoint_probe_interval_seconds", number()},
-                                                 {"consecutive_failure_threshold_timeout", number()},
-                                                 {"post_data", either({text(), make(map_of(any()))})},
-                                                 {"headers", make(map_of(text()))},
-                                             });
+  Rule probe =
+      closed_map("readiness_probe", {
+                                        {"path", text()},
+                                        {"initial_delay_seconds", number()},
+                                        {"timeout_seconds", number()},
+                                        {"endpoint_probe_interval_seconds", number()},
+                                        {"consecutive_failure_threshold_timeout", number()},
+                                        {"post_data", either({text(), make(map_of(any()))})},
+                                        {"headers", make(map_of(text()))},
+                                    });
   probe.required = {"path"};
   Rule qps = map_of(number(0));
   qps.key_matches = is_qps_accelerator;
   qps.key_shape = "an accelerator such as H100 or H100:8";
   Rule policy = closed_map(
-      "replica_policy",
-      {
-          {"min_replicas", integer(0)},
-          {"max_replicas", integer(0)},
-          {"num_overprovision", integer(0)},
-          {"target_qps_per_replica", either({number(0), make(std::move(qps))})},
-          {"dynamic_ondemand_fallback", boolean()},
-          {"base_ondemand_fallback_replicas", integer(0)},
-          {"spot_placer", choice_ignoring_case({"dynamic_fallback"})},
-          {"upscale_delay_seconds", number()},
-          {"downscale_delay_seconds", number()},
-      });
+      "replica_policy", {
+                            {"min_replicas", integer(0)},
+                            {"max_replicas", integer(0)},
+                            {"num_overprovision", integer(0)},
+                            {"target_qps_per_replica", either({number(0), make(std::move(qps))})},
+                            {"dynamic_ondemand_fallback", boolean()},
+                            {"base_ondemand_fallback_replicas", integer(0)},
+                            {"spot_placer", choice_ignoring_case({"dynamic_fallback"})},
+                            {"upscale_delay_seconds", number()},
+                            {"downscale_delay_seconds", number()},
+                        });
   policy.required = {"min_replicas"};
   Rule tls = closed_map("tls", {{"keyfile", text()}, {"certfile", text()}});
   tls.required = {"keyfile", "certfile"};
@@ -286,14 +282,15 @@ Rule build_service() {
           {"ports", integer()},
           {"tls", make(std::move(tls))},
           {"workers", integer()},
-          {"pool", make(closed_map("pool", {
-                                               {"workers", integer(0)},
-                                               {"min_workers", integer(0)},
-                                               {"max_workers", integer(0)},
-                                               {"queue_length_threshold", integer(1)},
-                                               {"upscale_delay_seconds", number(0)},
-                                               {"downscale_delay_seconds", number(0)},
-                                           }))},
+          {"pool", make(closed_map("pool",
+                                   {
+                                       {"workers", integer(0)},
+                                       {"min_workers", integer(0)},
+                                       {"max_workers", integer(0)},
+                                       {"queue_length_threshold", integer(1)},
+                                       {"upscale_delay_seconds", number(0)},
+                                       {"downscale_delay_seconds", number(0)},
+                                   }))},
       });
 }
 
@@ -305,8 +302,8 @@ Rule build_volume_mount() {
           {"volume_name", text()},
           {"is_ephemeral", boolean()},
           {"sub_path", text_matching(is_sub_path, "a relative path")},
-          {"volume_config", make(open_map("volume_config",
-                                          {{"cloud", choice_ignoring_case(cloud_names())},
+          {"volume_config",
+           make(open_map("volume_config", {{"cloud", choice_ignoring_case(cloud_names())},
                                            {"region", either({text(), null()})},
                                            {"zone", either({text(), null()})}}))},
       });
@@ -326,40 +323,39 @@ Rule build_task() {
   sizes.max_size = 1;
   const RuleRef one_size = make(std::move(sizes));
   const RuleRef mapping = make(map_of(any()));
-  return closed_map(
-      "a task",
-      {
-          {"name", text()},
-          {"resources", mapping},
-          {"num_nodes", integer()},
-          {"workdir", either({text(), make(std::move(git))})},
-          {"setup", text()},
-          {"run", text()},
-          {"envs", make(std::move(envs))},
-          {"secrets", either({make(map_of(text_or_null)), list_of(text())})},
-          {"managed_secrets", list_of(either({text(), make(std::move(mounted))}))},
-          {"file_mounts", mapping},
-          {"volumes", mapping},
-          {"service", mapping},
-          {"pool", mapping},
-          {"config", make(config_rule())},
-          {"inputs", one_size},
-          {"outputs", one_size},
-          {"event_callback", text()},
-          {"api_server_access", boolean()},
-          {"quad", make(quad_rule())},
-          {"file_mounts_mapping", mapping},
-          {"volume_mounts", list_of(make(volume_mount_rule()))},
-          {"_metadata", mapping},
-      });
+  return closed_map("a task",
+                    {
+                        {"name", text()},
+                        {"resources", mapping},
+                        {"num_nodes", integer()},
+                        {"workdir", either({text(), make(std::move(git))})},
+                        {"setup", text()},
+                        {"run", text()},
+                        {"envs", make(std::move(envs))},
+                        {"secrets", either({make(map_of(text_or_null)), list_of(text())})},
+                        {"managed_secrets", list_of(either({text(), make(std::move(mounted))}))},
+                        {"file_mounts", mapping},
+                        {"volumes", mapping},
+                        {"service", mapping},
+                        {"pool", mapping},
+                        {"config", make(config_rule())},
+                        {"inputs", one_size},
+                        {"outputs", one_size},
+                        {"event_callback", text()},
+                        {"api_server_access", boolean()},
+                        {"quad", make(quad_rule())},
+                        {"file_mounts_mapping", mapping},
+                        {"volume_mounts", list_of(make(volume_mount_rule()))},
+                        {"_metadata", mapping},
+                    });
 }
 
 }  // namespace
 
 bool is_env_name(std::string_view name) {
-  return !name.empty() && (is_alpha(name[0]) || name[0] == '_') &&
+  return !name.empty() && (is_letter(name[0]) || name[0] == '_') &&
          std::all_of(name.begin(), name.end(),
-                     [](char c) { return is_alpha(c) || is_digit(c) || c == '_'; });
+                     [](char c) { return is_letter(c) || is_digit(c) || c == '_'; });
 }
 
 const std::vector<std::string_view>& cloud_names() {

@@ -1,7 +1,7 @@
 // spec/task_grammar.h
 //
-// What may stand in a task file: SkyPilot's keys as of 0.14.1 and Quad's own `quad:` block, as rules of
-// spec/grammar.h. Each is built on first use and never changes. Any thread.
+// What may stand in a task file: SkyPilot's keys as of 0.14.1 and Quad's own `quad:` block, as
+// rules of spec/grammar.h. Each is built on first use and never changes. Any thread.
 
 #pragma once
 

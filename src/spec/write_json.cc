@@ -176,7 +176,8 @@ json::value mount_json(const FileMount& mount) {
   return json::string(mount.source);
 }
 
-/// Values go under secrets. References go there too if there are no values, else under managed_secrets.
+/// Values go under secrets. References go there too if there are no values, else under
+/// managed_secrets.
 void put_secrets(json::object& out, const Task& task, Redact redact) {
   json::object values;
   json::array references;

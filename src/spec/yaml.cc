@@ -85,7 +85,8 @@ std::string identity(const Node& key) {
   }
 }
 
-/// Appends members as a Python dict takes them: a key that is there already keeps its place and gets the new value.
+/// Appends members as a Python dict takes them: a key that is there already keeps its place and
+/// gets the new value.
 class Members {
  public:
   explicit Members(std::vector<Entry>& entries) : entries_(entries) {}
@@ -160,7 +161,8 @@ class Composer {
       const Mark mark{static_cast<int>(std::count(before.begin(), before.end(), '\n')) + 1,
                       static_cast<int>(offset - line_start) + 1};
       if (problem.find("UTF-8") != std::string::npos) {
-        return fail(mark, fmt::format("the file is not UTF-8 text: {}", problem), "save it as UTF-8");
+        return fail(mark, fmt::format("the file is not UTF-8 text: {}", problem),
+                    "save it as UTF-8");
       }
       return fail(mark, fmt::format("the file has a character that YAML does not allow (0x{:02X})",
                                     std::max(0, parser_.problem_value)));
@@ -246,9 +248,10 @@ class Composer {
     }
     const auto [place, added] = anchors_.try_emplace(anchor);
     if (!added) {
-      return fail(mark, fmt::format("the anchor &{} is given twice in one document; give it another "
-                                    "name",
-                                    anchor));
+      return fail(mark,
+                  fmt::format("the anchor &{} is given twice in one document; give it another "
+                              "name",
+                              anchor));
     }
     place->second.merge = false;
     return true;
@@ -283,8 +286,9 @@ class Composer {
     } else if (const auto named = scalar_type(tag)) {
       type = *named;
     } else {
-      return fail(mark, fmt::format("the tag {} is not one that a task file can use on a plain value",
-                                    shown(tag)));
+      return fail(mark,
+                  fmt::format("the tag {} is not one that a task file can use on a plain value",
+                              shown(tag)));
     }
     merge_key_ = type == ScalarType::kMerge;
     if (merge_key_ && !reading_key_) {
@@ -292,9 +296,10 @@ class Composer {
     }
     auto value = construct_scalar(type, text, mark);
     if (!value) {
-      return fail(mark, type == ScalarType::kValue
-                            ? std::string("a lone \"=\" has no meaning here; quote it")
-                            : fmt::format("{} is not a value of its YAML type", shown(text)),
+      return fail(mark,
+                  type == ScalarType::kValue
+                      ? std::string("a lone \"=\" has no meaning here; quote it")
+                      : fmt::format("{} is not a value of its YAML type", shown(text)),
                   type == ScalarType::kValue ? "\"=\"" : "quote it if it is text");
     }
     node = std::move(*value);
@@ -308,9 +313,9 @@ class Composer {
     }
     const std::string_view name = tag.substr(kPrefix.size());
     const std::map<std::string_view, ScalarType> kTypes = {
-        {"str", ScalarType::kString},     {"bool", ScalarType::kBool},
-        {"int", ScalarType::kInt},        {"float", ScalarType::kFloat},
-        {"null", ScalarType::kNull},      {"timestamp", ScalarType::kTimestamp},
+        {"str", ScalarType::kString},    {"bool", ScalarType::kBool},
+        {"int", ScalarType::kInt},       {"float", ScalarType::kFloat},
+        {"null", ScalarType::kNull},     {"timestamp", ScalarType::kTimestamp},
         {"binary", ScalarType::kBinary},
     };
     const auto found = kTypes.find(name);
@@ -500,7 +505,10 @@ YamlStream read_yaml(std::string_view text, const YamlLimits& limits) {
         fmt::format("the file has {} bytes; a task file may have {} at most (put data into the "
                     "workdir or a file mount)",
                     text.size(), limits.text_bytes),
-        {}, {}, 0, 0};
+        {},
+        {},
+        0,
+        0};
     return stream;
   }
   constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";

@@ -1,9 +1,10 @@
 // spec/yaml.h
 //
-// YAML text → trees of Node, read as PyYAML's safe loader reads it: libyaml's grammar, YAML 1.1 types (so `010` is 8,
-// `1:30` is 90, `1e3` is a string), merge keys, the standard tags; like SkyPilot it also refuses a key given twice.
-// Pure, any thread. Input is hostile until shown otherwise: size, depth and what aliases expand to are bounded, so
-// the time is bounded too (well under a second for anything).
+// YAML text → trees of Node, read as PyYAML's safe loader reads it: libyaml's grammar, YAML 1.1
+// types (so `010` is 8, `1:30` is 90, `1e3` is a string), merge keys, the standard tags; like
+// SkyPilot it also refuses a key given twice. Pure, any thread. Input is hostile until shown
+// otherwise: size, depth and what aliases expand to are bounded, so the time is bounded too (well
+// under a second for anything).
 
 #pragma once
 

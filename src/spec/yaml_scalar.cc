@@ -8,13 +8,12 @@
 #include <fmt/format.h>
 
 #include "base/text.h"
+#include "spec/letters.h"
 #include "spec/number.h"
 
 namespace quad::spec {
 
 namespace {
-
-bool digit(char c) { return c >= '0' && c <= '9'; }
 
 /// Reads through a text from left to right; every take_ moves on only if it fits.
 class Cursor {
@@ -52,11 +51,12 @@ class Cursor {
     }
     return at_ - start;
   }
-  /// Between `least` and `most` decimal digits, as a number; empty (and nothing taken) if there are fewer.
+  /// Between `least` and `most` decimal digits, as a number; empty (and nothing taken) if there are
+  /// fewer.
   std::optional<int> take_number(int least, int most) {
     int value = 0;
     int count = 0;
-    while (count < most && digit(peek(static_cast<std::size_t>(count)))) {
+    while (count < most && is_digit(peek(static_cast<std::size_t>(count)))) {
       value = value * 10 + (peek(static_cast<std::size_t>(count)) - '0');
       ++count;
     }
@@ -83,8 +83,8 @@ bool one_of(std::string_view text, std::initializer_list<std::string_view> words
 bool take_sixtieths(Cursor& cursor) {
   int parts = 0;
   while (cursor.peek() == ':') {
-    const bool two = cursor.peek(1) >= '0' && cursor.peek(1) <= '5' && digit(cursor.peek(2));
-    if (!two && !digit(cursor.peek(1))) {
+    const bool two = cursor.peek(1) >= '0' && cursor.peek(1) <= '5' && is_digit(cursor.peek(2));
+    if (!two && !is_digit(cursor.peek(1))) {
       return false;
     }
     cursor.take(':');
@@ -101,7 +101,8 @@ bool is_int(std::string_view text) {
     Cursor c = start;
     return c.take_word(prefix) && c.take_all(set) > 0 && c.done();
   };
-  if (rest_is("0b", "01_") || rest_is("0", "01234567_") || rest_is("0x", "0123456789abcdefABCDEF_")) {
+  if (rest_is("0b", "01_") || rest_is("0", "01234567_") ||
+      rest_is("0x", "0123456789abcdefABCDEF_")) {
     return true;
   }
   Cursor c = start;
@@ -197,7 +198,7 @@ std::optional<Timestamp> match_timestamp(std::string_view text) {
   t.second = *second;
   if (c.take('.')) {
     int scale = 100'000;
-    for (; digit(c.peek()); scale /= 10) {
+    for (; is_digit(c.peek()); scale /= 10) {
       t.micros += (c.peek() - '0') * scale;
       c.take_any(kDigits);
     }
@@ -264,14 +265,15 @@ std::optional<Node> construct_timestamp(std::string_view text, Mark mark) {
   }
   if (t.zoned) {
     const int size = std::abs(t.offset_minutes);
-    node.text += fmt::format("{}{:02}:{:02}", t.offset_minutes < 0 ? '-' : '+', size / 60, size % 60);
+    node.text +=
+        fmt::format("{}{:02}:{:02}", t.offset_minutes < 0 ? '-' : '+', size / 60, size % 60);
     if (t.offset_minutes == 0) {
       node.representation += ", tzinfo=datetime.timezone.utc";
     } else {
       const int seconds = t.offset_minutes * 60;
-      node.representation += fmt::format(
-          ", tzinfo=datetime.timezone(datetime.timedelta({}seconds={}))",
-          seconds < 0 ? "days=-1, " : "", seconds < 0 ? seconds + 86400 : seconds);
+      node.representation +=
+          fmt::format(", tzinfo=datetime.timezone(datetime.timedelta({}seconds={}))",
+                      seconds < 0 ? "days=-1, " : "", seconds < 0 ? seconds + 86400 : seconds);
     }
   }
   node.representation += ")";
@@ -284,14 +286,14 @@ std::string without_lines(std::string_view text) {
   return out;
 }
 
-constexpr std::size_t kMostDigits = 300;  ///< more than any number in a task needs, and cheap to work out
+constexpr std::size_t kMostDigits =
+    300;  ///< more than any number in a task needs, and cheap to work out
 
 /// The decimal digits of an unsigned integer in any of the YAML 1.1 notations; empty if it is none.
 std::optional<std::string> int_digits(std::string_view value) {
   const auto in_base = [](std::string_view digits, unsigned base) -> std::optional<std::string> {
     const std::string_view allowed = std::string_view("0123456789abcdef").substr(0, base);
-    if (digits.empty() ||
-        !std::all_of(digits.begin(), digits.end(), [&](char c) {
+    if (digits.empty() || !std::all_of(digits.begin(), digits.end(), [&](char c) {
           return allowed.find(c >= 'A' && c <= 'F' ? static_cast<char>(c + 32) : c) !=
                  std::string_view::npos;
         })) {
@@ -353,9 +355,7 @@ std::optional<Node> construct_int(std::string_view text, Mark mark) {
 }
 
 std::optional<Node> construct_float(std::string_view text, Mark mark) {
-  std::string value = without_lines(text);
-  std::transform(value.begin(), value.end(), value.begin(),
-                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
+  std::string value = to_lower(without_lines(text));
   double sign = 1;
   if (!value.empty() && (value[0] == '+' || value[0] == '-')) {
     sign = value[0] == '-' ? -1 : 1;
@@ -385,9 +385,7 @@ std::optional<Node> construct_float(std::string_view text, Mark mark) {
 }
 
 std::optional<Node> construct_bool(std::string_view text, Mark mark) {
-  std::string word(text);
-  std::transform(word.begin(), word.end(), word.begin(),
-                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
+  const std::string word = to_lower(text);
   if (one_of(word, {"yes", "true", "on"})) {
     return Node::make_bool(true, mark);
   }
@@ -447,8 +445,8 @@ ScalarType resolve_plain(std::string_view text) {
   if (text.empty() || one_of(text, {"~", "null", "Null", "NULL"})) {
     return ScalarType::kNull;
   }
-  if (one_of(text, {"yes", "Yes", "YES", "no",    "No",    "NO",    "true", "True", "TRUE",
-                    "on",  "On",  "ON",  "false", "False", "FALSE", "off",  "Off",  "OFF"})) {
+  if (one_of(text, {"yes", "Yes", "YES", "no", "No", "NO", "true", "True", "TRUE", "on", "On", "ON",
+                    "false", "False", "FALSE", "off", "Off", "OFF"})) {
     return ScalarType::kBool;
   }
   if (text == "<<") {
@@ -457,7 +455,7 @@ ScalarType resolve_plain(std::string_view text) {
   if (text == "=") {
     return ScalarType::kValue;
   }
-  if (digit(text[0]) || text[0] == '-' || text[0] == '+' || text[0] == '.') {
+  if (is_digit(text[0]) || text[0] == '-' || text[0] == '+' || text[0] == '.') {
     if (is_float(text)) {
       return ScalarType::kFloat;
     }

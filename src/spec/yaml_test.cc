@@ -25,11 +25,17 @@ std::string fault_of(std::string_view text) {
 }
 
 TEST(Yaml, ReadsIntegersOfYaml11) {
-  for (const auto& [text, digits] :
-       {std::pair{"010", "8"}, {"0x1F", "31"}, {"0b11", "3"}, {"1_000", "1000"}, {"1:30", "90"},
-        {"190:20:30", "685230"}, {"-0", "0"}, {"+12", "12"}, {"0_", "0"},
-        {"0xFFFFFFFFFFFFFFFFFFFF", "1208925819614629174706175"},
-        {"99999999999999999999", "99999999999999999999"}}) {
+  for (const auto& [text, digits] : {std::pair{"010", "8"},
+                                     {"0x1F", "31"},
+                                     {"0b11", "3"},
+                                     {"1_000", "1000"},
+                                     {"1:30", "90"},
+                                     {"190:20:30", "685230"},
+                                     {"-0", "0"},
+                                     {"+12", "12"},
+                                     {"0_", "0"},
+                                     {"0xFFFFFFFFFFFFFFFFFFFF", "1208925819614629174706175"},
+                                     {"99999999999999999999", "99999999999999999999"}}) {
     const Node node = value_of(text);
     EXPECT_EQ(node.kind, Node::Kind::kInt) << text;
     EXPECT_EQ(node.text, digits) << text;
@@ -37,10 +43,15 @@ TEST(Yaml, ReadsIntegersOfYaml11) {
 }
 
 TEST(Yaml, ReadsFloatsOfYaml11) {
-  for (const auto& [text, shown] :
-       {std::pair{"1.5", "1.5"}, {".5", "0.5"}, {"1.0e+3", "1000.0"}, {"1:30.5", "90.5"},
-        {"-.INF", "-inf"}, {".NaN", "nan"}, {"1.0e+16", "1e+16"}, {"0.00001", "1e-05"},
-        {"123456789.123456789", "123456789.12345679"}}) {
+  for (const auto& [text, shown] : {std::pair{"1.5", "1.5"},
+                                    {".5", "0.5"},
+                                    {"1.0e+3", "1000.0"},
+                                    {"1:30.5", "90.5"},
+                                    {"-.INF", "-inf"},
+                                    {".NaN", "nan"},
+                                    {"1.0e+16", "1e+16"},
+                                    {"0.00001", "1e-05"},
+                                    {"123456789.123456789", "123456789.12345679"}}) {
     const Node node = value_of(text);
     EXPECT_EQ(node.kind, Node::Kind::kFloat) << text;
     EXPECT_EQ(python_str(node), shown) << text;
@@ -82,8 +93,7 @@ TEST(Yaml, AppliesTagsOfTheSafeLoader) {
 }
 
 TEST(Yaml, MergesMappingsWithTheFirstOfAListWinning) {
-  const YamlStream stream =
-      read_yaml("a: &a {x: 1, y: 2}\nb: {<<: [*a, {x: 5, z: 6}], y: 3}\n");
+  const YamlStream stream = read_yaml("a: &a {x: 1, y: 2}\nb: {<<: [*a, {x: 5, z: 6}], y: 3}\n");
   ASSERT_FALSE(stream.error);
   EXPECT_EQ(python_repr(*stream.documents[0].find("b")), "{'x': 1, 'z': 6, 'y': 3}");
 }

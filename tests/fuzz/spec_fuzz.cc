@@ -1,6 +1,6 @@
-// Feeds arbitrary bytes to everything in spec that reads what a user wrote. Beyond crashes and sanitizer reports it
-// holds the module to its promises: a file is accepted or has an error that says something, what is accepted can be
-// printed, and what was printed as JSON is JSON.
+// Feeds arbitrary bytes to everything in spec that reads what a user wrote. Beyond crashes and
+// sanitizer reports it holds the module to its promises: a file is accepted or has an error that
+// says something, what is accepted can be printed, and what was printed as JSON is JSON.
 
 #include <cstddef>
 #include <cstdint>

@@ -165,6 +165,68 @@ TEST_F(Detect, RefusesALibraryThatIsNotNvidias) {
   EXPECT_EQ(gpus_of_nvml("libc.so.6", Millis(10'000)).error().code, ErrorCode::kUnavailable);
 }
 
+// A library with NVIDIA's names, compiled here; skips the test where there is no compiler.
+#define MAKE_LIBRARY(path, init)                                                               \
+  file("nvml.c", std::string(kLibrary) + "int nvmlInit_v2(void) {" + (init) + "}\n");          \
+  if (!output_of({"cc", "-shared", "-fPIC", "-o", (path), (root_ / "nvml.c").string()},         \
+                 Millis(60'000))                                                               \
+           .ok()) {                                                                            \
+    GTEST_SKIP() << "no C compiler";                                                           \
+  }
+
+constexpr const char* kLibrary = R"(
+  #include <stdio.h>
+  #include <unistd.h>
+  int nvmlShutdown(void) { return 0; }
+  int nvmlDeviceGetCount_v2(unsigned* count) { *count = 3; return 0; }
+  int nvmlDeviceGetHandleByIndex_v2(unsigned index, void** device) {
+    *device = (void*)(unsigned long)(index + 1);
+    return index == 1 ? 15 : 0;  /* the second is lost */
+  }
+  int nvmlDeviceGetName(void* device, char* name, unsigned size) {
+    snprintf(name, size, "NVIDIA H200");
+    return 0;
+  }
+  int nvmlDeviceGetUUID(void* device, char* uuid, unsigned size) {
+    snprintf(uuid, size, "GPU-%lu", (unsigned long)device);
+    return 0;
+  }
+  int nvmlDeviceGetMemoryInfo(void* device, unsigned long long* memory) {
+    memory[0] = 150754820096ull, memory[1] = 1, memory[2] = 2;
+    return 0;
+  }
+  struct pci { char legacy[16]; unsigned numbers[5]; char bus[32]; };
+  int nvmlDeviceGetPciInfo_v3(void* device, struct pci* pci) {
+    snprintf(pci->bus, sizeof pci->bus, "00000000:%02lX:00.0", 0x1a + (unsigned long)device);
+    return 0;
+  }
+)";
+
+TEST_F(Detect, AsksNvidiasLibraryFirst) {
+  nvidia("0000:01:00.0", "NVIDIA L4", "GPU-of-the-driver");
+  DetectOptions with_library = options();
+  with_library.nvml = (root_ / "nvml.so").string();
+  MAKE_LIBRARY(with_library.nvml, "return 0;");
+  const Machine machine = detect_machine(with_library);
+  EXPECT_EQ(machine.gpu_source, "NVML");
+  ASSERT_EQ(machine.gpus.size(), 2U);
+  EXPECT_EQ(machine.gpus[0].model, "H200");
+  EXPECT_EQ(machine.gpus[0].memory_bytes, 150754820096);
+  EXPECT_EQ(machine.gpus[0].bus_id, "0000:1b:00.0");
+  EXPECT_EQ(machine.gpus[1].uuid, "GPU-3");
+  EXPECT_EQ(machine.gpus[1].index, 2) << "numbers stay when one GPU is lost";
+}
+
+TEST_F(Detect, DoesNotWaitForALibraryThatHangs) {
+  nvidia("0000:01:00.0", "NVIDIA L4", "GPU-of-the-driver");
+  DetectOptions with_library = options();
+  with_library.nvml = (root_ / "nvml.so").string();
+  with_library.limit = Millis(50);
+  MAKE_LIBRARY(with_library.nvml, "for (;;) pause();");
+  EXPECT_EQ(detect_machine(with_library).gpu_source, "the driver");
+  EXPECT_EQ(gpus_of_nvml(with_library.nvml, Millis(10)).error().code, ErrorCode::kTimeout);
+}
+
 TEST_F(Detect, RefusesAnAnswerOfNvidiaSmiThatIsNoList) {
   EXPECT_FALSE(parse_smi("NVIDIA-SMI has failed because it couldn't communicate\n").ok());
   EXPECT_FALSE(parse_smi("x, NVIDIA H100, GPU-1, 0, 1\n").ok());
