@@ -89,7 +89,7 @@ def run_head(size, slots, address, port, arguments):
     hosts = ",".join(f"node-{rank}:{slots}" for rank in range(size))
     command = ["mpirun", "--host", hosts, "-np", str(size * slots), "--bind-to", "none"]
     command += ["--mca", "plm", "rsh", "--mca", "plm_rsh_agent", shlex.join([sys.executable, os.path.abspath(__file__)])]
-    command += ["--mca", "plm_rsh_no_tree_spawn", "1", "-x", "PATH"]
+    command += ["--mca", "plm_rsh_no_tree_spawn", "1", "--leave-session-attached"]
     if address.startswith("127."):
         # Pretend nodes of one machine meet on its loopback interface. They have one host name, by which Open MPI would
         # name their shared memory alike, so they do without.

@@ -445,6 +445,7 @@ void Transition::finish_attempt(Attempt& attempt) {
       recover(attempt, true);
       return;
     }
+    job_.exit_code = 0;
     finish(Status::kSucceeded, Cause::kNone, "Succeeded.");
     return;
   }

@@ -263,11 +263,14 @@ class Server:
             assert now["status"] in statuses, f"it is {now['status']}"
             return now
 
-        return wait_until(reached, timeout, f"job {job} is {' or '.join(statuses)}")
+        try:
+            return wait_until(reached, timeout, f"job {job} is {' or '.join(statuses)}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}:\n{self.describe(job)}") from None
 
     def describe(self, job):
         """All there is to say of a job, for the text of a failure."""
-        parts = [self.quad(verb, job) for verb in ("story", "logs")]
+        parts = [self.quad("story", job), self.quad("logs", job, "--no-follow")]
         return "\n".join(out + err for _, out, err in parts) + f"\nserver's log:\n{self.log_tail()}"
 
     def rank_pids(self, command):

@@ -29,8 +29,8 @@ constexpr const char* kPowerFile = "state";
 
 // What ranks of dead runners still run is killed before anybody is told that they have ended.
 void kill_what_outlived(const std::vector<Family>& families) {
-  const auto end = std::chrono::steady_clock::now() + 5s;
-  for (;;) {
+  const auto end = std::chrono::steady_clock::now() + 30s;
+  for (auto pause = 2ms;; pause = std::min(2 * pause, 200ms)) {
     bool left = false;
     for (const std::vector<Process>& members : signal_members(families, SIGKILL)) {
       left = left || !members.empty();
@@ -38,7 +38,7 @@ void kill_what_outlived(const std::vector<Family>& families) {
     if (!left || std::chrono::steady_clock::now() > end) {
       return;
     }
-    std::this_thread::sleep_for(2ms);
+    std::this_thread::sleep_for(pause);
   }
 }
 
@@ -167,7 +167,7 @@ Result<std::vector<Existing>> LocalEngine::begin(Sink sink) {
       fail_node(id, node);  // whatever a server that was killed at that moment did not get to
       settle_power(id, node);
     } else if (node.power == Power::kFrozen) {
-      stop_members(families_on(id));
+      stop_members(families_on(id), kStopRounds);
     } else {
       // A server that was killed while it thawed the node may have left some that stand still.
       std::vector<Family> standing;

@@ -30,6 +30,10 @@
 
 namespace quad::engine {
 
+/// A freeze takes at most about a second of the engine's time; what does not stand still by then is stopped again with
+/// each beat.
+inline constexpr int kStopRounds = 200;
+
 struct LocalNode {
   pool::NodeSpec spec;
   std::vector<std::int32_t> gpu_numbers;  ///< of each of the node's GPUs, as gpu_env names them
@@ -130,6 +134,7 @@ class LocalEngine final : public Engine {
   [[nodiscard]] bool frozen(const NodeId& id) const;
   [[nodiscard]] static Family family_of(const Runner& runner);
   [[nodiscard]] std::vector<Family> families_on(const NodeId& id) const;
+  [[nodiscard]] std::vector<Process> others_than(const std::vector<Runner*>& runners) const;
 
   LocalEngineOptions options_;
   std::string boot_id_;
@@ -147,6 +152,7 @@ class LocalEngine final : public Engine {
   std::unordered_map<std::uint64_t, Runner*> by_number_;
   std::unordered_map<RankKey, std::filesystem::path> ended_folders_;  ///< of runners that are reported
   std::vector<RankKey> to_kill_;
+  std::chrono::milliseconds sweep_pause_{0};  ///< until it is looked again whether all have died
   std::uint64_t last_number_ = 0;  ///< 0 is the queue's
   std::unique_ptr<Trash> trash_;
   bool stopping_ = false;

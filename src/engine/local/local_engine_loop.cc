@@ -23,7 +23,9 @@ namespace fs = std::filesystem;
 using namespace std::chrono_literals;
 
 constexpr auto kBeat = 1s;
-constexpr auto kSweepAgain = 5ms;
+/// A killed process is gone in a moment, but not on a machine that is busy: each look costs a scan of /proc.
+constexpr auto kShortestSweepPause = 2ms;
+constexpr auto kLongestSweepPause = 200ms;
 /// How long a runner may take to leave after its end is durable.
 constexpr auto kLeaveTime = 10s;
 /// How long what a runner left behind may take to die, before it is reported as ended all the same.
@@ -62,6 +64,16 @@ std::vector<Family> LocalEngine::families_on(const NodeId& id) const {
   return families;
 }
 
+std::vector<Process> LocalEngine::others_than(const std::vector<Runner*>& runners) const {
+  std::vector<Process> others;
+  for (const auto& [key, runner] : runners_) {
+    if (std::find(runners.begin(), runners.end(), runner.get()) == runners.end()) {
+      others.push_back(runner->process);
+    }
+  }
+  return others;
+}
+
 bool LocalEngine::frozen(const NodeId& id) const {
   const auto node = nodes_.find(id);
   return node != nodes_.end() && node->second.power == Power::kFrozen;
@@ -86,7 +98,7 @@ void LocalEngine::run() {
     Instant wake_at = next_beat;
     for (const auto& [key, runner] : runners_) {
       if (runner->ended && !frozen(runner->node)) {
-        wake_at = std::min(wake_at, std::chrono::steady_clock::now() + kSweepAgain);
+        wake_at = std::min(wake_at, std::chrono::steady_clock::now() + sweep_pause_);
         break;
       }
     }
@@ -236,7 +248,7 @@ void LocalEngine::carry_out(const SetPower& change) {
     fail_node(change.node, node);
   } else if (change.to == Power::kFrozen) {
     node.power = Power::kFrozen;
-    stop_members(families_on(change.node));
+    stop_members(families_on(change.node), kStopRounds);
   } else if (change.from == Power::kFrozen) {
     thaw_node(change.node, node);
   } else {
@@ -302,6 +314,7 @@ void LocalEngine::runner_ended(Runner& runner) {
   runner.handle.reset();
   runner.ended = true;
   runner.give_up = std::chrono::steady_clock::now() + kSweepTime;
+  sweep_pause_ = kShortestSweepPause;
 }
 
 void LocalEngine::kill_marked() {
@@ -317,7 +330,7 @@ void LocalEngine::kill_marked() {
     return;
   }
   // Looked for while the runner lives: what it started is below it in the process tree only until then.
-  auto members = find_members(families);
+  auto members = find_members(families, others_than(marked));
   for (std::size_t i = 0; i < marked.size(); ++i) {
     // The runner first, which might otherwise report how its rank was killed.
     ::syscall(SYS_pidfd_send_signal, marked[i]->handle.get(), SIGKILL, nullptr, 0);
@@ -340,7 +353,8 @@ void LocalEngine::sweep(Instant now) {
   if (ended.empty()) {
     return;
   }
-  auto members = signal_members(families, SIGKILL);
+  auto members = signal_members(families, SIGKILL, others_than(ended));
+  sweep_pause_ = std::min<std::chrono::milliseconds>(2 * sweep_pause_, kLongestSweepPause);
   for (std::size_t i = 0; i < ended.size(); ++i) {
     Runner& runner = *ended[i];
     if (!members[i].empty() && now < runner.give_up) {
@@ -390,6 +404,8 @@ void LocalEngine::beat(Instant now) {
   for (const auto& [id, node] : nodes_) {
     if (node.power == Power::kOn) {
       sink_(NodeSeen{id});
+    } else if (node.power == Power::kFrozen) {
+      stop_members(families_on(id), 1);
     }
   }
   for (const auto& [key, runner] : runners_) {

@@ -93,16 +93,20 @@ std::optional<Process> parse_stat(std::string_view text) {
   }
   constexpr std::size_t kState = 0;
   constexpr std::size_t kParent = 1;
+  constexpr std::size_t kFlags = 6;
   constexpr std::size_t kThreads = 17;
   constexpr std::size_t kStartTime = 19;
+  constexpr std::uint64_t kKernelThread = 0x00200000;
+  std::uint64_t flags = 0;
   const auto fields = split(trim(text.substr(close + 2)), ' ');
   if (fields.size() <= kStartTime || fields[kState].size() != 1 ||
-      !read_number(fields[kParent], process.parent) ||
+      !read_number(fields[kParent], process.parent) || !read_number(fields[kFlags], flags) ||
       !read_number(fields[kThreads], process.threads) ||
       !read_number(fields[kStartTime], process.start_time)) {
     return std::nullopt;
   }
   process.state = fields[kState].front();
+  process.kernel = (flags & kKernelThread) != 0;
   return process;
 }
 
@@ -145,12 +149,14 @@ bool send_signal(const Process& process, int signal) {
   return handle && ::syscall(SYS_pidfd_send_signal, handle.get(), signal, nullptr, 0) == 0;
 }
 
-std::vector<std::vector<Process>> find_members(const std::vector<Family>& families) {
+std::vector<std::vector<Process>> find_members(const std::vector<Family>& families,
+                                               const std::vector<Process>& others) {
   std::vector<std::vector<Process>> members(families.size());
   if (families.empty()) {
     return members;
   }
-  constexpr std::size_t kNobody = static_cast<std::size_t>(-1);
+  constexpr std::size_t kNotLookedAt = static_cast<std::size_t>(-1);
+  constexpr std::size_t kNobody = static_cast<std::size_t>(-2);
   const std::vector<Process> processes = all_processes();
   std::unordered_map<pid_t, std::size_t> by_pid;
   std::unordered_multimap<pid_t, std::size_t> children;
@@ -160,37 +166,43 @@ std::vector<std::vector<Process>> find_members(const std::vector<Family>& famili
     by_pid.emplace(processes[i].pid, i);
     children.emplace(processes[i].parent, i);
   }
-  std::vector<std::size_t> owner(processes.size(), kNobody);
+  std::vector<std::size_t> owner(processes.size(), kNotLookedAt);
   const auto claim = [&](std::size_t first, std::size_t family) {
     std::vector<std::size_t> waiting = {first};
     while (!waiting.empty()) {
       const std::size_t i = waiting.back();
       waiting.pop_back();
-      if (owner[i] != kNobody) {
+      if (owner[i] != kNotLookedAt) {
         continue;
       }
       owner[i] = family;
-      members[family].push_back(processes[i]);
+      if (family != kNobody) {
+        members[family].push_back(processes[i]);
+      }
       const auto [begin, end] = children.equal_range(processes[i].pid);
       for (auto it = begin; it != end; ++it) {
         waiting.push_back(it->second);
       }
     }
   };
-  std::unordered_multimap<std::string_view, std::size_t> by_key;
-  for (std::size_t family = 0; family < families.size(); ++family) {
-    by_key.emplace(families[family].key, family);
-    for (const Process& root : families[family].roots) {
+  const auto claim_below = [&](const std::vector<Process>& roots, std::size_t family) {
+    for (const Process& root : roots) {
       if (const auto it = by_pid.find(root.pid);
           it != by_pid.end() && processes[it->second].same(root)) {
         claim(it->second, family);
       }
     }
+  };
+  std::unordered_multimap<std::string_view, std::size_t> by_key;
+  for (std::size_t family = 0; family < families.size(); ++family) {
+    by_key.emplace(families[family].key, family);
+    claim_below(families[family].roots, family);
   }
+  claim_below(others, kNobody);
   const pid_t self = ::getpid();
   std::string environment;
   for (std::size_t i = 0; i < processes.size(); ++i) {
-    if (owner[i] != kNobody || processes[i].pid == self ||
+    if (owner[i] != kNotLookedAt || processes[i].kernel || processes[i].pid == self ||
         !read_environment(processes[i].pid, environment)) {
       continue;
     }
@@ -206,9 +218,8 @@ std::vector<std::vector<Process>> find_members(const std::vector<Family>& famili
   return members;
 }
 
-bool stop_members(const std::vector<Family>& families) {
-  constexpr int kRounds = 200;
-  for (int round = 0; round < kRounds; ++round) {
+bool stop_members(const std::vector<Family>& families, int rounds) {
+  for (int round = 0; round < rounds; ++round) {
     bool still = true;
     for (const std::vector<Process>& members : find_members(families)) {
       for (const Process& process : members) {
@@ -227,8 +238,9 @@ bool stop_members(const std::vector<Family>& families) {
   return false;
 }
 
-std::vector<std::vector<Process>> signal_members(const std::vector<Family>& families, int signal) {
-  std::vector<std::vector<Process>> all = find_members(families);
+std::vector<std::vector<Process>> signal_members(const std::vector<Family>& families, int signal,
+                                                 const std::vector<Process>& others) {
+  std::vector<std::vector<Process>> all = find_members(families, others);
   for (const std::vector<Process>& members : all) {
     for (const Process& process : members) {
       send_signal(process, signal);

@@ -24,6 +24,7 @@ struct Process {
   std::uint64_t start_time = 0;  ///< clock ticks since boot
   char state = '?';              ///< as in /proc/PID/stat: R, S, D, T (stopped), Z, …
   std::int64_t threads = 1;
+  bool kernel = false;  ///< a thread of the kernel's own
 
   /// A zombie runs nothing any more; one that only lost its first thread does.
   [[nodiscard]] bool dead() const { return state == 'X' || (state == 'Z' && threads <= 1); }
@@ -56,14 +57,17 @@ struct Family {
   std::string folder;  ///< without a slash at its end
 };
 
-/// The live processes of each family, in the order of `families`. One scan of /proc for all.
-std::vector<std::vector<Process>> find_members(const std::vector<Family>& families);
+/// The live processes of each family, in the order of `families`. One scan of /proc for all. What is below `others` in
+/// the process tree is known to be nobody's, which saves looking at it.
+std::vector<std::vector<Process>> find_members(const std::vector<Family>& families,
+                                               const std::vector<Process>& others = {});
 
 /// Stops every process of the families (SIGSTOP), again until all stand still and no new one appears. Returns false
-/// if some do not within a second.
-bool stop_members(const std::vector<Family>& families);
+/// if some do not yet after so many rounds, of a few milliseconds each.
+bool stop_members(const std::vector<Family>& families, int rounds);
 
 /// Sends `signal` once to every process of the families. Returns them all.
-std::vector<std::vector<Process>> signal_members(const std::vector<Family>& families, int signal);
+std::vector<std::vector<Process>> signal_members(const std::vector<Family>& families, int signal,
+                                                 const std::vector<Process>& others = {});
 
 }  // namespace quad::engine

@@ -38,7 +38,7 @@ class Observed {
   std::optional<T> wait_for(const std::function<bool(const T&)>& fits) {
     std::unique_lock lock(mutex_);
     std::optional<T> found;
-    changed_.wait_for(lock, std::chrono::seconds(20), [&] {
+    changed_.wait_for(lock, std::chrono::seconds(60), [&] {
       for (const Observation& one : all_) {
         if (const T* of_type = std::get_if<T>(&one); of_type != nullptr && fits(*of_type)) {
           found = *of_type;
@@ -81,7 +81,7 @@ class Bench : public ::testing::Test {
   static StartOrder order(const RankKey& key, const std::string& word, int node = 1);
   std::filesystem::path folder(const RankKey& key, int node = 1) const;
 
-  /// The next word of any runner; fails the test after 20 s.
+  /// The next word of any runner; fails the test after 60 s.
   Said hear();
   /// Whether a process runs (not a zombie) under this number.
   static bool lives(pid_t pid);
