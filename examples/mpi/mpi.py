@@ -100,6 +100,10 @@ def run_head(size, slots, address, port, arguments):
 
 
 def main():
+    # Open MPI keeps its files in a folder named by process numbers, which repeat where ranks have their own and share
+    # a machine's /tmp, as on pretend nodes.
+    os.environ["TMPDIR"] = os.path.expanduser("~/tmp")
+    os.makedirs(os.environ["TMPDIR"], exist_ok=True)
     if AGENT in os.environ:
         return run_agent(sys.argv[1], " ".join(sys.argv[2:]))
     rank, size = int(os.environ["SKYPILOT_NODE_RANK"]), int(os.environ["SKYPILOT_NUM_NODES"])

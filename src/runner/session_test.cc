@@ -273,19 +273,22 @@ TEST_F(Ranks, AReconnectLosesAndDoublesNoByte) {
   FakeServer server(socket());
   server.order = order("for i in {1..60000}; do echo line $i; done");
   RunnerProcess runner(folder(), socket(), {});
+  int cut_short = 0;  // drops before the end was known, each of which a new connection must follow
   for (int drops = 0; drops < 6; ++drops) {
     const std::size_t until_bytes = server.output.size() + 50'000;
     ASSERT_TRUE(server.until(
         [&] { return server.output.size() >= until_bytes || server.exited(); }));
+    cut_short += server.exited() ? 0 : 1;
     server.drop();
   }
   ASSERT_TRUE(server.until([&] { return runner.ended(); }, 30));
+  EXPECT_GE(cut_short, 1);
   std::string expected;
   for (int i = 1; i <= 60000; ++i) {
     expected += fmt::format("line {}\n", i);
   }
   EXPECT_TRUE(server.output == expected);
-  EXPECT_GE(server.connections, 6);
+  EXPECT_GT(server.connections, cut_short);
   EXPECT_EQ(server.nonces.size(), 1U);
   EXPECT_EQ(server.faults, std::vector<std::string>());
 }
