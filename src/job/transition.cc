@@ -259,6 +259,11 @@ void Transition::operator()(const RankHello& hello) {
     step_.effects.emplace_back(DismissRunner{who, hello.nonce, "another runner has this rank"});
     return;
   }
+  if (rank->end && !rank->end->confirmed) {
+    // It had been given up while the others of its attempt still end: a zombie, which holds its room until it is dead.
+    step_.effects.emplace_back(DismissRunner{who, hello.nonce, "its node had been given up"});
+    return;
+  }
   if (rank->end) {
     step_.effects.emplace_back(ReleaseRank{who});
     return;

@@ -138,6 +138,14 @@ TEST(Transition, AnAttemptAfterAPresumedDeathWaitsBehindTheFence) {
   EXPECT_EQ(life.job.status, Status::kRecovering);
 }
 
+TEST(Transition, AZombieKeepsItsRoomWhileTheOthersOfItsAttemptStillEnd) {
+  Life life(2);
+  life.begin().run().happen(NodeLost{NodeId("n1"), false, "silent"});
+  life.happen(RankHello{Epoch(1), Rank(0), "nonce0", "127.0.0.1", 1});
+  EXPECT_EQ(life.count<ReleaseRank>(), 0);
+  EXPECT_EQ(life.count<DismissRunner>(), 1);
+}
+
 TEST(Transition, AnAttemptAfterCertainDeathsDoesNotWait) {
   Life life;
   life.begin().run().happen(NodeLost{NodeId("n1"), true, "powered off"}).place("n2");

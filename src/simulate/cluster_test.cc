@@ -9,16 +9,16 @@
 namespace quad::simulate {
 namespace {
 
-/// The seeds of this run: QUAD_SEED replays one, otherwise a fixed set and a few new ones, which are printed.
+/// The seeds of this run: always the same, so that a red run is red again; QUAD_SEED=N tries another, or replays one.
 std::vector<std::uint64_t> seeds(int count) {
   if (const char* given = std::getenv("QUAD_SEED"); given != nullptr) {
     return {std::strtoull(given, nullptr, 10)};
   }
   std::vector<std::uint64_t> all;
-  std::random_device fresh;
   for (int i = 0; i < count; ++i) {
-    all.push_back(i < count / 2 ? static_cast<std::uint64_t>(i + 1) : fresh());
+    all.push_back(static_cast<std::uint64_t>(i + 1));
   }
+  all.push_back(4208779694);  // a zombie said hello while the others of its attempt were still ending
   return all;
 }
 

@@ -79,7 +79,7 @@ TEST(Crash, LosesNothingThatWasAcknowledgedWhenItsWriterIsKilled) {
   TemporaryFolder folder;
   std::mt19937 random(20);  // the same rounds each time; where the kill falls differs all the same
   std::int64_t acknowledged = 0;
-  for (int round = 0; round < 40; ++round) {
+  for (int round = 0; round < 25; ++round) {
     int ends[2];
     ASSERT_EQ(::pipe2(ends, O_CLOEXEC), 0);
     UniqueFd from(ends[0]);
