@@ -794,7 +794,7 @@ void Session::on_workers() {
       end_before_user_code("The search for a checkpoint ended without an answer", true);
     }
   }
-  if (fetch_worker_.running() && phase_ == Phase::kFetching) {
+  if (fetch_worker_.running() && phase_ >= Phase::kFetching) {  // to its end, or its closed pipe keeps waking us
     for (const json::object& message : fetch_worker_.receive()) {
       worker_answered_ = true;
       if (message.contains("error")) {
