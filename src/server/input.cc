@@ -72,6 +72,12 @@ std::string printable(std::string_view text) {
   return out;
 }
 
+std::size_t characters_of(std::string_view text) {
+  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char byte) {
+    return (static_cast<unsigned char>(byte) & 0xC0U) != 0x80U;
+  }));
+}
+
 std::optional<std::string> QueryReader::text(std::string_view name) {
   known_.push_back(name);
   std::optional<std::string> found;

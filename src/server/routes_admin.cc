@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <filesystem>
+#include <fstream>
 
 #include "base/text.h"
 #include "server/app.h"
@@ -105,6 +107,19 @@ Result<std::string> read_backup_file(std::string_view text) {
   return file;
 }
 
+/// A copy may take the place of an older one, and of nothing else.
+bool may_replace(const std::string& file) {
+  constexpr std::string_view kMagic = "SQLite format 3";
+  std::error_code failure;
+  if (!std::filesystem::exists(std::filesystem::symlink_status(file, failure))) {
+    return true;
+  }
+  std::ifstream in(file, std::ios::binary);
+  std::string head(kMagic.size(), '\0');
+  in.read(head.data(), static_cast<std::streamsize>(head.size()));
+  return in.good() && head == kMagic;
+}
+
 asio::awaitable<void> backup(App& app, net::Exchange& exchange) {
   if (!require(exchange, Role::kAdmin)) {
     co_return;
@@ -114,7 +129,12 @@ asio::awaitable<void> backup(App& app, net::Exchange& exchange) {
     exchange.respond_error(file.error());
     co_return;
   }
-  const std::function<Status()> work = [store = app.store, to = *file] { return store->backup(to); };
+  const std::function<Status()> work = [store = app.store, to = *file]() -> Status {
+    if (!may_replace(to)) {
+      return error(ErrorCode::kExists, fmt::format("{} is there already and is no database; name another file", to), "file");
+    }
+    return store->backup(to);
+  };
   const Status status = co_await away<Status>(app, exchange, work);
   if (!status.ok()) {
     exchange.respond_error(status.error());

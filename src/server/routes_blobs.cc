@@ -101,10 +101,10 @@ asio::awaitable<void> get_blob(App& app, net::Exchange& exchange) {
     co_return;
   }
   if (exchange.request().method == "HEAD") {
-    exchange.respond({200, "application/zstd", "", {{"Quad-Bytes", std::to_string(info.st_size)}}, nullptr});
+    exchange.respond({200, "application/octet-stream", "", {{"Quad-Bytes", std::to_string(info.st_size)}}, nullptr});
     co_return;
   }
-  const std::string type = "application/zstd";
+  const std::string type = "application/octet-stream";
   net::BodyStream stream = co_await exchange.start_stream(200, type);
   std::string piece(256 * 1024, '\0');
   for (;;) {

@@ -61,16 +61,16 @@ struct JobFilter {
 Result<JobFilter> read_filter(const net::Request& request, const Caller& caller) {
   JobFilter filter;
   QueryReader query(request);
-  const std::string statuses = query.text("status").value_or("");
-  for (const std::string_view status : split(statuses, ',')) {
+  const auto statuses = query.text("status");
+  for (const std::string_view status : statuses ? split(*statuses, ',') : std::vector<std::string_view>()) {
     if (status == "active") {
       filter.active = true;
     } else if (status == "finished") {
       filter.finished = true;
     } else if (std::find(kStatuses.begin(), kStatuses.end(), status) != kStatuses.end()) {
       filter.statuses.emplace_back(status);
-    } else if (!statuses.empty()) {
-      query.refuse("status", statuses,
+    } else {
+      query.refuse("status", *statuses,
                    fmt::format("active, finished, or some of {}, separated by commas",
                                join_words({kStatuses.begin(), kStatuses.end()})));
     }
@@ -168,7 +168,7 @@ asio::awaitable<void> cancel_job(App& app, net::Exchange& exchange) {
   exchange.respond(json_answer(job_row(*app.control->snapshot()->find(job->id), {})));
 }
 
-/// The jobs that a POST to /v1/jobs/cancel names, which the caller may all cancel.
+/// The jobs that a POST to /v1/jobs:cancel names, which the caller may all cancel.
 Result<std::vector<JobId>> read_cancel(const net::Request& request, const Caller& caller,
                                        const control::Snapshot& snapshot) {
   QUAD_ASSIGN(const json::object body, parse_json_object(request.body));
@@ -286,7 +286,7 @@ void add_job_routes(App& app, net::Router& router) {
     }
     co_return;
   });
-  router.post("/v1/jobs/cancel", [&app](net::Exchange& e) { return cancel_many(app, e); });
+  router.post("/v1/jobs:cancel", [&app](net::Exchange& e) { return cancel_many(app, e); });
   router.post("/v1/jobs/{id}/cancel", [&app](net::Exchange& e) { return cancel_job(app, e); });
   router.get("/v1/jobs/{id}/why", [&app](net::Exchange& e) -> asio::awaitable<void> {
     if (const auto job = job_of(app, e)) {

@@ -31,18 +31,28 @@ struct Wanted {
 Result<Wanted> read_wanted(const net::Request& request, const job::Job& job, WallTime now) {
   Wanted wanted;
   QueryReader query(request);
-  if (const auto attempt = query.integer("attempt", {1, std::max(job.epoch().value(), 1)})) {
-    wanted.attempt = Epoch(static_cast<std::int32_t>(*attempt));
-  }
-  if (const auto rank = query.integer("rank", {0, job.request->ranks - 1})) {
-    wanted.rank = Rank(static_cast<std::int32_t>(*rank));
-  }
+  const auto attempt = query.integer("attempt", {1, INT32_MAX});
+  const auto rank = query.integer("rank", {0, INT32_MAX});
   wanted.follow = query.flag("follow");
   wanted.tail = query.integer("tail", {});
   wanted.line = query.integer("line", {1});
   wanted.since = query.time("since", now);
   wanted.grep = query.text("grep").value_or("");
   QUAD_TRY(query.finish());
+  if (attempt) {
+    wanted.attempt = Epoch(static_cast<std::int32_t>(*attempt));
+    if (*attempt > std::max(job.epoch().value(), 1)) {
+      return error(ErrorCode::kNotFound, fmt::format("Job {} has had {} attempts", job.id.value(), job.epoch().value()),
+                   "attempt");
+    }
+  }
+  if (rank) {
+    wanted.rank = Rank(static_cast<std::int32_t>(*rank));
+    if (*rank >= job.request->ranks) {
+      return error(ErrorCode::kNotFound, fmt::format("Job {} has ranks 0 to {}", job.id.value(), job.request->ranks - 1),
+                   "rank");
+    }
+  }
   return wanted;
 }
 

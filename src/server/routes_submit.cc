@@ -1,4 +1,4 @@
-// How tasks come in: POST /v1/jobs, /v1/jobs/bulk and /v1/validate.
+// How tasks come in: POST /v1/jobs, /v1/jobs:bulk and /v1/validate.
 
 #include <fmt/format.h>
 
@@ -62,7 +62,7 @@ Status check_blob(const App& app, const std::string& hash, const std::string& wh
   if (std::filesystem::exists(app.data_dir / "blobs" / hash, failure)) {
     return {};
   }
-  return error(ErrorCode::kInvalid, fmt::format("Blob {} is not here; upload it first: PUT /v1/blobs/{}", hash, hash), where);
+  return error(ErrorCode::kNotFound, fmt::format("Blob {} is not here; upload it first: PUT /v1/blobs/{}", hash, hash), where);
 }
 
 Status read_mount_blobs(const App& app, const json::object& blobs, SubmitContext& context) {
@@ -114,8 +114,8 @@ Result<Taken> take(App& app, const Caller& caller, const json::object& body, con
       reader.refuse("workdir_blob", "a SHA-256 in lower-case hexadecimal");
     }
     taken.client_key = reader.text("client_key").value_or("");
-    if (taken.client_key.size() > 200) {
-      reader.refuse("client_key", "at most 200 bytes long");
+    if (characters_of(taken.client_key) > 200) {
+      reader.refuse("client_key", "at most 200 characters long");
     }
     taken.dryrun = reader.flag("dryrun").value_or(false);
     if (blobs != nullptr) {
@@ -277,7 +277,7 @@ asio::awaitable<void> validate(App& app, net::Exchange& exchange) {
 
 void add_submit_routes(App& app, net::Router& router) {
   router.post("/v1/jobs", [&app](net::Exchange& e) { return submit(app, e, false); });
-  router.add("POST", "/v1/jobs/bulk", [&app](net::Exchange& e) { return submit(app, e, true); },
+  router.add("POST", "/v1/jobs:bulk", [&app](net::Exchange& e) { return submit(app, e, true); },
              {net::BodyMode::kBuffered, kBulkBytes});
   router.post("/v1/validate", [&app](net::Exchange& e) { return validate(app, e); });
 }

@@ -49,8 +49,8 @@ Result<Token> read_token(std::string_view text) {
   if (!is_user_name(token.user)) {
     reader.refuse("user", "1 to 64 letters, digits, '.', '_', '@' or '-'");
   }
-  if (token.name.size() > 200) {
-    reader.refuse("name", "at most 200 bytes long");
+  if (characters_of(token.name) > 100) {
+    reader.refuse("name", "at most 100 characters long");
   }
   if (const auto known = role_of(role)) {
     token.role = *known;
