@@ -225,7 +225,7 @@ std::optional<How> how_from(std::string_view name) {
 }
 
 Status link_tree(const fs::path& source, const fs::path& target) {
-  const Status linked = each_file(
+  Status linked = each_file(
       source, target, [](const fs::path& from, const fs::path& to, const struct stat&) -> Status {
         // Follows a link to its file, so that the new directory does not lean on the old one's
         // names.

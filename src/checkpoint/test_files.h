@@ -219,7 +219,7 @@ inline ValidateOptions later() {
   return options;
 }
 
-inline Verdict check(const fs::path& path, ValidateOptions options = later()) {
+inline Verdict check(const fs::path& path, const ValidateOptions& options = later()) {
   return validate(PosixFileView(), path, options);
 }
 

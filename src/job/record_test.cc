@@ -299,68 +299,68 @@ TEST(Record, ShowsReadersAnEventWithoutWhatItIsNotAbout) {
 
 class Soundness : public testing::Test {
  protected:
-  Job job = full_job(std::make_shared<Request>(full_request()));
+  Job job_ = full_job(std::make_shared<Request>(full_request()));
 };
 
 TEST_F(Soundness, HoldsForAJobThatRanItsCourse) {
-  EXPECT_EQ(check(job), "");
+  EXPECT_EQ(check(job_), "");
 }
 
 TEST_F(Soundness, WantsARequest) {
-  job.request = nullptr;
-  EXPECT_EQ(check(job), "it has no request");
+  job_.request = nullptr;
+  EXPECT_EQ(check(job_), "it has no request");
 }
 
 TEST_F(Soundness, WantsEpochsWithoutGaps) {
-  job.attempts[0].epoch = Epoch(2);
-  EXPECT_EQ(check(job), "attempt 1 is numbered 2");
+  job_.attempts[0].epoch = Epoch(2);
+  EXPECT_EQ(check(job_), "attempt 1 is numbered 2");
 }
 
 TEST_F(Soundness, WantsAllRanks) {
-  job.attempts[0].ranks.pop_back();
-  EXPECT_EQ(check(job), "attempt 1 has 1 ranks instead of 2");
+  job_.attempts[0].ranks.pop_back();
+  EXPECT_EQ(check(job_), "attempt 1 has 1 ranks instead of 2");
 }
 
 TEST_F(Soundness, WantsAShapeOfTheRequest) {
-  job.attempts[0].shape = 2;
-  EXPECT_EQ(check(job), "attempt 1 was placed with shape 2, of 2 that there are");
+  job_.attempts[0].shape = 2;
+  EXPECT_EQ(check(job_), "attempt 1 was placed with shape 2, of 2 that there are");
 }
 
 TEST_F(Soundness, WantsNothingLiveOnceItIsOver) {
-  job.attempts[0].ended_at.reset();
-  EXPECT_EQ(check(job), "attempt 1 and its ranks disagree on whether it ended");
-  job.attempts[0].ranks[1].end.reset();
-  job.attempts[0].ranks[1].phase = RankPhase::kRunning;
-  EXPECT_EQ(check(job), "it is FAILED and yet not over");
+  job_.attempts[0].ended_at.reset();
+  EXPECT_EQ(check(job_), "attempt 1 and its ranks disagree on whether it ended");
+  job_.attempts[0].ranks[1].end.reset();
+  job_.attempts[0].ranks[1].phase = RankPhase::kRunning;
+  EXPECT_EQ(check(job_), "it is FAILED and yet not over");
 }
 
 TEST_F(Soundness, WantsOnlyTheLastAttemptToBeLive) {
-  job.attempts.push_back(job.attempts[0]);
-  job.attempts[1].epoch = Epoch(2);
-  EXPECT_EQ(check(job), "");
-  job.attempts[0].ended_at.reset();
-  job.attempts[0].ranks[0].end.reset();
-  job.attempts[0].ranks[0].phase = RankPhase::kRunning;
-  EXPECT_EQ(check(job), "attempt 1 is live but not the last");
+  job_.attempts.push_back(job_.attempts[0]);
+  job_.attempts[1].epoch = Epoch(2);
+  EXPECT_EQ(check(job_), "");
+  job_.attempts[0].ended_at.reset();
+  job_.attempts[0].ranks[0].end.reset();
+  job_.attempts[0].ranks[0].phase = RankPhase::kRunning;
+  EXPECT_EQ(check(job_), "attempt 1 is live but not the last");
 }
 
 TEST_F(Soundness, WantsAPhaseThatFitsTheEnd) {
-  job.attempts[0].ranks[0].phase = RankPhase::kRunning;
-  EXPECT_EQ(check(job), "a rank of attempt 1 is running and has an end");
+  job_.attempts[0].ranks[0].phase = RankPhase::kRunning;
+  EXPECT_EQ(check(job_), "a rank of attempt 1 is running and has an end");
 }
 
 TEST_F(Soundness, WantsALiveAttemptWhileItRuns) {
-  job.status = Status::kRunning;
-  EXPECT_EQ(check(job), "it is RUNNING without a live attempt");
-  job.status = Status::kPending;
-  EXPECT_EQ(check(job), "it is PENDING and has an attempt");
+  job_.status = Status::kRunning;
+  EXPECT_EQ(check(job_), "it is RUNNING without a live attempt");
+  job_.status = Status::kPending;
+  EXPECT_EQ(check(job_), "it is PENDING and has an attempt");
 }
 
 TEST_F(Soundness, KnowsTheLiveAttemptAndTheEpoch) {
-  EXPECT_EQ(job.live(), nullptr);
-  EXPECT_EQ(job.epoch(), Epoch(1));
-  job.attempts[0].ended_at.reset();
-  EXPECT_EQ(job.live(), &job.attempts[0]);
+  EXPECT_EQ(job_.live(), nullptr);
+  EXPECT_EQ(job_.epoch(), Epoch(1));
+  job_.attempts[0].ended_at.reset();
+  EXPECT_EQ(job_.live(), &job_.attempts[0]);
   EXPECT_EQ(Job{}.epoch(), Epoch(0));
   EXPECT_EQ(Job{}.live(), nullptr);
 }
@@ -369,11 +369,11 @@ TEST_F(Soundness, GivesSkyPilotsNameOfAFailure) {
   constexpr std::array kExpected = {"FAILED", "FAILED", "FAILED_SETUP",       "FAILED_CONTROLLER",
                                     "FAILED", "FAILED", "FAILED_NO_RESOURCE", "FAILED_CONTROLLER"};
   for (std::size_t i = 0; i < kExpected.size(); ++i) {
-    job.cause = static_cast<Cause>(i);
-    EXPECT_EQ(skypilot_status(job), kExpected[i]) << to_string(job.cause);
+    job_.cause = static_cast<Cause>(i);
+    EXPECT_EQ(skypilot_status(job_), kExpected[i]) << to_string(job_.cause);
   }
-  job.status = Status::kSucceeded;
-  EXPECT_EQ(skypilot_status(job), "SUCCEEDED");
+  job_.status = Status::kSucceeded;
+  EXPECT_EQ(skypilot_status(job_), "SUCCEEDED");
 }
 
 }  // namespace

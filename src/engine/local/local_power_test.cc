@@ -251,7 +251,7 @@ TEST_F(LocalPower, RefusesWhatMakesNoSenseInWordsThatHelp) {
   real.nodes[0].spec.pretend = false;
   real.data_dir = data_ / "real";
   LocalEngine engine(real);
-  ASSERT_TRUE(engine.begin([](Observation) {}).ok());
+  ASSERT_TRUE(engine.begin([](const Observation&) {}).ok());
   EXPECT_EQ(engine.node_action(first_, "fail").error().code, ErrorCode::kUnsupported);
 }
 
