@@ -264,10 +264,12 @@ int Session::timeout() const {
       consider(checkpoints_at_);
     }
   }
-  if (fence_at_.millis != 0) {
+  // What on_timers() no longer looks at must not wake it either: a rank that has ended may wait for days for its server.
+  const bool ending = phase_ == Phase::kEnding || phase_ == Phase::kEnded;
+  if (fence_at_.millis != 0 && !ending) {
     consider(fence_at_);
   }
-  if (stopping_ && !killed_) {
+  if (stopping_ && !killed_ && rank_ != nullptr) {
     consider(kill_at_);
   }
   if (phase_ == Phase::kEnding) {
@@ -276,7 +278,7 @@ int Session::timeout() const {
   if (patience_until_ > now_) {
     consider(patience_until_);
   }
-  if (order_.has_value() && order_->checkpoint.strict) {
+  if (order_.has_value() && order_->checkpoint.strict && !ending && !stopping_) {
     consider(lease_until_);
   }
   return static_cast<int>(std::clamp<std::int64_t>((next - now_).count(), 0, 60'000));
@@ -308,6 +310,7 @@ void Session::wait() {
   now_ = clock_.now().mono;
   if (terminate_asked != 0) {
     terminate_asked = 0;
+    done_ = done_ || phase_ == Phase::kEnded;  // the result is on disk, for whoever asks next
     stop(order_.has_value() ? order_->stop_grace : Millis(0), "the runner was told to end");
   }
   if (ready < 0) {
@@ -371,6 +374,9 @@ void Session::on_timers() {
       rank_->command(InitCommand::kUsage);
     } else {
       heartbeat(nullptr);
+    }
+    if (phase_ == Phase::kEnded && !uplink_->connection().open() && ::access(folder_.c_str(), F_OK) != 0) {
+      done_ = true;  // its folder was deleted, and with it the server's data: there is nobody left to tell
     }
   }
   if (stopping_ && !killed_ && now_ >= kill_at_ && rank_ != nullptr) {

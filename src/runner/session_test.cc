@@ -417,6 +417,32 @@ TEST_F(Ranks, ANewerFenceKillsTheRankEvenWithoutAServer) {
   EXPECT_EQ(marked(), 0U);
 }
 
+TEST_F(Ranks, ARankThatHasEndedWaitsForItsServerWithoutUsingTheProcessor) {
+  FakeServer server(socket());
+  server.order = order("true");
+  (*server.order)["checkpoint"] = json::object{{"job_dir", (root_ / "hot/17").string()}, {"strict", true}};
+  server.say_bye = false;
+  RunnerProcess runner(folder(), socket(), {});
+  ASSERT_TRUE(server.until([&] { return server.exited(); }));
+  server.answer = 503;
+  server.drop();
+  const auto ticks = [&]() -> std::optional<std::uint64_t> {
+    for (const ProcessFacts& process : all_processes()) {
+      if (process.pid == runner.pid()) {
+        return process.cpu_ticks;
+      }
+    }
+    return std::nullopt;
+  };
+  // A second after the order the fence would be read first, if the rank had not ended. Then two more.
+  (void)server.until([] { return false; }, 1.2);
+  const auto before = ticks();
+  (void)server.until([] { return false; }, 2);
+  const auto after = ticks();
+  ASSERT_TRUE(before && after);
+  EXPECT_LT(*after - *before, 20U);  // of 200
+}
+
 TEST_F(Ranks, AnEndThatAnEarlierRunnerLeftBehindIsReportedAndNothingRuns) {
   FakeServer server(socket());
   server.order = order("echo again");
