@@ -432,7 +432,7 @@ void Core::plan(Now now) {
     pool_changed_ = true;
     job::Job* job = edit(start.job);
     QUAD_CHECK(job != nullptr && Epoch(job->epoch().value() + 1) == start.epoch, "the planner's epoch is stale");
-    apply(start.job, job::Placed{std::move(start.holdings), start.shape}, now);
+    apply(start.job, job::Placed{std::move(start.holdings), start.shape, options_.strict_lease}, now);
   }
 }
 
@@ -530,6 +530,8 @@ void Core::execute(const job::Effect& effect, Now now) {
     orders_.order(order->key, job_of(order->key));
   } else if (const auto* go = std::get_if<job::SendGo>(&effect)) {
     orders_.go(go->key, job_of(go->key));
+  } else if (const auto* end_wait = std::get_if<job::EndFenceWait>(&effect)) {
+    orders_.end_fence_wait(end_wait->key);
   } else if (const auto* stop = std::get_if<job::StopRank>(&effect)) {
     kill_at_[stop->key] = now.mono + stop->grace + kKillMargin;
     orders_.stop(stop->key, stop->grace, stop->reason);

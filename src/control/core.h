@@ -78,6 +78,7 @@ struct RunnerReport {
 struct RunnerOrders {
   std::function<void(const RankKey&, std::shared_ptr<const job::Job>)> order;
   std::function<void(const RankKey&, std::shared_ptr<const job::Job>)> go;
+  std::function<void(const RankKey&)> end_fence_wait;
   std::function<void(const RankKey&, Millis grace, std::string reason)> stop;
   std::function<void(const RankKey&, std::string nonce, std::string reason)> leave;
   std::function<void(const RankKey&)> bye;
@@ -86,6 +87,7 @@ struct RunnerOrders {
 struct Options {
   Millis suspect_after{5'000};
   Millis node_lost_after{20'000};
+  Millis strict_lease = job::kStrictLease;  ///< of ranks of jobs with a strict fence, from the next attempt on
   Millis start_timeout{120'000};  ///< from the order to its runner's hello
   std::size_t inbox_limit = 1'000'000;
   std::string attempt_key;  ///< secret from which the attempts' tokens are made

@@ -147,6 +147,24 @@ std::string_view skypilot_status(const Job& job) {
   }
 }
 
+bool is_in_charge(const Job& job, const RankKey& key, std::string_view nonce) {
+  const Attempt* attempt = job.live();
+  const auto at = static_cast<std::size_t>(key.rank.value());
+  if (attempt == nullptr || attempt->epoch != key.epoch || at >= attempt->ranks.size()) {
+    return false;
+  }
+  const RankRecord& rank = attempt->ranks[at];
+  return !rank.nonce.empty() && rank.nonce == nonce && !rank.end;
+}
+
+bool earlier_ranks_are_dead(const Job& job) {
+  const auto last = job.attempts.empty() ? job.attempts.end() : std::prev(job.attempts.end());
+  return std::all_of(job.attempts.begin(), last, [](const Attempt& attempt) {
+    return std::all_of(attempt.ranks.begin(), attempt.ranks.end(),
+                       [](const RankRecord& rank) { return rank.end && rank.end->confirmed; });
+  });
+}
+
 std::string check(const Job& job) {
   if (job.request == nullptr) {
     return "it has no request";

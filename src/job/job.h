@@ -137,7 +137,8 @@ struct Attempt {
   WallTime placed_at;
   std::optional<WallTime> running_at;
   std::optional<WallTime> ended_at;
-  Millis fence_wait{0};
+  Millis fence_wait{0};  ///< how long it waits behind the fence for old ranks that may still be alive
+  Millis lease{0};       ///< of a strict job: after so long out of touch its ranks stop themselves; 0: never
   std::optional<Resume> resume;
   std::optional<std::int64_t> checkpoint_step;  ///< of the newest valid checkpoint it wrote
   bool wrote_checkpoint = false;
@@ -168,6 +169,13 @@ struct Job {
   [[nodiscard]] Attempt* live();
   [[nodiscard]] Epoch epoch() const;  ///< of the last attempt; 0 before the first
 };
+
+/// Whether this runner was accepted for a rank of the live attempt and has not been given up: only such a one has its
+/// lease renewed.
+bool is_in_charge(const Job& job, const RankKey& key, std::string_view nonce);
+
+/// Whether every rank of the attempts before the last is dead for certain.
+bool earlier_ranks_are_dead(const Job& job);
 
 /// What SkyPilot calls the status: FAILED_SETUP, FAILED_NO_RESOURCE, … for scripts that look for it.
 std::string_view skypilot_status(const Job& job);

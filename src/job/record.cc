@@ -168,6 +168,7 @@ json::object to_json(const Attempt& attempt) {
   put(object, "running_at", attempt.running_at);
   put(object, "ended_at", attempt.ended_at);
   put(object, "fence_wait", attempt.fence_wait.count());
+  put(object, "lease", attempt.lease.count());
   if (attempt.resume) {
     json::object resume;
     resume["path"] = attempt.resume->path;
@@ -200,6 +201,7 @@ Attempt attempt_from(const json::object& object) {
   attempt.running_at = get_time(object, "running_at");
   attempt.ended_at = get_time(object, "ended_at");
   attempt.fence_wait = Millis(get_int(object, "fence_wait"));
+  attempt.lease = Millis(get_int(object, "lease"));
   if (const auto* resume = get_object(object, "resume")) {
     attempt.resume = Resume{get_text(*resume, "path"), get_int(*resume, "step", -1), get_text(*resume, "note")};
   }

@@ -40,7 +40,7 @@ void expect_same(const RankRecord& a, const RankRecord& b) {
 }
 
 void expect_same(const Attempt& a, const Attempt& b) {
-  const auto& [epoch, ranks, shape, placed_at, running_at, ended_at, fence_wait, resume,
+  const auto& [epoch, ranks, shape, placed_at, running_at, ended_at, fence_wait, lease, resume,
                checkpoint_step, wrote_checkpoint, stopping, verdict, reason] = a;
   EXPECT_EQ(epoch, b.epoch);
   ASSERT_EQ(ranks.size(), b.ranks.size());
@@ -52,6 +52,7 @@ void expect_same(const Attempt& a, const Attempt& b) {
   EXPECT_EQ(running_at, b.running_at);
   EXPECT_EQ(ended_at, b.ended_at);
   EXPECT_EQ(fence_wait, b.fence_wait);
+  EXPECT_EQ(lease, b.lease);
   ASSERT_EQ(resume.has_value(), b.resume.has_value());
   if (resume) {
     const auto& [path, step, note] = *resume;
@@ -174,6 +175,7 @@ Job full_job(std::shared_ptr<const Request> request) {
   attempt.running_at = WallTime{12};
   attempt.ended_at = WallTime{13};
   attempt.fence_wait = Millis(5'000);
+  attempt.lease = Millis(30'000);
   attempt.resume = Resume{"/ckpt/step-40", 40, "passed over step 50"};
   attempt.checkpoint_step = 0;
   attempt.wrote_checkpoint = true;

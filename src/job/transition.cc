@@ -39,6 +39,11 @@ class Transition {
   void end_rank(Attempt& attempt, Rank rank, RankEnd end);
   /// A death that had only been presumed is now certain.
   void confirm_end(Attempt& attempt, Rank rank);
+  /// Ends the wait of the live attempt behind the fence if nobody is left to wait for.
+  void end_fence_wait();
+  /// Orders for those that may have one, once every rank is connected: all, or all but rank 0.
+  void send_orders(const Attempt& attempt, bool with_head);
+  [[nodiscard]] bool holds_back(const Attempt& attempt) const;
   void stop_others(Attempt& attempt, Millis grace, const std::string& reason);
   void finish_attempt(Attempt& attempt);
   void recover(Attempt& attempt, bool counts);
@@ -64,6 +69,39 @@ std::string nodes_of(const Attempt& attempt) {
 
 bool all_ranks(const Attempt& attempt, auto&& holds) {
   return std::all_of(attempt.ranks.begin(), attempt.ranks.end(), holds);
+}
+
+bool all_connected(const Attempt& attempt) {
+  return all_ranks(attempt, [](const RankRecord& rank) { return !rank.nonce.empty(); });
+}
+
+/// What a strict job's next attempt waits for, as a sentence to follow another.
+std::string wait_sentence(const Job& job) {
+  std::vector<std::string> who;
+  for (const Attempt& earlier : job.attempts) {
+    for (std::size_t i = 0; i < earlier.ranks.size(); ++i) {
+      if (earlier.ranks[i].end && !earlier.ranks[i].end->confirmed) {
+        who.push_back(fmt::format("rank {} of attempt {} on {}", i, earlier.epoch.value(),
+                                  earlier.ranks[i].holding.node.value()));
+      }
+    }
+  }
+  return fmt::format(
+      " Nothing of it runs until {} {} dead for certain or {} lease has run out: {} at most (quad.fence: strict).",
+      fmt::join(who, ", "), who.size() == 1 ? "is" : "are", who.size() == 1 ? "its" : "their",
+      format_duration(job.attempts.back().fence_wait));
+}
+
+/// Why an attempt was over whose ranks had all been stopped, though nobody had asked for that.
+std::string stop_reason(const Attempt& attempt) {
+  const RankRecord* first = nullptr;
+  for (const RankRecord& rank : attempt.ranks) {
+    if (!rank.end->detail.empty() && (first == nullptr || rank.end->at < first->end->at)) {
+      first = &rank;
+    }
+  }
+  return first == nullptr ? "every rank was stopped"
+                          : fmt::format("its rank on {} was stopped: {}", first->holding.node.value(), first->end->detail);
 }
 
 /// The signal that killed a rank's process, or 0. A shell whose command was killed by signal N exits with 128 + N:
@@ -207,10 +245,11 @@ void Transition::operator()(const Placed& placed) {
   attempt.epoch = Epoch(job_.epoch().value() + 1);
   attempt.shape = placed.shape;
   attempt.placed_at = now_;
+  attempt.lease = job_.request->recovery.strict_fence ? placed.lease : Millis(0);
   for (const Attempt& earlier : job_.attempts) {
     const bool certain = all_ranks(earlier, [](const RankRecord& rank) { return rank.end->confirmed; });
     if (!certain) {
-      attempt.fence_wait = kFenceGrace;
+      attempt.fence_wait = std::max(attempt.fence_wait, earlier.lease + kFenceGrace);
     }
   }
   for (const pool::Holding& holding : placed.holdings) {
@@ -220,13 +259,14 @@ void Transition::operator()(const Placed& placed) {
   }
   job_.attempts.push_back(std::move(attempt));
   const Attempt& added = job_.attempts.back();
+  const std::string wait = holds_back(added) ? wait_sentence(job_) : "";
   if (job_.status == Status::kPending) {
     set_status(Status::kStarting, fmt::format("Starting on {}.", nodes_of(added)));
   } else {
-    set_status(Status::kRecovering, fmt::format("Starting again on {}.", nodes_of(added)));
+    set_status(Status::kRecovering, fmt::format("Starting again on {}.{}", nodes_of(added), wait));
   }
   Event& event = record("attempt.placed", "scheduler",
-                        fmt::format("Attempt {} was placed on {}.", added.epoch.value(), nodes_of(added)));
+                        fmt::format("Attempt {} was placed on {}.{}", added.epoch.value(), nodes_of(added), wait));
   json::array nodes;
   for (const RankRecord& rank : added.ranks) {
     nodes.emplace_back(rank.holding.node.value());
@@ -278,21 +318,37 @@ void Transition::operator()(const RankHello& hello) {
       step_.effects.emplace_back(StopRank{who, Millis(0), "the attempt is ending"});
       return;
     }
-    if (all_ranks(*attempt, [](const RankRecord& r) { return !r.nonce.empty(); })) {
-      for (std::size_t i = 0; i < attempt->ranks.size(); ++i) {
-        step_.effects.emplace_back(SendOrder{key(*attempt, i)});
-      }
-    }
+    send_orders(*attempt, true);
     return;
   }
   // A reconnect: say again whatever it may have missed.
   if (attempt->stopping) {
     step_.effects.emplace_back(StopRank{who, Millis(0), "the attempt is ending"});
-  } else if (all_ranks(*attempt, [](const RankRecord& r) { return !r.nonce.empty(); })) {
-    step_.effects.emplace_back(SendOrder{who});
+  } else if (all_connected(*attempt)) {
+    const bool head = hello.rank == Rank(0);
+    if (head || !holds_back(*attempt)) {
+      step_.effects.emplace_back(SendOrder{who});
+    }
+    if (head && !attempt->resume && earlier_ranks_are_dead(job_)) {
+      step_.effects.emplace_back(EndFenceWait{who});
+    }
     if (attempt->running_at) {
       step_.effects.emplace_back(SendGo{who});
     }
+  }
+}
+
+bool Transition::holds_back(const Attempt& attempt) const {
+  return job_.request->recovery.strict_fence && attempt.fence_wait > Millis(0) && !attempt.resume;
+}
+
+void Transition::send_orders(const Attempt& attempt, bool with_head) {
+  if (attempt.stopping || !all_connected(attempt)) {
+    return;
+  }
+  const std::size_t end = holds_back(attempt) ? 1 : attempt.ranks.size();
+  for (std::size_t i = with_head ? 0 : 1; i < end; ++i) {
+    step_.effects.emplace_back(SendOrder{key(attempt, i)});
   }
 }
 
@@ -378,8 +434,26 @@ void Transition::confirm_end(Attempt& attempt, Rank rank) {
     event.epoch = attempt.epoch;
     event.rank = rank;
     event.node = attempt.ranks[at].holding.node.value();
+    end_fence_wait();
   }
   step_.effects.emplace_back(ReleaseRank{key(attempt, at)});
+}
+
+void Transition::end_fence_wait() {
+  Attempt* live = job_.live();
+  if (live == nullptr || live->resume || live->fence_wait == Millis(0) || !earlier_ranks_are_dead(job_)) {
+    return;
+  }
+  const bool held_back = holds_back(*live);
+  live->fence_wait = Millis(0);
+  if (live->stopping) {
+    return;
+  }
+  if (held_back) {
+    job_.message = fmt::format("Starting again on {}.", nodes_of(*live));
+    send_orders(*live, false);
+  }
+  step_.effects.emplace_back(EndFenceWait{key(*live, 0)});
 }
 
 void Transition::end_rank(Attempt& attempt, Rank rank, RankEnd end) {
@@ -446,7 +520,7 @@ void Transition::finish_attempt(Attempt& attempt) {
   if (judged.verdict == Verdict::kSuccess) {
     if (judged.weight == 0) {  // every rank was ended by Quad, though nobody asked for it: a stop that was overtaken
       attempt.verdict = Verdict::kPlatform;
-      attempt.reason = "every rank was stopped";
+      attempt.reason = stop_reason(attempt);
       recover(attempt, true);
       return;
     }
@@ -505,8 +579,13 @@ void Transition::operator()(const ResumeChosen& chosen) {
   if (attempt == nullptr || attempt->resume) {
     return;
   }
+  const bool held_back = holds_back(*attempt);
   attempt->resume = chosen.resume;
   step_.changed = true;
+  if (held_back) {
+    job_.message = fmt::format("Starting again on {}.", nodes_of(*attempt));
+    send_orders(*attempt, false);
+  }
   if (chosen.resume.path.empty() && chosen.resume.note.empty()) {
     return;
   }

@@ -138,6 +138,64 @@ TEST(Transition, AnAttemptAfterAPresumedDeathWaitsBehindTheFence) {
   EXPECT_EQ(life.job.status, Status::kRecovering);
 }
 
+/// A strict job of two ranks whose first attempt is out of sight, placed again, with both runners connected.
+Life strict_after_a_presumed_loss() {
+  Life life(2);
+  life.request().recovery.strict_fence = true;
+  life.begin().run();
+  life.happen(NodeLost{NodeId("n1"), false, "silent"}).happen(NodeLost{NodeId("n2"), false, "silent"});
+  life.place("n3").happen(RankHello{Epoch(2), Rank(1), "d", "127.0.0.1", 1});
+  return life.happen(RankHello{Epoch(2), Rank(0), "c", "127.0.0.1", 1});
+}
+
+TEST(Transition, AStrictJobWaitsForTheLeaseAndOrdersOnlyItsHeadMeanwhile) {
+  Life life = strict_after_a_presumed_loss();
+  EXPECT_EQ(life.job.live()->fence_wait, kStrictLease + kFenceGrace);
+  EXPECT_NE(life.job.message.find("rank 0 of attempt 1 on n1, rank 1 of attempt 1 on n2 are dead for certain"),
+            std::string::npos)
+      << life.job.message;
+  EXPECT_EQ(life.count<SendOrder>(), 1);
+  life.happen(RankHello{Epoch(2), Rank(1), "d", "127.0.0.1", 1});
+  EXPECT_EQ(life.count<SendOrder>(), 0) << "a reconnect gives no order sooner";
+  life.happen(ResumeChosen{Epoch(2), {}});
+  EXPECT_EQ(life.count<SendOrder>(), 1);
+}
+
+TEST(Transition, TheWaitBehindTheFenceEndsWithTheLastOfTheOldRanks) {
+  Life life = strict_after_a_presumed_loss();
+  life.happen(RankEnded{Epoch(1), Rank(1), {}});
+  EXPECT_EQ(life.count<EndFenceWait>() + life.count<SendOrder>(), 0);
+  life.happen(RankEnded{Epoch(1), Rank(0), {}});
+  EXPECT_EQ(life.count<EndFenceWait>(), 1);
+  EXPECT_EQ(life.count<SendOrder>(), 1) << "the other rank";
+  EXPECT_EQ(life.job.live()->fence_wait, Millis(0));
+  life.happen(RankHello{Epoch(2), Rank(0), "c", "127.0.0.1", 1});
+  EXPECT_EQ(life.count<EndFenceWait>(), 1) << "it may have been lost with the connection";
+}
+
+TEST(Transition, ALongerLeaseThatOldRanksWereGivenIsWaitedFor) {
+  Life life;
+  life.request().recovery.strict_fence = true;
+  life.begin().happen(Placed{{{NodeId("n1"), {1000, 1 << 30, 1}, {0}}}, 0, Millis(90'000)});
+  life.happen(NodeLost{NodeId("n1"), false, "silent"});
+  life.happen(Placed{{{NodeId("n2"), {1000, 1 << 30, 1}, {0}}}, 0, Millis(3'000)});
+  EXPECT_EQ(life.job.live()->fence_wait, Millis(95'000));
+}
+
+TEST(Transition, OnlyTheAcceptedRunnerOfALiveRankIsInCharge) {
+  Life life = strict_after_a_presumed_loss();
+  const auto in_charge = [&](int epoch, int rank, std::string_view nonce) {
+    return is_in_charge(life.job, RankKey{JobId(1), Epoch(epoch), Rank(rank)}, nonce);
+  };
+  EXPECT_TRUE(in_charge(2, 0, "c"));
+  EXPECT_FALSE(in_charge(2, 0, "d"));
+  EXPECT_FALSE(in_charge(2, 2, "c"));
+  EXPECT_FALSE(in_charge(1, 0, "nonce0"));
+  life.happen(NodeLost{NodeId("n3"), false, "silent"});
+  EXPECT_FALSE(in_charge(2, 0, "c")) << "given up, though its attempt is still ending";
+  EXPECT_TRUE(in_charge(2, 1, "d"));
+}
+
 TEST(Transition, AZombieKeepsItsRoomWhileTheOthersOfItsAttemptStillEnd) {
   Life life(2);
   life.begin().run().happen(NodeLost{NodeId("n1"), false, "silent"});

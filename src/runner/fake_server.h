@@ -33,6 +33,7 @@ class FakeServer {
   json::object go;
   bool acknowledge_output = true;
   bool acknowledge_messages = true;
+  bool renew_lease = false;  ///< answers heartbeats
   bool say_bye = true;     ///< once exited is there and all output
   int answer = 101;        ///< the status to upgrades
   bool reading = true;     ///< false: bytes stay in the socket

@@ -211,6 +211,9 @@ void FakeServer::take_message(json::object message) {
   if (type == "gap") {
     gap_to_ = static_cast<std::uint64_t>(get_int(message, "to"));
   }
+  if (type == "heartbeat" && renew_lease) {
+    send({{"type", "lease"}, {"at_ms", get_int(message, "at_ms")}});
+  }
   const bool ready = type == "phase" && get_string(message, "phase") == "ready";
   messages.push_back(std::move(message));
   if (ready && send_go) {

@@ -117,7 +117,7 @@ Result<Order> read_order(const json::object& message) {
   if (const json::object* checkpoint = get_object(message, "checkpoint")) {
     order.checkpoint.job_dir = get_string(*checkpoint, "job_dir");
     order.checkpoint.fence_wait = Millis(get_int(*checkpoint, "fence_wait_ms"));
-    order.checkpoint.strict = get_bool(*checkpoint, "strict");
+    order.checkpoint.lease = Millis(get_int(*checkpoint, "lease_ms"));
     order.checkpoint.path = get_string(*checkpoint, "path");
     order.checkpoint.keep = get_int(*checkpoint, "keep");
     order.checkpoint.marker = get_string(*checkpoint, "marker");

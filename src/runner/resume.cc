@@ -61,6 +61,15 @@ json::object resumed(std::string_view path, std::int64_t step, std::string_view 
   return {{"resumed", true}, {"path", path}, {"step", step}, {"note", note}};
 }
 
+// Where a person finds it: "e1/step-000020.safetensors", or the task's own path.
+std::string name_of(const checkpoint::Candidate& candidate) {
+  const fs::path& path = candidate.found.path;
+  if (candidate.root.users_own) {
+    return checkpoint::shown(path.string());
+  }
+  return checkpoint::shown(path.lexically_relative(candidate.root.path.parent_path()).string());
+}
+
 json::object pick(const Start& start, const Order& order) {
   const checkpoint::PosixFileView view;
   const checkpoint::SelectOptions options = select_options(start, order);
@@ -68,7 +77,8 @@ json::object pick(const Start& start, const Order& order) {
       checkpoint::newest_valid(view, roots_of(view, start, order), options);
   std::string note;
   for (std::size_t i = 0; i < std::min(kMostPassedOver, selection.passed_over.size()); ++i) {
-    add_sentence(note, "Passed over: " + selection.passed_over[i].verdict.reason);
+    const checkpoint::Candidate& candidate = selection.passed_over[i];
+    add_sentence(note, fmt::format("Passed over {}: {}", name_of(candidate), candidate.verdict.reason));
   }
   if (selection.passed_over.size() > kMostPassedOver) {
     add_sentence(note, fmt::format("{} more were passed over.",
@@ -117,7 +127,7 @@ fs::path attempt_folder(const Start& start, const Order& order) {
   return fs::path(order.checkpoint.job_dir) / fmt::format("e{}", start.key.epoch.value());
 }
 
-void resume_work(const Start& start, const Order& order, const WorkerOutput& output) {
+void raise_work(const Start& start, const Order& order, const WorkerOutput& output) {
   const Status raised =
       checkpoint::raise_fence(order.checkpoint.job_dir, start.key.epoch, now().wall);
   if (is_fenced(start, order, raised, output)) {
@@ -128,7 +138,10 @@ void resume_work(const Start& start, const Order& order, const WorkerOutput& out
                                        order.checkpoint.job_dir, raised.error().message)}});
     return;
   }
-  pause(order.checkpoint.fence_wait);
+  output.send({{"raised", true}});
+}
+
+void resume_work(const Start& start, const Order& order, const WorkerOutput& output) {
   output.send(pick(start, order));
 }
 
@@ -143,14 +156,15 @@ void watch_fence(const Start& start, const Order& order, bool raise, const Worke
     pause(raise ? 1000ms : 0ms);
   }
   for (;;) {
+    const MonoTime asked = now().mono;
     auto fence = checkpoint::read_fence(folder);
     if (fence.ok() && fence.value().has_value()) {
       if (fence.value()->epoch > start.key.epoch) {
         output.send({{"fenced", fence.value()->epoch.value()}});
         return;
       }
-      if (order.checkpoint.strict) {
-        output.send({{"lease", true}});
+      if (order.checkpoint.lease > 0ms) {
+        output.send({{"lease", asked.millis}});
       }
     }
     pause(1000ms);

@@ -44,7 +44,6 @@ constexpr Millis kProgress{500};
 constexpr Millis kFenceDelay{1000};       // what ends sooner needs no watching
 constexpr Millis kCheckpointDelay{2000};
 constexpr Millis kWorkerRestart{5000};
-constexpr Millis kLease{30'000};
 constexpr Millis kTroubleLog{60'000};     // at most one line about the connection in this time
 constexpr Millis kOutputAfterEnd{5000};   // how long output is waited for once every process is dead
 constexpr Millis kPatience{20};           // how long a rank may be held up for a server that keeps up, each time
@@ -139,6 +138,7 @@ class Session {
 
   // The order of work.
   void on_order(const json::object& message);
+  void raise_fence();
   void resume();
   void resumed(const json::object& message);
   void fetch();
@@ -159,6 +159,9 @@ class Session {
   void send_progress();
   void log(std::string_view text);
   [[nodiscard]] json::object hello() const;
+  [[nodiscard]] bool has_lease() const;
+  void renew_lease(std::int64_t asked_ms);
+  void keep_lease();
   bool start_rank();
 
   const Start& start_;
@@ -198,6 +201,8 @@ class Session {
   bool fence_ended_ = false;
   MonoTime fence_at_{0};
   MonoTime checkpoints_at_{0};
+  bool waits_behind_fence_ = false;
+  MonoTime fence_wait_until_{0};
   MonoTime lease_until_{0};
 
   ProgressTail progress_;
@@ -278,7 +283,10 @@ int Session::timeout() const {
   if (patience_until_ > now_) {
     consider(patience_until_);
   }
-  if (order_.has_value() && order_->checkpoint.strict && !ending && !stopping_) {
+  if (waits_behind_fence_) {
+    consider(fence_wait_until_);
+  }
+  if (has_lease()) {
     consider(lease_until_);
   }
   return static_cast<int>(std::clamp<std::int64_t>((next - now_).count(), 0, 60'000));
@@ -410,13 +418,34 @@ void Session::on_timers() {
       checkpoints_at_ = now_ + kWorkerRestart;
     }
   }
-  if (order_.has_value() && order_->checkpoint.strict && !ending && !stopping_) {
-    lease_until_ = std::max(lease_until_, uplink_->heard_at() + kLease);
-    if (now_ >= lease_until_) {
-      stop(Millis(0), "neither the server nor the fence could be reached for 30 s, and the fence is strict");
+  if (waits_behind_fence_ && now_ >= fence_wait_until_) {
+    waits_behind_fence_ = false;
+    if (phase_ == Phase::kResuming) {
+      resume();
     }
   }
+  keep_lease();
   finish_when_dead();
+}
+
+bool Session::has_lease() const {
+  return order_.has_value() && order_->checkpoint.lease > Millis(0) && !stopping_ && phase_ != Phase::kEnding &&
+         phase_ != Phase::kEnded;
+}
+
+// A lease runs from when it was asked for, not from when the answer came: that may have been long under way, or have
+// waited for a process that stood still.
+void Session::renew_lease(std::int64_t asked_ms) {
+  if (order_.has_value() && asked_ms <= now_.millis) {
+    lease_until_ = std::max(lease_until_, MonoTime{asked_ms} + order_->checkpoint.lease);
+  }
+}
+
+void Session::keep_lease() {
+  if (has_lease() && now_ >= lease_until_) {
+    stop(Millis(0), fmt::format("neither the server nor the fence could be reached for {}, and the fence is strict",
+                                format_duration(order_->checkpoint.lease)));
+  }
 }
 
 json::object Session::hello() const {
@@ -430,6 +459,7 @@ json::object Session::hello() const {
 }
 
 void Session::on_messages() {
+  keep_lease();  // what came in while this process stood still starts nothing any more
   while (auto message = uplink_->next_message(now_)) {
     const std::string_view type = get_string(*message, "type");
     if (type == "order") {
@@ -440,6 +470,13 @@ void Session::on_messages() {
       if (phase_ == Phase::kReady) {
         go(*message);
       }
+    } else if (type == "end_fence_wait") {
+      if (order_.has_value()) {
+        order_->checkpoint.fence_wait = Millis(0);
+        fence_wait_until_ = now_;
+      }
+    } else if (type == "lease") {
+      renew_lease(get_int(*message, "at_ms"));
     } else if (type == "stop") {
       const Millis fallback = order_.has_value() ? order_->stop_grace : Millis(30'000);
       stop(Millis(get_int(*message, "grace_ms", fallback.count())),
@@ -461,14 +498,14 @@ void Session::on_order(const json::object& message) {
     return;
   }
   order_ = std::move(order).value();
-  lease_until_ = now_ + kLease;
+  lease_until_ = now_ + order_->checkpoint.lease;
   if (!order_->checkpoint.job_dir.empty()) {
     fence_at_ = now_ + kFenceDelay;
   }
-  resume();
+  raise_fence();
 }
 
-void Session::resume() {
+void Session::raise_fence() {
   phase_ = Phase::kResuming;
   const bool head = start_.key.rank.value() == 0;
   if (!head) {
@@ -485,6 +522,16 @@ void Session::resume() {
     resumed({{"resumed", true}, {"note", made.ok() ? std::string() : made.error().message}});
     return;
   }
+  worker_answered_ = false;
+  auto worker = Worker::start([&](const WorkerOutput& output) { raise_work(start_, *order_, output); });
+  if (!worker.ok()) {
+    end_before_user_code(worker.error().message, true);
+    return;
+  }
+  resume_worker_ = std::move(worker).value();
+}
+
+void Session::resume() {
   worker_answered_ = false;
   auto worker = Worker::start(
       [&](const WorkerOutput& output) { resume_work(start_, *order_, output); });
@@ -792,6 +839,9 @@ void Session::on_workers() {
         leave(fmt::format("attempt {} has taken over", get_int(message, "fenced")));
       } else if (message.contains("error")) {
         end_before_user_code(std::string(get_string(message, "error")), true);
+      } else if (message.contains("raised")) {
+        waits_behind_fence_ = true;
+        fence_wait_until_ = now_ + order_->checkpoint.fence_wait;
       } else if (phase_ == Phase::kResuming) {
         resumed(message);
       }
@@ -818,7 +868,7 @@ void Session::on_workers() {
       if (message.contains("fenced")) {
         leave(fmt::format("attempt {} has taken over", get_int(message, "fenced")));
       } else if (message.contains("lease")) {
-        lease_until_ = now_ + kLease;
+        renew_lease(get_int(message, "lease"));
       }
     }
     if (!fence_worker_.running() && !leaving_) {
@@ -913,7 +963,7 @@ void Session::heartbeat(const InitReport* usage) {
     last_cpu_millis_ = usage->cpu_millis;
     last_usage_at_ = now_;
   }
-  uplink_->tell({{"type", "heartbeat"}, {"rss_bytes", rss}, {"cpu_percent", cpu}});
+  uplink_->tell({{"type", "heartbeat"}, {"rss_bytes", rss}, {"cpu_percent", cpu}, {"at_ms", now_.millis}});
 }
 
 void Session::send_progress() {

@@ -420,7 +420,7 @@ TEST_F(Ranks, ANewerFenceKillsTheRankEvenWithoutAServer) {
 TEST_F(Ranks, ARankThatHasEndedWaitsForItsServerWithoutUsingTheProcessor) {
   FakeServer server(socket());
   server.order = order("true");
-  (*server.order)["checkpoint"] = json::object{{"job_dir", (root_ / "hot/17").string()}, {"strict", true}};
+  (*server.order)["checkpoint"] = json::object{{"job_dir", (root_ / "hot/17").string()}, {"lease_ms", 30'000}};
   server.say_bye = false;
   RunnerProcess runner(folder(), socket(), {});
   ASSERT_TRUE(server.until([&] { return server.exited(); }));
@@ -441,6 +441,68 @@ TEST_F(Ranks, ARankThatHasEndedWaitsForItsServerWithoutUsingTheProcessor) {
   const auto after = ticks();
   ASSERT_TRUE(before && after);
   EXPECT_LT(*after - *before, 20U);  // of 200
+}
+
+TEST_F(Ranks, AStrictRankLivesByItsLeaseAndEndsWithIt) {
+  FakeServer server(socket());
+  json::object strict = order(fmt::format("bash -c 'exec -a {} sleep 1000' & echo up; wait", marker_));
+  // Rank 1 does not make the fence, and nobody else does: only the server renews the lease.
+  strict["checkpoint"] = {{"job_dir", (root_ / "hot/17").string()}, {"lease_ms", 4000}};
+  server.order = strict;
+  server.renew_lease = true;
+  RunnerProcess::Options options;
+  options.rank = 1;
+  RunnerProcess runner(folder(), socket(), options);
+  ASSERT_TRUE(server.until([&] { return server.output == "up\n"; }));
+  const auto began = std::chrono::steady_clock::now();
+  ASSERT_TRUE(server.until([&] { return std::chrono::steady_clock::now() - began > std::chrono::seconds(6); }));
+  EXPECT_FALSE(server.exited());
+  EXPECT_GT(marked(), 0U);
+  server.renew_lease = false;
+  ASSERT_TRUE(server.until([&] { return server.exited(); }, 10));
+  EXPECT_EQ(marked(), 0U);
+  EXPECT_TRUE(get_bool(*server.find("exited"), "by_quad"));
+  EXPECT_NE(get_string(*server.find("exited"), "detail").find("could be reached for 4 s"), std::string::npos);
+}
+
+TEST_F(Ranks, WhatStoodStillBeyondItsLeaseStartsNothingAnyMore) {
+  FakeServer server(socket());
+  json::object strict = order("echo never");
+  strict["checkpoint"] = {{"job_dir", (root_ / "hot/17").string()}, {"lease_ms", 3000}};
+  server.order = strict;
+  server.send_go = false;
+  server.renew_lease = true;
+  RunnerProcess::Options options;
+  options.rank = 1;
+  RunnerProcess runner(folder(), socket(), options);
+  ASSERT_TRUE(server.until([&] { return server.has_phase("ready"); }));
+  runner.signal(SIGSTOP);
+  server.send(server.go);
+  server.until([] { return false; }, 4.5);
+  runner.signal(SIGCONT);
+  ASSERT_TRUE(server.until([&] { return server.exited(); }));
+  EXPECT_EQ(get_string(*server.find("exited"), "how"), "never_ran");
+  EXPECT_EQ(server.output, "");
+}
+
+TEST_F(Ranks, TheWaitBehindTheFenceCanBeEnded) {
+  FakeServer server(socket());
+  const fs::path job = root_ / "hot/17";
+  json::object later = order("true");
+  later["checkpoint"] = {{"job_dir", job.string()}, {"fence_wait_ms", 600'000}};
+  server.order = later;
+  RunnerProcess::Options options;
+  options.epoch = 2;
+  RunnerProcess runner(folder(), socket(), options);
+  ASSERT_TRUE(server.until([&] {
+    const auto fence = checkpoint::read_fence(job);
+    return fence.ok() && fence.value().has_value();
+  }));
+  server.until([] { return false; }, 0.3);
+  EXPECT_EQ(server.find("resumed"), nullptr);
+  server.send({{"type", "end_fence_wait"}});
+  ASSERT_TRUE(server.until([&] { return server.exited(); }));
+  EXPECT_NE(server.find("resumed"), nullptr);
 }
 
 TEST_F(Ranks, AnEndThatAnEarlierRunnerLeftBehindIsReportedAndNothingRuns) {
@@ -559,6 +621,8 @@ TEST_F(Ranks, ALaterAttemptResumesFromTheNewestWholeCheckpoint) {
   const std::string path(get_string(*resumed, "path"));
   EXPECT_EQ(path, (job / "e2/checkpoint-10").string());
   EXPECT_EQ(get_int(*resumed, "step"), 10);
+  EXPECT_NE(get_string(*resumed, "note").find("Passed over e1/checkpoint-20: "), std::string::npos)
+      << get_string(*resumed, "note");
   json::object go = server.go;
   go["resume_from"] = path;
   server.send(go);

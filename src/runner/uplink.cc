@@ -56,7 +56,6 @@ std::optional<json::object> Uplink::next_message(MonoTime now) {
     if (!next.value().has_value()) {
       return std::nullopt;
     }
-    heard_at_ = now;
     const FrameView frame = *next.value();
     if (frame.type == kAckFrame) {
       if (auto offset = decode_ack(frame.payload); offset.ok()) {

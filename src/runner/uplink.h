@@ -56,8 +56,6 @@ class Uplink {
   [[nodiscard]] bool all_acknowledged() const { return kept_.empty() && !last_.has_value(); }
   /// Output bytes that wait to be sent.
   [[nodiscard]] std::uint64_t backlog() const { return spool_.end() - send_offset_; }
-  /// When something last came from the server.
-  [[nodiscard]] MonoTime heard_at() const { return heard_at_; }
 
  private:
   struct Kept {
@@ -90,7 +88,6 @@ class Uplink {
   std::string frame_rest_;          // … or these bytes, when the spool may drop them
   std::optional<Gap> told_gap_;
   std::vector<iovec> pieces_;
-  MonoTime heard_at_{0};
 };
 
 }  // namespace quad::runner

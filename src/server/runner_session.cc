@@ -111,6 +111,7 @@ class RunnerSession : public std::enable_shared_from_this<RunnerSession> {
       live_.rss_bytes = get_int(message, "rss_bytes");
       live_.cpu_percent = get_double(message, "cpu_percent");
       app_.control->heartbeat(key_, live_);
+      renew_lease(message);
       report_end();
     } else if (type == "progress") {
       live_.step = get_int(message, "step", live_.step);
@@ -155,6 +156,14 @@ class RunnerSession : public std::enable_shared_from_this<RunnerSession> {
       ended_ = message;
       ended_at_ = app_.clock->now().mono;
       report_end();
+    }
+  }
+
+  /// Only for as long as the records say that this runner is the one, and from the time at which it asked.
+  void renew_lease(const json::object& heartbeat) {
+    const auto job = app_.control->snapshot()->find(key_.job);
+    if (job != nullptr && job->request->recovery.strict_fence && job::is_in_charge(*job, key_, nonce_)) {
+      send({{"type", "lease"}, {"at_ms", get_int(heartbeat, "at_ms")}});
     }
   }
 
@@ -331,6 +340,9 @@ control::RunnerOrders runner_orders(App& app) {
         session->send(make_go(*job, key));
       }
     });
+  };
+  orders.end_fence_wait = [&app](const RankKey& key) {
+    asio::post(app.io, [&app, key] { send_to_all(app, key, {{"type", "end_fence_wait"}}); });
   };
   orders.stop = [&app](const RankKey& key, Millis grace, std::string reason) {
     asio::post(app.io, [&app, key, grace, reason = std::move(reason)] {

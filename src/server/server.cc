@@ -176,6 +176,7 @@ Status serve(const ServeOptions& options) {
   control::Options control_options;
   control_options.attempt_key = attempt_key;
   control_options.node_lost_after = Millis(static_cast<std::int64_t>(options.node_lost_after * 1000));
+  control_options.strict_lease = Millis(static_cast<std::int64_t>(options.strict_lease * 1000));
   control_options.suspect_after = std::min(control_options.suspect_after, control_options.node_lost_after);
   control::Control control(control_options, *store, *engine, plan::make_fifo(), clock);
   app.control = &control;

@@ -375,7 +375,7 @@ Result<json::object> make_order(const job::Job& job, std::string_view body_text,
                                 : json::object();
   checkpoint["job_dir"] = fmt::format("{}/{}", hot, job.id.value());
   checkpoint["fence_wait_ms"] = attempt->fence_wait.count();
-  checkpoint["strict"] = job.request->recovery.strict_fence;
+  checkpoint["lease_ms"] = attempt->lease.count();
   checkpoint["max_epoch"] = key.epoch.value();
   order["checkpoint"] = std::move(checkpoint);
   return order;

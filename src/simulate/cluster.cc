@@ -19,7 +19,7 @@ namespace {
 
 constexpr std::int64_t kStart = 1'800'000'000'000;  // wall time at the beginning
 constexpr Millis kStepTime{500};
-/// A zombie that wakes up reads the fence within this time, and dies of it.
+/// A zombie that wakes up, or whose storage answers again, reads the fence within this time, and dies of it.
 constexpr Millis kZombieGrace{5'000};
 
 struct Checkpoint {
@@ -46,6 +46,9 @@ struct Runner {
   bool has_order = false;
   bool has_go = false;
   bool stopping = false;
+  Millis lease{0};               ///< 0: not strict
+  std::int64_t lease_until = 0;
+  bool waits_behind_fence = false;
   std::int64_t step = 0;
   std::int64_t resumed_step = 0;
   std::optional<job::RankEnd> result;
@@ -58,7 +61,9 @@ struct NodeSim {
   bool off = false;
   bool frozen = false;
   bool cut = false;
+  bool stalled = false;  ///< the hot tier does not answer here
   std::int64_t thawed_at = 0;
+  std::int64_t unstalled_at = 0;
 };
 
 }  // namespace
@@ -66,7 +71,7 @@ struct NodeSim {
 struct Cluster::World final : engine::Engine {
   explicit World(ClusterOptions options_in) : options(options_in), random(options_in.seed) {
     for (int i = 0; i < options.nodes; ++i) {
-      nodes.push_back({NodeId(fmt::format("n{:02}", i + 1)), false, false, false, 0});
+      nodes.push_back({.id = NodeId(fmt::format("n{:02}", i + 1))});
     }
     store = make_memory_store([this] {
       return store_refuses ? Status(error(ErrorCode::kExhausted, "no space left")) : Status();
@@ -113,6 +118,13 @@ struct Cluster::World final : engine::Engine {
     control::RunnerOrders orders;
     orders.order = [this](const RankKey& key, const auto& job) { to_runner(key, [this, job](Runner& r) { take_order(r, *job); }); };
     orders.go = [this](const RankKey& key, const auto& /*job*/) { to_runner(key, [this](Runner& r) { take_go(r); }); };
+    orders.end_fence_wait = [this](const RankKey& key) {
+      to_runner(key, [this](Runner& r) {
+        if (r.waits_behind_fence) {
+          choose_checkpoint(r);
+        }
+      });
+    };
     orders.stop = [this](const RankKey& key, Millis grace, const std::string& /*reason*/) {
       to_runner(key, [this, grace](Runner& r) { take_stop(r, grace); });
     };
@@ -269,9 +281,20 @@ struct Cluster::World final : engine::Engine {
         live.heard = now().mono;
         live.heard_at = now().wall;
         core->live().heartbeat(key, live);
+        renew_by_server(runner);
       }
     }
     at(Millis(1000), [this] { beat(); });
+  }
+
+  /// The server answers a heartbeat by the records that it has published, and the lease runs from the heartbeat.
+  void renew_by_server(const Runner& runner) {
+    const auto job = core->snapshot()->find(runner.key.job);
+    if (runner.lease.count() > 0 && job != nullptr && job::is_in_charge(*job, runner.key, runner.nonce)) {
+      to_runner(runner.key, [this, asked = now_ms](Runner& r) {
+        r.lease_until = std::max(r.lease_until, asked + r.lease.count());
+      });
+    }
   }
 
   // --- runners --------------------------------------------------------------------------------------------------
@@ -369,48 +392,136 @@ struct Cluster::World final : engine::Engine {
     }
     runner.has_order = true;
     runner.phase = Phase::kPreparing;
-    Millis wait{0};
+    const job::Attempt* attempt = job.live();
+    runner.lease = attempt == nullptr ? Millis(0) : attempt->lease;
+    runner.lease_until = now_ms + runner.lease.count();
     if (runner.key.rank == Rank(0)) {
-      HotFolder& hot = folders[runner.key.job];
-      hot.fence = std::max<std::int64_t>(hot.fence, runner.key.epoch.value());
-      wait = job.live() == nullptr ? Millis(0) : job.live()->fence_wait;
+      raise_fence(runner, attempt == nullptr ? Millis(0) : attempt->fence_wait);
+    } else {
+      set_up(runner);
     }
-    later(runner, wait, [this](Runner& r) {
-      if (r.key.rank == Rank(0)) {
-        const HotFolder& hot = folders[r.key.job];
-        std::int64_t best = -1;
-        for (const Checkpoint& one : hot.checkpoints) {
-          if (one.complete && one.epoch < r.key.epoch.value()) {
-            best = std::max(best, one.step);
-          }
-        }
-        r.resumed_step = std::max<std::int64_t>(best, 0);
-        r.step = r.resumed_step;
-        job::Resume resume;
-        resume.path = best >= 0 ? fmt::format("step-{}", best) : "";
-        resume.step = best;
-        send(r, job::ResumeChosen{r.key.epoch, resume});
+  }
+
+  void raise_fence(Runner& runner, Millis wait) {
+    once_storage_answers(runner, [this, wait](Runner& r) {
+      HotFolder& hot = folders[r.key.job];
+      if (hot.fence > r.key.epoch.value()) {
+        die(r.key, std::nullopt);
+        return;
       }
-      send(r, job::RankSettingUp{r.key.epoch, r.key.rank});
-      later(r, Millis(between(5, 800)), [this](Runner& ready) {
-        if (ready.phase == Phase::kPreparing) {
-          ready.phase = Phase::kReady;
-          send(ready, job::RankReady{ready.key.epoch, ready.key.rank});
+      hot.fence = r.key.epoch.value();
+      r.waits_behind_fence = true;
+      later(r, wait, [this](Runner& waited) {
+        if (waited.waits_behind_fence) {
+          choose_checkpoint(waited);
         }
       });
     });
   }
 
+  void choose_checkpoint(Runner& runner) {
+    runner.waits_behind_fence = false;
+    once_storage_answers(runner, [this](Runner& r) {
+      if (r.phase != Phase::kPreparing) {
+        return;
+      }
+      const HotFolder& hot = folders[r.key.job];
+      std::int64_t best = -1;
+      for (const Checkpoint& one : hot.checkpoints) {
+        if (one.complete && one.epoch < r.key.epoch.value()) {
+          best = std::max(best, one.step);
+        }
+      }
+      r.resumed_step = std::max<std::int64_t>(best, 0);
+      r.step = r.resumed_step;
+      job::Resume resume;
+      resume.path = best >= 0 ? fmt::format("step-{}", best) : "";
+      resume.step = best;
+      send(r, job::ResumeChosen{r.key.epoch, resume});
+      set_up(r);
+    });
+  }
+
+  void set_up(Runner& runner) {
+    send(runner, job::RankSettingUp{runner.key.epoch, runner.key.rank});
+    expect_alone(runner);
+    later(runner, Millis(between(5, 800)), [this](Runner& ready) {
+      if (ready.phase == Phase::kPreparing && may_go_on(ready)) {
+        expect_alone(ready);
+        ready.phase = Phase::kReady;
+        send(ready, job::RankReady{ready.key.epoch, ready.key.rank});
+      }
+    });
+  }
+
+  void once_storage_answers(const Runner& runner, std::function<void(Runner&)> what) {
+    later(runner, Millis(1), [this, what = std::move(what)](Runner& r) {
+      if (nodes[static_cast<std::size_t>(r.node)].stalled) {
+        at(Millis(200), [this, key = r.key, what] {
+          if (const auto it = runners.find(key); it != runners.end()) {
+            once_storage_answers(it->second, what);
+          }
+        });
+        return;
+      }
+      what(r);
+    });
+  }
+
+  /// What each runner looks at all the time: the fence, if the storage answers, and its lease. False if it has ended.
+  bool may_go_on(Runner& runner) {
+    const bool stalled = nodes[static_cast<std::size_t>(runner.node)].stalled;
+    if (!stalled && folders[runner.key.job].fence > runner.key.epoch.value()) {
+      die(runner.key, std::nullopt);
+      return false;
+    }
+    if (!stalled && runner.lease.count() > 0) {
+      runner.lease_until = std::max(runner.lease_until, now_ms + runner.lease.count());
+    }
+    if (runner.lease.count() > 0 && now_ms >= runner.lease_until) {
+      job::RankEnd end;
+      end.how = job::RankEnd::How::kSignaled;
+      end.code = 9;
+      end.by_quad = true;
+      end.detail = "its lease ran out";
+      conclude(runner, std::move(end));
+      return false;
+    }
+    return true;
+  }
+
+  /// User code of this rank does something now. In a strict job nothing of another attempt may do so any more: neither
+  /// later than a newer attempt, nor with a lease that still holds.
+  void expect_alone(const Runner& runner) {
+    if (runner.lease.count() == 0) {
+      return;
+    }
+    std::int32_t& newest = newest_user_code[runner.key.job];
+    if (runner.key.epoch.value() < newest) {
+      broken(fmt::format("rank {} of a strict job still ran after attempt {} had begun", to_string(runner.key), newest));
+    }
+    newest = std::max(newest, runner.key.epoch.value());
+    for (const auto& [key, other] : runners) {
+      if (key.job == runner.key.job && key.epoch < runner.key.epoch && other.has_order &&
+          other.phase != Phase::kEnded && now_ms < other.lease_until) {
+        broken(fmt::format("rank {} of a strict job runs while rank {} has a lease", to_string(runner.key),
+                           to_string(key)));
+      }
+    }
+  }
+
   void take_go(Runner& runner) {
-    if (runner.has_go || runner.phase != Phase::kReady) {
+    if (runner.has_go || runner.phase != Phase::kReady || !may_go_on(runner)) {
       return;
     }
     runner.has_go = true;
     runner.phase = Phase::kRunning;
+    expect_alone(runner);
     for (const auto& [key, other] : runners) {
-      if (key.job == runner.key.job && key.epoch < runner.key.epoch && other.phase == Phase::kRunning &&
-          !nodes[static_cast<std::size_t>(other.node)].frozen &&
-          now_ms - nodes[static_cast<std::size_t>(other.node)].thawed_at > kZombieGrace.count()) {
+      const NodeSim& node = nodes[static_cast<std::size_t>(other.node)];
+      const bool excused = node.frozen || node.stalled || now_ms - node.thawed_at <= kZombieGrace.count() ||
+                           now_ms - node.unstalled_at <= kZombieGrace.count();
+      if (key.job == runner.key.job && key.epoch < runner.key.epoch && other.phase == Phase::kRunning && !excused) {
         broken(fmt::format("rank {} runs while rank {} still runs", to_string(runner.key), to_string(key)));
       }
     }
@@ -419,14 +530,10 @@ struct Cluster::World final : engine::Engine {
 
   void work(Runner& runner) {
     later(runner, kStepTime, [this](Runner& r) {
-      if (r.phase != Phase::kRunning) {
+      if (r.phase != Phase::kRunning || !may_go_on(r)) {
         return;
       }
-      HotFolder& hot = folders[r.key.job];
-      if (hot.fence > r.key.epoch.value()) {
-        die(r.key, std::nullopt);
-        return;
-      }
+      expect_alone(r);
       const Workload& load = workloads.at(r.key.job);
       ++r.step;
       if (r.key.rank == Rank(0)) {
@@ -449,6 +556,9 @@ struct Cluster::World final : engine::Engine {
     auto& all = folders[runner.key.job].checkpoints;
     all.push_back({runner.key.epoch.value(), runner.step, false});
     later(runner, Millis(150), [this, step = runner.step](Runner& r) {
+      if (nodes[static_cast<std::size_t>(r.node)].stalled) {
+        return;  // it stays half written
+      }
       for (Checkpoint& one : folders[r.key.job].checkpoints) {
         if (one.epoch == r.key.epoch.value() && one.step == step) {
           one.complete = true;
@@ -538,6 +648,11 @@ struct Cluster::World final : engine::Engine {
       nodes[static_cast<std::size_t>(index)].cut = true;
       at(Millis(between(2'000, 60'000)), [this, index] { heal(index); });
     });
+    every(options.storage_stall, [this] {
+      const int index = any_node();
+      nodes[static_cast<std::size_t>(index)].stalled = true;
+      at(Millis(between(2'000, 90'000)), [this, index] { unstall(index); });
+    });
     every(options.runner_kill, [this] {
       if (!runners.empty()) {
         auto it = runners.begin();
@@ -591,6 +706,11 @@ struct Cluster::World final : engine::Engine {
     node.thawed_at = node.frozen ? now_ms : node.thawed_at;
     node.frozen = false;
   }
+  void unstall(int index) {
+    NodeSim& node = nodes[static_cast<std::size_t>(index)];
+    node.unstalled_at = node.stalled ? now_ms : node.unstalled_at;
+    node.stalled = false;
+  }
   void heal(int index) {
     NodeSim& node = nodes[static_cast<std::size_t>(index)];
     node.cut = false;
@@ -634,6 +754,7 @@ struct Cluster::World final : engine::Engine {
   std::vector<std::pair<RankKey, std::optional<job::RankEnd>>> hidden_ends;
   std::map<RankKey, std::int64_t> runner_clock;
   std::map<JobId, HotFolder> folders;
+  std::map<JobId, std::int32_t> newest_user_code;  ///< of strict jobs: the newest attempt whose user code ran
   std::map<JobId, Workload> workloads;
   std::map<JobId, std::int64_t> ended_steps;
   std::vector<JobId> acknowledged;
@@ -656,6 +777,7 @@ void Cluster::submit(const Workload& workload) {
   request.shapes = {{{1000, 1LL << 30, workload.gpus}, workload.gpus > 0 ? "H100" : ""}};
   request.recovery.max_without_progress = 1'000'000;  // faults come thicker here than anywhere
   request.stop_grace = Millis(2000);
+  request.recovery.strict_fence = workload.strict_fence;
   request.body = "{}";
   // As a client would: the same key again until there is an answer.
   struct Client {
@@ -710,6 +832,7 @@ bool Cluster::settle(Millis limit) {
   world.store_refuses = false;
   for (int i = 0; i < world.options.nodes; ++i) {
     world.thaw(i);
+    world.unstall(i);
     world.heal(i);
     if (world.nodes[static_cast<std::size_t>(i)].off) {
       world.power_on(i);

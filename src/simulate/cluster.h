@@ -32,6 +32,7 @@ struct ClusterOptions {
   Millis server_crash{0};     ///< the server is killed and comes back
   Millis partition{0};        ///< a node loses the network to the server, both channels
   Millis store_refuses{0};    ///< the store takes no commit for a while
+  Millis storage_stall{0};    ///< a node's way to the hot tier stalls: no fence, no checkpoint, for a while
   double message_repeated = 0;  ///< share of messages that arrive twice
 };
 
@@ -43,6 +44,7 @@ struct Workload {
   int checkpoint_every = 5; ///< steps; 0: never
   int exit_code = 0;        ///< of rank 0 after its last step
   int priority = 0;
+  bool strict_fence = false;
 };
 
 /// How a job ended, with what the simulation itself knows of it.

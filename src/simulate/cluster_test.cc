@@ -32,6 +32,7 @@ void submit_mixture(Cluster& cluster, std::uint64_t seed, int jobs) {
     load.checkpoint_every = static_cast<int>(random() % 8);
     load.exit_code = random() % 10 == 0 ? 3 : 0;
     load.priority = static_cast<int>(random() % 3);
+    load.strict_fence = random() % 3 == 0;
     cluster.submit(load);
   }
 }
@@ -116,6 +117,44 @@ TEST(Cluster, NeverRunsTwoEpochsAtOnceThroughFreezesAndPartitions) {
   }
 }
 
+TEST(Cluster, NeverRunsTwoEpochsOfAStrictJobAtOnceWhenStorageStallsToo) {
+  for (const std::uint64_t seed : seeds(20)) {
+    ClusterOptions options;
+    options.seed = seed;
+    options.nodes = 8;
+    options.node_freeze = Millis(60'000);
+    options.partition = Millis(30'000);
+    options.storage_stall = Millis(20'000);
+    options.server_crash = Millis(60'000);
+    options.store_refuses = Millis(60'000);
+    options.message_repeated = 0.02;
+    expect_sound(options, 20);
+  }
+}
+
+TEST(Cluster, AStrictJobWaitsForTheLeaseOfALostRankAndNotForADeadOne) {
+  ClusterOptions options;
+  options.nodes = 3;
+  Cluster cluster(options);
+  cluster.submit({.ranks = 1, .gpus = 8, .steps = 400, .strict_fence = true});
+  cluster.run(Millis(10'000));
+  cluster.freeze_node(0);
+  // Lost after 20 s; the new attempt may run once a lease of 30 s and 5 s to die are over.
+  cluster.run(Millis(50'000));
+  EXPECT_NE(cluster.outcomes().front().status, job::Status::kRunning);
+  cluster.run(Millis(10'000));
+  EXPECT_EQ(cluster.outcomes().front().status, job::Status::kRunning);
+  EXPECT_EQ(cluster.outcomes().front().epochs, 2);
+  cluster.fail_node(1);
+  cluster.run(Millis(5'000));
+  EXPECT_EQ(cluster.outcomes().front().epochs, 3);
+  EXPECT_NE(cluster.outcomes().front().status, job::Status::kRunning) << "the first rank is still out of sight";
+  cluster.thaw_node(0);
+  cluster.run(Millis(3'000));
+  EXPECT_EQ(cluster.outcomes().front().status, job::Status::kRunning) << "nobody is left to wait for";
+  EXPECT_TRUE(cluster.settle(Millis(3600'000))) << cluster.violation();
+}
+
 TEST(Cluster, SurvivesEverythingAtOnce) {
   for (const std::uint64_t seed : seeds(30)) {
     ClusterOptions options;
@@ -128,6 +167,7 @@ TEST(Cluster, SurvivesEverythingAtOnce) {
     options.rank_kill = Millis(20'000);
     options.server_crash = Millis(30'000);
     options.store_refuses = Millis(60'000);
+    options.storage_stall = Millis(60'000);
     options.message_repeated = 0.02;
     expect_sound(options, 20);
   }
