@@ -80,7 +80,8 @@ def run_file(path, args, print_lock):
     timeout = int(found[1]) if found else DEFAULT_TIMEOUT_SECONDS
     folder = Path(tempfile.mkdtemp(prefix="quad-e2e-"))
     results = folder / "results.jsonl"
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("QUAD_")} | {
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("QUAD_") or key == "QUAD_SEED"}
+    environment = kept | {
         "QUAD_BIN": str(args.build / "bin" / "quad"),
         "QUAD_RUNNER": str(args.build / "bin" / "quad-runner"),
         "TMPDIR": str(folder),

@@ -147,12 +147,18 @@ class Server:
     # The server's own life.
 
     def start(self, timeout=20):
+        self.start_unready()
+        return self.wait_until_ready(timeout)
+
+    def start_unready(self):
         assert self.process is None, "the server runs already"
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
                 [quad_bin(), "serve", "--data-dir", str(self.data), "--port", "0", *self.options],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=self.folder,
             )  # fmt: skip
+
+    def wait_until_ready(self, timeout=20):
         try:
             wait_until(self._is_ready, timeout, "the server is ready", every=0.01)
         except AssertionError as error:
