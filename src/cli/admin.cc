@@ -176,8 +176,10 @@ void add_server_commands(CLI::App& app, Program& program) {
   serve->add_option("--memory", options->memory_gb, "Memory of each pretend node in GB");
   serve->add_option("--node-lost-after", options->node_lost_after, "Seconds of silence until a node counts as lost")
       ->check(CLI::Range(1.0, 86400.0));
-  serve->add_option("--strict-lease", options->strict_lease,
-                    "Seconds without server and fence until a rank of a job with 'fence: strict' stops itself")
+  serve
+      ->add_option("--strict-lease", options->strict_lease,
+                   "Seconds without server and fence until a rank of a job with 'fence: strict' "
+                   "stops itself")
       ->check(CLI::Range(3.0, 3600.0));
   serve->add_flag("-q,--quiet", options->quiet, "Only warnings and errors");
   on_chosen(serve, program, [&program, options] {

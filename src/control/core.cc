@@ -432,7 +432,8 @@ void Core::plan(Now now) {
     pool_changed_ = true;
     job::Job* job = edit(start.job);
     QUAD_CHECK(job != nullptr && Epoch(job->epoch().value() + 1) == start.epoch, "the planner's epoch is stale");
-    apply(start.job, job::Placed{std::move(start.holdings), start.shape, options_.strict_lease}, now);
+    apply(start.job, job::Placed{std::move(start.holdings), start.shape, options_.strict_lease},
+          now);
   }
 }
 

@@ -87,7 +87,8 @@ struct RunnerOrders {
 struct Options {
   Millis suspect_after{5'000};
   Millis node_lost_after{20'000};
-  Millis strict_lease = job::kStrictLease;  ///< of ranks of jobs with a strict fence, from the next attempt on
+  Millis strict_lease =
+      job::kStrictLease;  ///< of ranks of jobs with a strict fence, from the next attempt on
   Millis start_timeout{120'000};  ///< from the order to its runner's hello
   std::size_t inbox_limit = 1'000'000;
   std::string attempt_key;  ///< secret from which the attempts' tokens are made

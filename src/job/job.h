@@ -137,8 +137,10 @@ struct Attempt {
   WallTime placed_at;
   std::optional<WallTime> running_at;
   std::optional<WallTime> ended_at;
-  Millis fence_wait{0};  ///< how long it waits behind the fence for old ranks that may still be alive
-  Millis lease{0};       ///< of a strict job: after so long out of touch its ranks stop themselves; 0: never
+  Millis fence_wait{
+      0};  ///< how long it waits behind the fence for old ranks that may still be alive
+  Millis lease{
+      0};  ///< of a strict job: after so long out of touch its ranks stop themselves; 0: never
   std::optional<Resume> resume;
   std::optional<std::int64_t> checkpoint_step;  ///< of the newest valid checkpoint it wrote
   bool wrote_checkpoint = false;
@@ -170,8 +172,8 @@ struct Job {
   [[nodiscard]] Epoch epoch() const;  ///< of the last attempt; 0 before the first
 };
 
-/// Whether this runner was accepted for a rank of the live attempt and has not been given up: only such a one has its
-/// lease renewed.
+/// Whether this runner was accepted for a rank of the live attempt and has not been given up: only
+/// such a one has its lease renewed.
 bool is_in_charge(const Job& job, const RankKey& key, std::string_view nonce);
 
 /// Whether every rank of the attempts before the last is dead for certain.

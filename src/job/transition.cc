@@ -41,6 +41,8 @@ class Transition {
   void confirm_end(Attempt& attempt, Rank rank);
   /// Ends the wait of the live attempt behind the fence if nobody is left to wait for.
   void end_fence_wait();
+  /// A checkpoint that the attempt before wrote too shortly before its end to be seen shows in where this one resumes.
+  void note_progress_before(const Attempt& attempt);
   /// Orders for those that may have one, once every rank is connected: all, or all but rank 0.
   void send_orders(const Attempt& attempt, bool with_head);
   [[nodiscard]] bool holds_back(const Attempt& attempt) const;
@@ -87,7 +89,8 @@ std::string wait_sentence(const Job& job) {
     }
   }
   return fmt::format(
-      " Nothing of it runs until {} {} dead for certain or {} lease has run out: {} at most (quad.fence: strict).",
+      " Nothing of it runs until {} {} dead for certain or {} lease has run out: {} at most "
+      "(quad.fence: strict).",
       fmt::join(who, ", "), who.size() == 1 ? "is" : "are", who.size() == 1 ? "its" : "their",
       format_duration(job.attempts.back().fence_wait));
 }
@@ -101,7 +104,8 @@ std::string stop_reason(const Attempt& attempt) {
     }
   }
   return first == nullptr ? "every rank was stopped"
-                          : fmt::format("its rank on {} was stopped: {}", first->holding.node.value(), first->end->detail);
+                          : fmt::format("its rank on {} was stopped: {}",
+                                        first->holding.node.value(), first->end->detail);
 }
 
 /// The signal that killed a rank's process, or 0. A shell whose command was killed by signal N exits with 128 + N:
@@ -265,8 +269,9 @@ void Transition::operator()(const Placed& placed) {
   } else {
     set_status(Status::kRecovering, fmt::format("Starting again on {}.{}", nodes_of(added), wait));
   }
-  Event& event = record("attempt.placed", "scheduler",
-                        fmt::format("Attempt {} was placed on {}.{}", added.epoch.value(), nodes_of(added), wait));
+  Event& event = record(
+      "attempt.placed", "scheduler",
+      fmt::format("Attempt {} was placed on {}.{}", added.epoch.value(), nodes_of(added), wait));
   json::array nodes;
   for (const RankRecord& rank : added.ranks) {
     nodes.emplace_back(rank.holding.node.value());
@@ -441,7 +446,8 @@ void Transition::confirm_end(Attempt& attempt, Rank rank) {
 
 void Transition::end_fence_wait() {
   Attempt* live = job_.live();
-  if (live == nullptr || live->resume || live->fence_wait == Millis(0) || !earlier_ranks_are_dead(job_)) {
+  if (live == nullptr || live->resume || live->fence_wait == Millis(0) ||
+      !earlier_ranks_are_dead(job_)) {
     return;
   }
   const bool held_back = holds_back(*live);
@@ -582,6 +588,7 @@ void Transition::operator()(const ResumeChosen& chosen) {
   const bool held_back = holds_back(*attempt);
   attempt->resume = chosen.resume;
   step_.changed = true;
+  note_progress_before(*attempt);
   if (held_back) {
     job_.message = fmt::format("Starting again on {}.", nodes_of(*attempt));
     send_orders(*attempt, false);
@@ -598,6 +605,19 @@ void Transition::operator()(const ResumeChosen& chosen) {
   event.rank = Rank(0);
   event.data["path"] = chosen.resume.path;
   event.data["step"] = chosen.resume.step;
+}
+
+void Transition::note_progress_before(const Attempt& attempt) {
+  if (job_.attempts.size() < 2 || attempt.resume->path.empty() || attempt.resume->step < 0) {
+    return;
+  }
+  Attempt& before = job_.attempts[job_.attempts.size() - 2];
+  const std::int64_t began_at = before.resume ? before.resume->step : -1;
+  if (attempt.resume->step > std::max(began_at, before.checkpoint_step.value_or(-1))) {
+    before.wrote_checkpoint = true;
+    before.checkpoint_step = attempt.resume->step;
+    job_.recoveries_without_progress = std::min(job_.recoveries_without_progress, 1);
+  }
 }
 
 void Transition::operator()(const CheckpointSeen& seen) {

@@ -1,14 +1,16 @@
 // job/transition.h
 //
-// The life of a job as one pure function: given the job as it stands and one thing that happened, what the job becomes,
-// what to record, and what must now be done. No clock, no I/O, no randomness: the same inputs give the same result,
-// which is what replay, simulation and the crash tests rest on. Called by the control thread; O(ranks of the attempt).
+// The life of a job as one pure function: given the job as it stands and one thing that happened,
+// what the job becomes, what to record, and what must now be done. No clock, no I/O, no randomness:
+// the same inputs give the same result, which is what replay, simulation and the crash tests rest
+// on. Called by the control thread; O(ranks of the attempt).
 //
-// A rank's end is confirmed when its death is certain. Where it is only presumed (a node out of sight), what the rank
-// held stays held until it is confirmed, and the next attempt waits behind the fence (docs/design.md §4). Its rank 0
-// does the waiting, from the moment at which it has raised the fence: from then on nothing renews an old rank's lease,
-// and one clock measures it all, whatever becomes of this server. In a strict job the other ranks get no order until
-// rank 0 has waited. When the last of the old ranks is confirmed dead, the wait is over.
+// A rank's end is confirmed when its death is certain. Where it is only presumed (a node out of
+// sight), what the rank held stays held until it is confirmed, and the next attempt waits behind
+// the fence (docs/design.md §4). Its rank 0 does the waiting, from the moment at which it has
+// raised the fence: from then on nothing renews an old rank's lease, and one clock measures it all,
+// whatever becomes of this server. In a strict job the other ranks get no order until rank 0 has
+// waited. When the last of the old ranks is confirmed dead, the wait is over.
 //
 // Invariants, checked by check(const Job&):
 //   - at most one attempt is live, and it is the last; epochs are 1, 2, 3, …
@@ -26,8 +28,8 @@
 
 namespace quad::job {
 
-/// How long a new attempt waits behind the fence when an old rank may still be alive; in a strict job, how long an old
-/// rank may take to die once its lease has run out.
+/// How long a new attempt waits behind the fence when an old rank may still be alive; in a strict
+/// job, how long an old rank may take to die once its lease has run out.
 inline constexpr Millis kFenceGrace{5'000};
 /// How long a rank of a strict job runs on when it reaches neither the server nor the fence.
 inline constexpr Millis kStrictLease{30'000};
@@ -111,7 +113,8 @@ struct SendOrder {
 struct SendGo {
   RankKey key;
 };
-/// Every earlier rank is dead for certain: rank 0 need not wait behind the fence any longer. Harmless if it does not.
+/// Every earlier rank is dead for certain: rank 0 need not wait behind the fence any longer.
+/// Harmless if it does not.
 struct EndFenceWait {
   RankKey key;
 };
@@ -132,7 +135,8 @@ struct DismissRunner {
   std::string reason;
 };
 
-using Effect = std::variant<StartRank, SendOrder, SendGo, EndFenceWait, StopRank, ReleaseRank, DismissRunner>;
+using Effect =
+    std::variant<StartRank, SendOrder, SendGo, EndFenceWait, StopRank, ReleaseRank, DismissRunner>;
 
 struct Step {
   bool changed = false;  ///< the record differs and must be written

@@ -138,12 +138,14 @@ TEST(Transition, AnAttemptAfterAPresumedDeathWaitsBehindTheFence) {
   EXPECT_EQ(life.job.status, Status::kRecovering);
 }
 
-/// A strict job of two ranks whose first attempt is out of sight, placed again, with both runners connected.
+/// A strict job of two ranks whose first attempt is out of sight, placed again, with both runners
+/// connected.
 Life strict_after_a_presumed_loss() {
   Life life(2);
   life.request().recovery.strict_fence = true;
   life.begin().run();
-  life.happen(NodeLost{NodeId("n1"), false, "silent"}).happen(NodeLost{NodeId("n2"), false, "silent"});
+  life.happen(NodeLost{NodeId("n1"), false, "silent"})
+      .happen(NodeLost{NodeId("n2"), false, "silent"});
   life.place("n3").happen(RankHello{Epoch(2), Rank(1), "d", "127.0.0.1", 1});
   return life.happen(RankHello{Epoch(2), Rank(0), "c", "127.0.0.1", 1});
 }
@@ -151,7 +153,8 @@ Life strict_after_a_presumed_loss() {
 TEST(Transition, AStrictJobWaitsForTheLeaseAndOrdersOnlyItsHeadMeanwhile) {
   Life life = strict_after_a_presumed_loss();
   EXPECT_EQ(life.job.live()->fence_wait, kStrictLease + kFenceGrace);
-  EXPECT_NE(life.job.message.find("rank 0 of attempt 1 on n1, rank 1 of attempt 1 on n2 are dead for certain"),
+  EXPECT_NE(life.job.message.find(
+                "rank 0 of attempt 1 on n1, rank 1 of attempt 1 on n2 are dead for certain"),
             std::string::npos)
       << life.job.message;
   EXPECT_EQ(life.count<SendOrder>(), 1);
@@ -239,6 +242,23 @@ TEST(Transition, ANewCheckpointRenewsTheRecoveries) {
     EXPECT_EQ(life.job.status, Status::kRecovering);
   }
   EXPECT_EQ(life.job.recoveries, 10);
+}
+
+TEST(Transition, ACheckpointThatNobodySawInTimeCountsOnceItIsResumedFrom) {
+  Life life;
+  life.begin();
+  for (int step = 0; step < 10; ++step) {
+    life.place().happen(RankHello{life.job.epoch(), Rank(0), "a", "127.0.0.1", 1});
+    life.happen(ResumeChosen{life.job.epoch(), {step == 0 ? "" : "there", step == 0 ? -1 : step * 10, ""}});
+    life.end(0, How::kGone, 0);
+    ASSERT_EQ(life.job.status, Status::kRecovering) << step;
+  }
+  for (int same = 0; same < 3; ++same) {
+    life.place().happen(RankHello{life.job.epoch(), Rank(0), "a", "127.0.0.1", 1});
+    life.happen(ResumeChosen{life.job.epoch(), {"there", 90, ""}});
+    life.end(0, How::kGone, 0);
+  }
+  EXPECT_EQ(life.job.status, Status::kFailed);
 }
 
 TEST(Transition, UserErrorsRestartOnlyAsAllowed) {

@@ -34,7 +34,8 @@ struct Mount {
 struct CheckpointOrder {
   std::string job_dir;  ///< <hot>/<job>; empty: no checkpoints, no fence
   Millis fence_wait{0};
-  Millis lease{0};  ///< of a strict fence: out of touch for so long, the rank stops itself; 0: never
+  Millis lease{
+      0};  ///< of a strict fence: out of touch for so long, the rank stops itself; 0: never
   std::string path;       ///< the task's own path to watch; empty: <job_dir>/e<epoch>
   std::int64_t keep = 0;  ///< how many steps to keep; 0: all
   std::string marker;

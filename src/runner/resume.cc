@@ -70,6 +70,16 @@ std::string name_of(const checkpoint::Candidate& candidate) {
   return checkpoint::shown(path.lexically_relative(candidate.root.path.parent_path()).string());
 }
 
+// "Passed over e1/step-000020.safetensors: it is cut off." The reason may begin with the name itself.
+std::string passed_over_sentence(const checkpoint::Candidate& candidate) {
+  std::string reason = candidate.verdict.reason;
+  const std::string itself = checkpoint::shown(candidate.found.path.filename().string()) + " ";
+  if (reason.starts_with(itself)) {
+    reason.replace(0, itself.size(), "it ");
+  }
+  return fmt::format("Passed over {}: {}", name_of(candidate), reason);
+}
+
 json::object pick(const Start& start, const Order& order) {
   const checkpoint::PosixFileView view;
   const checkpoint::SelectOptions options = select_options(start, order);
@@ -77,8 +87,7 @@ json::object pick(const Start& start, const Order& order) {
       checkpoint::newest_valid(view, roots_of(view, start, order), options);
   std::string note;
   for (std::size_t i = 0; i < std::min(kMostPassedOver, selection.passed_over.size()); ++i) {
-    const checkpoint::Candidate& candidate = selection.passed_over[i];
-    add_sentence(note, fmt::format("Passed over {}: {}", name_of(candidate), candidate.verdict.reason));
+    add_sentence(note, passed_over_sentence(selection.passed_over[i]));
   }
   if (selection.passed_over.size() > kMostPassedOver) {
     add_sentence(note, fmt::format("{} more were passed over.",

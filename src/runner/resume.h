@@ -18,17 +18,19 @@ namespace quad::runner {
 /// <job_dir>/e<epoch>.
 std::filesystem::path attempt_folder(const Start& start, const Order& order);
 
-/// Raises the fence. Sends {"raised": true}, or {"fenced": epoch} when a newer attempt has taken over, or
+/// Raises the fence. Sends {"raised": true}, or {"fenced": epoch} when a newer attempt has taken
+/// over, or
 /// {"error": sentence}: then the rank cannot start.
 void raise_work(const Start& start, const Order& order, const WorkerOutput& output);
 
-/// To be done once the wait behind the raised fence is over: picks the newest valid checkpoint and brings it forward.
-/// Sends {"resumed": true, "path", "step", "note"}.
+/// To be done once the wait behind the raised fence is over: picks the newest valid checkpoint and
+/// brings it forward. Sends {"resumed": true, "path", "step", "note"}.
 void resume_work(const Start& start, const Order& order, const WorkerOutput& output);
 
-/// Until it is killed: reads the fence each second by a fresh open. Sends {"fenced": epoch} once it is above the own
-/// epoch, and {"lease": at} for each good reading when the order has a lease: the monotonic milliseconds at which the
-/// reading began. With `raise` it raises the fence to the own epoch first.
+/// Until it is killed: reads the fence each second by a fresh open. Sends {"fenced": epoch} once it
+/// is above the own epoch, and {"lease": at} for each good reading when the order has a lease: the
+/// monotonic milliseconds at which the reading began. With `raise` it raises the fence to the own
+/// epoch first.
 void watch_fence(const Start& start, const Order& order, bool raise, const WorkerOutput& output);
 
 /// Until it is killed: looks for new checkpoints every few seconds; keeps a copy of one that a script overwrites in

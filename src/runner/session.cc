@@ -429,12 +429,12 @@ void Session::on_timers() {
 }
 
 bool Session::has_lease() const {
-  return order_.has_value() && order_->checkpoint.lease > Millis(0) && !stopping_ && phase_ != Phase::kEnding &&
-         phase_ != Phase::kEnded;
+  return order_.has_value() && order_->checkpoint.lease > Millis(0) && !stopping_ &&
+         phase_ != Phase::kEnding && phase_ != Phase::kEnded;
 }
 
-// A lease runs from when it was asked for, not from when the answer came: that may have been long under way, or have
-// waited for a process that stood still.
+// A lease runs from when it was asked for, not from when the answer came: that may have been long
+// under way, or have waited for a process that stood still.
 void Session::renew_lease(std::int64_t asked_ms) {
   if (order_.has_value() && asked_ms <= now_.millis) {
     lease_until_ = std::max(lease_until_, MonoTime{asked_ms} + order_->checkpoint.lease);
@@ -443,8 +443,10 @@ void Session::renew_lease(std::int64_t asked_ms) {
 
 void Session::keep_lease() {
   if (has_lease() && now_ >= lease_until_) {
-    stop(Millis(0), fmt::format("neither the server nor the fence could be reached for {}, and the fence is strict",
-                                format_duration(order_->checkpoint.lease)));
+    stop(Millis(0),
+         fmt::format(
+             "neither the server nor the fence could be reached for {}, and the fence is strict",
+             format_duration(order_->checkpoint.lease)));
   }
 }
 
@@ -523,7 +525,8 @@ void Session::raise_fence() {
     return;
   }
   worker_answered_ = false;
-  auto worker = Worker::start([&](const WorkerOutput& output) { raise_work(start_, *order_, output); });
+  auto worker =
+      Worker::start([&](const WorkerOutput& output) { raise_work(start_, *order_, output); });
   if (!worker.ok()) {
     end_before_user_code(worker.error().message, true);
     return;
@@ -963,7 +966,8 @@ void Session::heartbeat(const InitReport* usage) {
     last_cpu_millis_ = usage->cpu_millis;
     last_usage_at_ = now_;
   }
-  uplink_->tell({{"type", "heartbeat"}, {"rss_bytes", rss}, {"cpu_percent", cpu}, {"at_ms", now_.millis}});
+  uplink_->tell(
+      {{"type", "heartbeat"}, {"rss_bytes", rss}, {"cpu_percent", cpu}, {"at_ms", now_.millis}});
 }
 
 void Session::send_progress() {

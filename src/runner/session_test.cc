@@ -445,7 +445,8 @@ TEST_F(Ranks, ARankThatHasEndedWaitsForItsServerWithoutUsingTheProcessor) {
 
 TEST_F(Ranks, AStrictRankLivesByItsLeaseAndEndsWithIt) {
   FakeServer server(socket());
-  json::object strict = order(fmt::format("bash -c 'exec -a {} sleep 1000' & echo up; wait", marker_));
+  json::object strict =
+      order(fmt::format("bash -c 'exec -a {} sleep 1000' & echo up; wait", marker_));
   // Rank 1 does not make the fence, and nobody else does: only the server renews the lease.
   strict["checkpoint"] = {{"job_dir", (root_ / "hot/17").string()}, {"lease_ms", 4000}};
   server.order = strict;
@@ -455,14 +456,16 @@ TEST_F(Ranks, AStrictRankLivesByItsLeaseAndEndsWithIt) {
   RunnerProcess runner(folder(), socket(), options);
   ASSERT_TRUE(server.until([&] { return server.output == "up\n"; }));
   const auto began = std::chrono::steady_clock::now();
-  ASSERT_TRUE(server.until([&] { return std::chrono::steady_clock::now() - began > std::chrono::seconds(6); }));
+  ASSERT_TRUE(server.until(
+      [&] { return std::chrono::steady_clock::now() - began > std::chrono::seconds(6); }));
   EXPECT_FALSE(server.exited());
   EXPECT_GT(marked(), 0U);
   server.renew_lease = false;
   ASSERT_TRUE(server.until([&] { return server.exited(); }, 10));
   EXPECT_EQ(marked(), 0U);
   EXPECT_TRUE(get_bool(*server.find("exited"), "by_quad"));
-  EXPECT_NE(get_string(*server.find("exited"), "detail").find("could be reached for 4 s"), std::string::npos);
+  EXPECT_NE(get_string(*server.find("exited"), "detail").find("could be reached for 4 s"),
+            std::string::npos);
 }
 
 TEST_F(Ranks, WhatStoodStillBeyondItsLeaseStartsNothingAnyMore) {

@@ -159,10 +159,12 @@ class RunnerSession : public std::enable_shared_from_this<RunnerSession> {
     }
   }
 
-  /// Only for as long as the records say that this runner is the one, and from the time at which it asked.
+  /// Only for as long as the records say that this runner is the one, and from the time at which it
+  /// asked.
   void renew_lease(const json::object& heartbeat) {
     const auto job = app_.control->snapshot()->find(key_.job);
-    if (job != nullptr && job->request->recovery.strict_fence && job::is_in_charge(*job, key_, nonce_)) {
+    if (job != nullptr && job->request->recovery.strict_fence &&
+        job::is_in_charge(*job, key_, nonce_)) {
       send({{"type", "lease"}, {"at_ms", get_int(heartbeat, "at_ms")}});
     }
   }

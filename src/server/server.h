@@ -25,7 +25,8 @@ struct ServeOptions {
   double cpus = 0;                   ///< of each pretend node; 0: as the machine
   double memory_gb = 0;              ///< of each pretend node; 0: as the machine
   double node_lost_after = 20;       ///< seconds of silence on both channels
-  double strict_lease = 30;          ///< seconds out of touch after which ranks with a strict fence stop themselves
+  double strict_lease =
+      30;  ///< seconds out of touch after which ranks with a strict fence stop themselves
   bool quiet = false;
 };
 

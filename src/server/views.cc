@@ -162,7 +162,8 @@ json::object why_view(const job::Job& job, const control::Snapshot& snapshot) {
   const auto why = snapshot.queue == nullptr ? std::nullopt : snapshot.queue->why(job.id);
   if (!why) {
     const job::Attempt* attempt = job.live();
-    if (attempt != nullptr && attempt->fence_wait > Millis(0) && !attempt->resume && !attempt->stopping) {
+    if (attempt != nullptr && attempt->fence_wait > Millis(0) && !attempt->resume &&
+        !attempt->stopping) {
       view["code"] = "waiting_behind_the_fence";
     }
     return view;

@@ -19,7 +19,8 @@ namespace {
 
 constexpr std::int64_t kStart = 1'800'000'000'000;  // wall time at the beginning
 constexpr Millis kStepTime{500};
-/// A zombie that wakes up, or whose storage answers again, reads the fence within this time, and dies of it.
+/// A zombie that wakes up, or whose storage answers again, reads the fence within this time, and
+/// dies of it.
 constexpr Millis kZombieGrace{5'000};
 
 struct Checkpoint {
@@ -46,7 +47,7 @@ struct Runner {
   bool has_order = false;
   bool has_go = false;
   bool stopping = false;
-  Millis lease{0};               ///< 0: not strict
+  Millis lease{0};  ///< 0: not strict
   std::int64_t lease_until = 0;
   bool waits_behind_fence = false;
   std::int64_t step = 0;
@@ -287,10 +288,12 @@ struct Cluster::World final : engine::Engine {
     at(Millis(1000), [this] { beat(); });
   }
 
-  /// The server answers a heartbeat by the records that it has published, and the lease runs from the heartbeat.
+  /// The server answers a heartbeat by the records that it has published, and the lease runs from
+  /// the heartbeat.
   void renew_by_server(const Runner& runner) {
     const auto job = core->snapshot()->find(runner.key.job);
-    if (runner.lease.count() > 0 && job != nullptr && job::is_in_charge(*job, runner.key, runner.nonce)) {
+    if (runner.lease.count() > 0 && job != nullptr &&
+        job::is_in_charge(*job, runner.key, runner.nonce)) {
       to_runner(runner.key, [this, asked = now_ms](Runner& r) {
         r.lease_until = std::max(r.lease_until, asked + r.lease.count());
       });
@@ -468,7 +471,8 @@ struct Cluster::World final : engine::Engine {
     });
   }
 
-  /// What each runner looks at all the time: the fence, if the storage answers, and its lease. False if it has ended.
+  /// What each runner looks at all the time: the fence, if the storage answers, and its lease.
+  /// False if it has ended.
   bool may_go_on(Runner& runner) {
     const bool stalled = nodes[static_cast<std::size_t>(runner.node)].stalled;
     if (!stalled && folders[runner.key.job].fence > runner.key.epoch.value()) {
@@ -490,22 +494,23 @@ struct Cluster::World final : engine::Engine {
     return true;
   }
 
-  /// User code of this rank does something now. In a strict job nothing of another attempt may do so any more: neither
-  /// later than a newer attempt, nor with a lease that still holds.
+  /// User code of this rank does something now. In a strict job nothing of another attempt may do
+  /// so any more: neither later than a newer attempt, nor with a lease that still holds.
   void expect_alone(const Runner& runner) {
     if (runner.lease.count() == 0) {
       return;
     }
     std::int32_t& newest = newest_user_code[runner.key.job];
     if (runner.key.epoch.value() < newest) {
-      broken(fmt::format("rank {} of a strict job still ran after attempt {} had begun", to_string(runner.key), newest));
+      broken(fmt::format("rank {} of a strict job still ran after attempt {} had begun",
+                         to_string(runner.key), newest));
     }
     newest = std::max(newest, runner.key.epoch.value());
     for (const auto& [key, other] : runners) {
       if (key.job == runner.key.job && key.epoch < runner.key.epoch && other.has_order &&
           other.phase != Phase::kEnded && now_ms < other.lease_until) {
-        broken(fmt::format("rank {} of a strict job runs while rank {} has a lease", to_string(runner.key),
-                           to_string(key)));
+        broken(fmt::format("rank {} of a strict job runs while rank {} has a lease",
+                           to_string(runner.key), to_string(key)));
       }
     }
   }
@@ -519,9 +524,11 @@ struct Cluster::World final : engine::Engine {
     expect_alone(runner);
     for (const auto& [key, other] : runners) {
       const NodeSim& node = nodes[static_cast<std::size_t>(other.node)];
-      const bool excused = node.frozen || node.stalled || now_ms - node.thawed_at <= kZombieGrace.count() ||
+      const bool excused = node.frozen || node.stalled ||
+                           now_ms - node.thawed_at <= kZombieGrace.count() ||
                            now_ms - node.unstalled_at <= kZombieGrace.count();
-      if (key.job == runner.key.job && key.epoch < runner.key.epoch && other.phase == Phase::kRunning && !excused) {
+      if (key.job == runner.key.job && key.epoch < runner.key.epoch &&
+          other.phase == Phase::kRunning && !excused) {
         broken(fmt::format("rank {} runs while rank {} still runs", to_string(runner.key), to_string(key)));
       }
     }
@@ -754,7 +761,8 @@ struct Cluster::World final : engine::Engine {
   std::vector<std::pair<RankKey, std::optional<job::RankEnd>>> hidden_ends;
   std::map<RankKey, std::int64_t> runner_clock;
   std::map<JobId, HotFolder> folders;
-  std::map<JobId, std::int32_t> newest_user_code;  ///< of strict jobs: the newest attempt whose user code ran
+  std::map<JobId, std::int32_t>
+      newest_user_code;  ///< of strict jobs: the newest attempt whose user code ran
   std::map<JobId, Workload> workloads;
   std::map<JobId, std::int64_t> ended_steps;
   std::vector<JobId> acknowledged;

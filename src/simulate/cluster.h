@@ -32,7 +32,8 @@ struct ClusterOptions {
   Millis server_crash{0};     ///< the server is killed and comes back
   Millis partition{0};        ///< a node loses the network to the server, both channels
   Millis store_refuses{0};    ///< the store takes no commit for a while
-  Millis storage_stall{0};    ///< a node's way to the hot tier stalls: no fence, no checkpoint, for a while
+  Millis storage_stall{
+      0};  ///< a node's way to the hot tier stalls: no fence, no checkpoint, for a while
   double message_repeated = 0;  ///< share of messages that arrive twice
 };
 

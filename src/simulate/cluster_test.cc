@@ -148,10 +148,12 @@ TEST(Cluster, AStrictJobWaitsForTheLeaseOfALostRankAndNotForADeadOne) {
   cluster.fail_node(1);
   cluster.run(Millis(5'000));
   EXPECT_EQ(cluster.outcomes().front().epochs, 3);
-  EXPECT_NE(cluster.outcomes().front().status, job::Status::kRunning) << "the first rank is still out of sight";
+  EXPECT_NE(cluster.outcomes().front().status, job::Status::kRunning)
+      << "the first rank is still out of sight";
   cluster.thaw_node(0);
   cluster.run(Millis(3'000));
-  EXPECT_EQ(cluster.outcomes().front().status, job::Status::kRunning) << "nobody is left to wait for";
+  EXPECT_EQ(cluster.outcomes().front().status, job::Status::kRunning)
+      << "nobody is left to wait for";
   EXPECT_TRUE(cluster.settle(Millis(3600'000))) << cluster.violation();
 }
 

@@ -4,9 +4,11 @@ import os
 import re
 import signal
 import tempfile
+import time
 from pathlib import Path
 
 import quadtest
+import witness as evidence
 
 TIMEOUT_SECONDS = 400
 
@@ -76,62 +78,95 @@ class Recovery(quadtest.TestCase):
         self.assertEqual(view["attempts"][0]["verdict"], "hardware")
         self.assertIn("powered off", server.ok("story", job))
 
-    def test_a_killed_rank_process_is_started_again(self):
-        server = self.server(nodes=2)
-        job = self.counter(server)
-        self.at_step(server, job, 12)
-        os.kill(min(server.rank_pids("count.py")), signal.SIGKILL)
-        view = self.expect_continued(server, job, 2)
-        self.assertEqual(view["attempts"][0]["verdict"], "platform")
+    def kill_all(self, pids):
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # it died with another
 
-    def test_a_killed_runner_takes_its_rank_with_it_and_is_started_again(self):
-        server = self.server(nodes=2)
-        job = self.counter(server, ranks=1)
-        self.at_step(server, job, 12)
-        old = server.rank_pids("count.py")
-        for pid in quadtest.processes_of(str(server.data), "quad-runner"):
-            os.kill(pid, signal.SIGKILL)
-        quadtest.wait_until(lambda: not any(quadtest.is_alive(pid) for pid in old), 5, "the rank's processes are gone")
-        self.expect_continued(server, job, 2)
-
-    def test_a_killed_server_finds_its_jobs_again(self):
-        server = self.server(nodes=2)
-        job = self.counter(server, steps=80)
-        self.at_step(server, job, 12)
-        before = server.rank_pids("count.py")
-        for _ in range(5):
-            server.kill()
-            server.start()
-        self.at_step(server, job, 30)
-        self.assertEqual(server.rank_pids("count.py"), before)
-        self.expect_continued(server, job, 1)
-        log = server.ok("logs", job, "--rank", "0", "--no-follow").splitlines()
-        self.assertEqual([line for line in log if " step " in line and "begins" not in line],
-                         [f"epoch 1 step {step}" for step in range(1, 81)])  # fmt: skip
+    def test_ranks_and_runners_killed_at_random_moments_come_back(self):
+        random_ = evidence.seeded(self)
+        server = self.server(nodes=9, gpus="H100:1", options=("--cpus", "1", "--memory", "2"))
+        witness = evidence.Witness(server)
+        jobs = {f"job-{i}": witness.launch(f"job-{i}", ranks=1 + i % 2, STEPS=80, EVERY=4) for i in range(6)}
+        kills = {name: [] for name in jobs}
+        for round_ in range(18):
+            name = f"job-{round_ % len(jobs)}"
+            epoch = len(kills[name]) + 1
+            witness.wait_for(name, "checkpoint", epoch=epoch)  # a recovery without one would count against it
+            time.sleep(random_.uniform(0, 0.4))
+            rank = random_.randrange(1 + (round_ % len(jobs)) % 2)
+            what = random_.choice(["process", "runner", "all"])
+            kills[name].append(what)
+            processes = evidence.rank_processes(server)[jobs[name], epoch, rank]
+            chosen = {
+                "process": lambda pid: "witness_rank.py" in " ".join(quadtest.command_of(pid)),
+                "runner": lambda pid, runner=evidence.runner_of(server, jobs[name], epoch, rank): pid == runner,
+                "all": lambda pid: True,
+            }[what]
+            self.kill_all(filter(chosen, processes))
+        for name, job in jobs.items():
+            with self.subTest(name, kills=kills[name]):
+                server.wait_for_status(job, "SUCCEEDED")
+                witness.expect_sound(name, job)
+                verdicts = [attempt["verdict"] for attempt in server.job(job)["attempts"]]
+                self.assertEqual(verdicts, ["platform"] * len(kills[name]) + ["success"])
+        evidence.expect_sound_store(server)
 
     def test_everything_killed_at_once_comes_back(self):
-        server = self.server(nodes=2)
-        job = self.counter(server)
-        self.at_step(server, job, 12)
-        pids = quadtest.processes_of(str(server.data), "quad-runner")
-        server.kill()
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
-        server.start()
-        self.expect_continued(server, job, 2)
+        random_ = evidence.seeded(self)
+        server = self.server(nodes=9, gpus="H100:1", options=("--cpus", "1", "--memory", "2"))
+        witness = evidence.Witness(server)
+        jobs = {f"job-{i}": witness.launch(f"job-{i}", ranks=1 + i % 2, setup=i % 3 == 0, STEPS=60, EVERY=4)
+                for i in range(6)}  # fmt: skip
+        for round_ in range(1, 5):
+            for name in jobs:
+                witness.wait_for(name, "checkpoint", epoch=round_)
+            time.sleep(random_.uniform(0, 0.6))
+            pids = [pid for pids in evidence.rank_processes(server).values() for pid in pids]
+            random_.shuffle(pids)
+            before = random_.randrange(len(pids))
+            self.kill_all(pids[:before])
+            server.kill()
+            self.kill_all(pids[before:])
+            time.sleep(random_.choice([0, 0, random_.uniform(0, 1)]))
+            server.start()
+        for name, job in jobs.items():
+            with self.subTest(name):
+                server.wait_for_status(job, "SUCCEEDED")
+                witness.expect_sound(name, job)
+        evidence.expect_sound_store(server)
 
-    def test_a_frozen_node_is_given_up_and_its_zombies_die_when_it_thaws(self):
-        server = self.server(nodes=3, options=("--node-lost-after", "3"))
-        job = self.counter(server, steps=150)
-        view = self.at_step(server, job, 12)
-        frozen = view["attempts"][0]["nodes"][0]
-        zombies = server.rank_pids("count.py")
-        server.ok("node", "freeze", frozen)
-        quadtest.wait_until(lambda: server.job(job)["epoch"] == 2 and server.job(job)["status"] == "RUNNING", 60,
-                            "the job runs elsewhere")  # fmt: skip
-        server.ok("node", "thaw", frozen)
-        quadtest.wait_until(lambda: not any(quadtest.is_alive(pid) for pid in zombies), 5, "the zombies are gone")
-        self.expect_continued(server, job, 2)
+    def test_damaged_checkpoints_are_passed_over_and_named(self):
+        random_ = evidence.seeded(self)
+        server = self.server(nodes=10, gpus="H100:1", options=("--cpus", "1", "--memory", "2"))
+        witness = evidence.Witness(server)
+        cases = {f"{form}-{damage}": (form, damage) for form in ("safetensors", "torch")
+                 for damage in ("cut", "cut-anywhere", "empty", "every")}  # fmt: skip
+        jobs = {name: witness.launch(name, HOLD="run", HOLD_STEP=12, STEPS=20, FORMAT=form)
+                for name, (form, _) in cases.items()}  # fmt: skip
+        damaged = {}
+        for name, (form, damage) in cases.items():
+            witness.wait_for(name, "held")
+            folder = server.data / "hot" / str(jobs[name]) / "e1"
+            damaged[name] = sorted(folder.glob("step-*"))[-1 if damage != "every" else -2 :]
+            for path in damaged[name]:
+                size = path.stat().st_size
+                os.truncate(path, {"cut": size - 1, "empty": 0}.get(damage, random_.randrange(size)))
+            os.kill(evidence.rank_processes(server, "witness_rank.py")[jobs[name], 1, 0][0], signal.SIGKILL)
+        for name, job in jobs.items():
+            with self.subTest(name):
+                server.wait_for_status(job, "SUCCEEDED")
+                story = server.ok("story", job)
+                for path in damaged[name]:
+                    self.assertIn(f"Passed over e1/{path.name}: ", story)
+                left = 0 if cases[name][1] == "every" else 5
+                self.assertEqual(server.job(job)["attempts"][1]["resumed_step"] or 0, left, story)
+                begin = witness.records(name, "begin", epoch=2)[0]
+                self.assertEqual(begin["step"], left)
+                witness.expect_never_twice(name)
+        evidence.expect_sound_store(server)
 
     @quadtest.quick
     def test_cancelling_ends_everything_that_a_job_started(self):

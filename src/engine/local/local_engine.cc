@@ -89,6 +89,7 @@ Status LocalEngine::load_power(const NodeId& id, Node& node) {
   const std::string text = read_file(node_folder(id) / kPowerFile, 64).value_or("");
   const std::string_view word = trim(text);
   node.power = word == "failed" ? Power::kFailed : word == "frozen" ? Power::kFrozen : Power::kOn;
+  node.thawed_last = word == "thawed";
   asked_power_[id] = node.power;
   return {};
 }
@@ -168,8 +169,9 @@ Result<std::vector<Existing>> LocalEngine::begin(Sink sink) {
       settle_power(id, node);
     } else if (node.power == Power::kFrozen) {
       stop_members(families_on(id), kStopRounds);
-    } else {
+    } else if (node.thawed_last) {
       // A server that was killed while it thawed the node may have left some that stand still.
+      // Without a thaw, what stands still was stopped by somebody else, who will let it go on.
       std::vector<Family> standing;
       for (const auto& [key, runner] : runners_) {
         const auto process = find_process(runner->process.pid);
@@ -178,6 +180,7 @@ Result<std::vector<Existing>> LocalEngine::begin(Sink sink) {
         }
       }
       signal_members(standing, SIGCONT);
+      QUAD_TRY(write_file_atomically(node_folder(id) / kPowerFile, "on\n"));
     }
   }
   thread_ = std::thread([this] { run(); });
@@ -242,9 +245,10 @@ Status LocalEngine::node_action(const NodeId& id, const std::string& verb) {
     return {};
   }
   // Written first: a server that is killed now finishes it when it begins again.
-  QUAD_TRY(write_file_atomically(node_folder(id) / kPowerFile, to == Power::kFailed   ? "failed\n"
-                                                               : to == Power::kFrozen ? "frozen\n"
-                                                                                      : "on\n"));
+  QUAD_TRY(write_file_atomically(node_folder(id) / kPowerFile, to == Power::kFailed     ? "failed\n"
+                                                               : to == Power::kFrozen   ? "frozen\n"
+                                                               : from == Power::kFrozen ? "thawed\n"
+                                                                                        : "on\n"));
   known->second = to;
   post(SetPower{id, from, to});
   return {};

@@ -81,6 +81,7 @@ class LocalEngine final : public Engine {
   struct Node {
     LocalNode what;
     Power power = Power::kOn;
+    bool thawed_last = false;              ///< what was last done to it, perhaps not to its end
     bool going_down = false;               ///< NodeDown follows when its last process is gone
     bool back_after = false;               ///< NodeBack follows that
     std::vector<StartOrder> waiting;       ///< starts that were ordered while it was frozen

@@ -211,7 +211,7 @@ TEST_F(LocalPower, AServerKilledInTheMiddleOfAThawIsFinishedByTheNext) {
   const auto family = start_family(key(1));
   ASSERT_TRUE(act("freeze").ok());
   engine_->end();
-  ASSERT_TRUE(write_file_atomically(data_ / "nodes/local-1/state", "on\n").ok());
+  ASSERT_TRUE(write_file_atomically(data_ / "nodes/local-1/state", "thawed\n").ok());
   begin();
   for (const auto& [word, pid] : family) {
     for (int i = 0; i < 5000 && stands_still(pid); ++i) {
@@ -219,6 +219,24 @@ TEST_F(LocalPower, AServerKilledInTheMiddleOfAThawIsFinishedByTheNext) {
     }
     EXPECT_FALSE(stands_still(pid)) << word;
   }
+}
+
+TEST_F(LocalPower, WhatSomebodyElseStoppedStaysStoppedOverARestart) {
+  begin();
+  const auto family = start_family(key(1));
+  ASSERT_TRUE(act("freeze").ok());
+  ASSERT_TRUE(act("thaw").ok());
+  ASSERT_TRUE(back());
+  for (int restart = 0; restart < 2; ++restart) {
+    engine_->end();
+    begin();
+    if (restart == 0) {
+      ::kill(family.begin()->second, SIGSTOP);
+    }
+  }
+  let_beats_pass();
+  EXPECT_TRUE(stands_still(family.begin()->second));
+  ::kill(family.begin()->second, SIGCONT);
 }
 
 TEST_F(LocalPower, AFrozenNodeCanFail) {
