@@ -88,7 +88,7 @@ struct Cluster::World final : engine::Engine {
   void at(Millis delay, std::function<void()> what) {
     timers.push(Timer{now_ms + delay.count(), ++sequence, std::move(what)});
   }
-  [[nodiscard]] Now now() const { return {WallTime{kStart + now_ms}, MonoTime{now_ms}}; }
+  [[nodiscard]] Now now() const { return {WallTime{kStart + now_ms + wall_offset}, MonoTime{now_ms}}; }
   std::int64_t between(std::int64_t low, std::int64_t high) {
     return low + static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(high - low + 1));
   }
@@ -523,6 +523,9 @@ struct Cluster::World final : engine::Engine {
     runner.phase = Phase::kRunning;
     expect_alone(runner);
     for (const auto& [key, other] : runners) {
+      if (key.job == runner.key.job && key.epoch == runner.key.epoch && other.phase < Phase::kReady) {
+        broken(fmt::format("rank {} runs before rank {} is ready", to_string(runner.key), to_string(key)));
+      }
       const NodeSim& node = nodes[static_cast<std::size_t>(other.node)];
       const bool excused = node.frozen || node.stalled ||
                            now_ms - node.thawed_at <= kZombieGrace.count() ||
@@ -655,6 +658,13 @@ struct Cluster::World final : engine::Engine {
       nodes[static_cast<std::size_t>(index)].cut = true;
       at(Millis(between(2'000, 60'000)), [this, index] { heal(index); });
     });
+    every(options.clock_jump, [this] { wall_offset += between(-86'400'000, 86'400'000); });
+    every(options.cancel, [this] {
+      if (!acknowledged.empty()) {
+        cancel(acknowledged[static_cast<std::size_t>(
+            between(0, static_cast<std::int64_t>(acknowledged.size()) - 1))]);
+      }
+    });
     every(options.storage_stall, [this] {
       const int index = any_node();
       nodes[static_cast<std::size_t>(index)].stalled = true;
@@ -735,6 +745,16 @@ struct Cluster::World final : engine::Engine {
     }
   }
 
+  void cancel(JobId job) {
+    if (core != nullptr) {
+      tell(control::CancelJob{job, "ana", [this, job](const Status& status) {
+                                if (status.ok()) {
+                                  cancelled.insert(job);
+                                }
+                              }});
+    }
+  }
+
   struct Timer {
     std::int64_t when = 0;
     std::uint64_t number = 0;
@@ -767,6 +787,8 @@ struct Cluster::World final : engine::Engine {
   std::map<JobId, std::int64_t> ended_steps;
   std::vector<JobId> acknowledged;
   std::uint64_t submissions = 0;
+  std::int64_t wall_offset = 0;
+  std::set<JobId> cancelled;
   std::string violation;
 };
 
@@ -786,6 +808,7 @@ void Cluster::submit(const Workload& workload) {
   request.recovery.max_without_progress = 1'000'000;  // faults come thicker here than anywhere
   request.stop_grace = Millis(2000);
   request.recovery.strict_fence = workload.strict_fence;
+  request.recovery.max_restarts_on_errors = workload.restarts_on_errors;
   request.body = "{}";
   // As a client would: the same key again until there is an answer.
   struct Client {
@@ -811,11 +834,7 @@ void Cluster::submit(const Workload& workload) {
   Client::ask(world, submission, workload);
 }
 
-void Cluster::cancel(JobId job) {
-  if (world_->core != nullptr) {
-    world_->tell(control::CancelJob{job, "ana", [](const Status& /*status*/) {}});
-  }
-}
+void Cluster::cancel(JobId job) { world_->cancel(job); }
 void Cluster::fail_node(int index) { world_->power_off(index); }
 void Cluster::return_node(int index) { world_->power_on(index); }
 void Cluster::freeze_node(int index) { world_->nodes[static_cast<std::size_t>(index)].frozen = true; }
@@ -872,7 +891,8 @@ std::vector<Outcome> Cluster::outcomes() const {
   for (const JobId id : world_->acknowledged) {
     const auto job = snapshot->find(id);
     all.push_back({id, job->status, job->epoch().value(),
-                   world_->ended_steps.contains(id) ? world_->ended_steps.at(id) : 0});
+                   world_->ended_steps.contains(id) ? world_->ended_steps.at(id) : 0,
+                   world_->cancelled.contains(id)});
   }
   return all;
 }

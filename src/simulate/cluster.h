@@ -34,6 +34,8 @@ struct ClusterOptions {
   Millis store_refuses{0};    ///< the store takes no commit for a while
   Millis storage_stall{
       0};  ///< a node's way to the hot tier stalls: no fence, no checkpoint, for a while
+  Millis clock_jump{0};       ///< wall time jumps, by up to a day either way
+  Millis cancel{0};           ///< somebody cancels a job
   double message_repeated = 0;  ///< share of messages that arrive twice
 };
 
@@ -46,6 +48,7 @@ struct Workload {
   int exit_code = 0;        ///< of rank 0 after its last step
   int priority = 0;
   bool strict_fence = false;
+  int restarts_on_errors = 0;
 };
 
 /// How a job ended, with what the simulation itself knows of it.
@@ -54,6 +57,7 @@ struct Outcome {
   job::Status status = job::Status::kPending;
   std::int32_t epochs = 0;
   std::int64_t steps_done = 0;
+  bool cancelled = false;  ///< somebody asked for that, and was told that it is on record
 };
 
 class Cluster {

@@ -8,6 +8,8 @@
 
 #include <array>
 #include <cerrno>
+#include <chrono>
+#include <thread>
 
 #include "base/text.h"
 #include "base/time.h"
@@ -15,6 +17,20 @@
 namespace quad::store {
 
 namespace {
+
+constexpr std::chrono::seconds kPatience{2};
+
+/// flock, again until kPatience is over.
+bool lock_in_time(int fd) {
+  const auto end = std::chrono::steady_clock::now() + kPatience;
+  while (::flock(fd, LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK || std::chrono::steady_clock::now() > end) {
+      return false;
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  return true;
+}
 
 /// "process 4711 on head1 since 2026-…", as far as the file tells.
 std::string holder_of(int fd, const std::filesystem::path& path) {
@@ -36,7 +52,7 @@ Result<UniqueFd> take_lock(const std::filesystem::path& folder) {
   if (!fd) {
     return errno_error(fmt::format("Cannot open {}", path.string()), errno);
   }
-  if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
+  if (!lock_in_time(fd.get())) {
     if (errno != EWOULDBLOCK) {
       return errno_error(fmt::format("Cannot lock {}", path.string()), errno);
     }

@@ -13,7 +13,8 @@
 namespace quad::store {
 
 /// Holds `<folder>/lock` until the descriptor is closed. kExists, naming the holder, when another
-/// process has it.
+/// process still has it after two seconds: a server that has just been killed may have it for a
+/// moment longer, through a child that was about to become another program.
 Result<UniqueFd> take_lock(const std::filesystem::path& folder);
 
 }  // namespace quad::store

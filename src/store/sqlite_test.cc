@@ -1,5 +1,6 @@
 #include <gmock/gmock.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
@@ -274,6 +275,19 @@ TEST_F(Sqlite, RefusesASecondServerAndNamesTheFirst) {
   commit(batch().add(make_job(1)));
   store.reset();
   EXPECT_NE(open_or_fail(folder.path()), nullptr);
+}
+
+TEST_F(Sqlite, WaitsForWhatAKilledServerHadJustForked) {
+  // As between a fork and its exec: the lock is the child's as well.
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::usleep(300'000);
+    ::_exit(0);
+  }
+  store.reset();
+  const auto next = open_sqlite(folder.path());
+  EXPECT_TRUE(next.ok()) << next.error().message;
+  ::waitpid(child, nullptr, 0);
 }
 
 TEST_F(Sqlite, RefusesASchemaOfANewerVersion) {

@@ -27,7 +27,7 @@ class StoppedRunner(quadtest.TestCase):
         witness.wait_for("barrier", "set_up", rank=0)
         witness.wait_for("run", "step", rank=1)
         witness.wait_for("ends", "step")
-        before = evidence.rank_processes(server)
+        before = evidence.rank_processes(server, "witness_rank.py", "run")
         stopped = {name: evidence.runner_of(server, job, 1, 0) for name, job in jobs.items()}
         for pid in stopped.values():
             os.kill(pid, signal.SIGSTOP)
@@ -52,10 +52,11 @@ class StoppedRunner(quadtest.TestCase):
             witness.say(name, "go")
         step = witness.records("run", "step", rank=0)[-1]["step"]
         witness.wait_for("run", "step", rank=0, step=step + 20)
-        after = evidence.rank_processes(server)
+        after = evidence.rank_processes(server, "witness_rank.py", "run")
         for key, pids in before.items():
             if key[0] == jobs["run"]:
-                self.assertEqual(sorted(after[key]), sorted(pids), "something was started again")
+                self.assertEqual(after[key], pids, "something was started again")
+        self.assertEqual(evidence.runner_of(server, jobs["run"], 1, 0), stopped["run"])
         for name in ("setup", "barrier", "ends"):
             server.wait_for_status(jobs[name], "SUCCEEDED")
         server.ok("cancel", jobs["run"])

@@ -46,8 +46,9 @@ def rank_processes(server, *what):
 
 
 def runner_of(server, job, epoch, rank):
-    """The process of one rank's runner."""
-    return rank_processes(server, "quad-runner", f"/{job}-{epoch}-{rank}")[job, epoch, rank][0]
+    """The process of one rank's runner: the oldest of that program, as it forks its workers."""
+    found = rank_processes(server, "quad-runner", f"/{job}-{epoch}-{rank}")[job, epoch, rank]
+    return min(found, key=lambda pid: (quadtest.start_time(pid) or float("inf"), pid))
 
 
 class Witness:
