@@ -41,7 +41,8 @@ class Transition {
   void confirm_end(Attempt& attempt, Rank rank);
   /// Ends the wait of the live attempt behind the fence if nobody is left to wait for.
   void end_fence_wait();
-  /// A checkpoint that the attempt before wrote too shortly before its end to be seen shows in where this one resumes.
+  /// A checkpoint that the attempt before wrote too shortly before its end to be seen shows in
+  /// where this one resumes.
   void note_progress_before(const Attempt& attempt);
   /// Orders for those that may have one, once every rank is connected: all, or all but rank 0.
   void send_orders(const Attempt& attempt, bool with_head);

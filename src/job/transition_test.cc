@@ -249,7 +249,8 @@ TEST(Transition, ACheckpointThatNobodySawInTimeCountsOnceItIsResumedFrom) {
   life.begin();
   for (int step = 0; step < 10; ++step) {
     life.place().happen(RankHello{life.job.epoch(), Rank(0), "a", "127.0.0.1", 1});
-    life.happen(ResumeChosen{life.job.epoch(), {step == 0 ? "" : "there", step == 0 ? -1 : step * 10, ""}});
+    life.happen(
+        ResumeChosen{life.job.epoch(), {step == 0 ? "" : "there", step == 0 ? -1 : step * 10, ""}});
     life.end(0, How::kGone, 0);
     ASSERT_EQ(life.job.status, Status::kRecovering) << step;
   }

@@ -70,7 +70,8 @@ std::string name_of(const checkpoint::Candidate& candidate) {
   return checkpoint::shown(path.lexically_relative(candidate.root.path.parent_path()).string());
 }
 
-// "Passed over e1/step-000020.safetensors: it is cut off." The reason may begin with the name itself.
+// "Passed over e1/step-000020.safetensors: it is cut off." The reason may begin with the name
+// itself.
 std::string passed_over_sentence(const checkpoint::Candidate& candidate) {
   std::string reason = candidate.verdict.reason;
   const std::string itself = checkpoint::shown(candidate.found.path.filename().string()) + " ";

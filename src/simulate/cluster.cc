@@ -88,7 +88,9 @@ struct Cluster::World final : engine::Engine {
   void at(Millis delay, std::function<void()> what) {
     timers.push(Timer{now_ms + delay.count(), ++sequence, std::move(what)});
   }
-  [[nodiscard]] Now now() const { return {WallTime{kStart + now_ms + wall_offset}, MonoTime{now_ms}}; }
+  [[nodiscard]] Now now() const {
+    return {WallTime{kStart + now_ms + wall_offset}, MonoTime{now_ms}};
+  }
   std::int64_t between(std::int64_t low, std::int64_t high) {
     return low + static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(high - low + 1));
   }
@@ -523,8 +525,10 @@ struct Cluster::World final : engine::Engine {
     runner.phase = Phase::kRunning;
     expect_alone(runner);
     for (const auto& [key, other] : runners) {
-      if (key.job == runner.key.job && key.epoch == runner.key.epoch && other.phase < Phase::kReady) {
-        broken(fmt::format("rank {} runs before rank {} is ready", to_string(runner.key), to_string(key)));
+      if (key.job == runner.key.job && key.epoch == runner.key.epoch &&
+          other.phase < Phase::kReady) {
+        broken(fmt::format("rank {} runs before rank {} is ready", to_string(runner.key),
+                           to_string(key)));
       }
       const NodeSim& node = nodes[static_cast<std::size_t>(other.node)];
       const bool excused = node.frozen || node.stalled ||
@@ -834,7 +838,9 @@ void Cluster::submit(const Workload& workload) {
   Client::ask(world, submission, workload);
 }
 
-void Cluster::cancel(JobId job) { world_->cancel(job); }
+void Cluster::cancel(JobId job) {
+  world_->cancel(job);
+}
 void Cluster::fail_node(int index) { world_->power_off(index); }
 void Cluster::return_node(int index) { world_->power_on(index); }
 void Cluster::freeze_node(int index) { world_->nodes[static_cast<std::size_t>(index)].frozen = true; }

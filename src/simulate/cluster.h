@@ -34,8 +34,8 @@ struct ClusterOptions {
   Millis store_refuses{0};    ///< the store takes no commit for a while
   Millis storage_stall{
       0};  ///< a node's way to the hot tier stalls: no fence, no checkpoint, for a while
-  Millis clock_jump{0};       ///< wall time jumps, by up to a day either way
-  Millis cancel{0};           ///< somebody cancels a job
+  Millis clock_jump{0};         ///< wall time jumps, by up to a day either way
+  Millis cancel{0};             ///< somebody cancels a job
   double message_repeated = 0;  ///< share of messages that arrive twice
 };
 

@@ -54,7 +54,7 @@ KINDS = {
     "gang": {"weight": 3, "steps": 10, "ranks": 2, "setup": 0.2},  # ranks wait for each other at the barrier
     "train": {"weight": 4, "steps": 25},
     "victim": {"weight": 3, "steps": 30},  # one of its processes is killed on its way
-    "stubborn": {"weight": 2, "steps": 9999},  # runs until it is cancelled, and takes its time to end
+    "stubborn": {"weight": 3, "steps": 9999},  # runs until it is cancelled, and takes its time to end
     "waiting": {"weight": 1, "steps": 1, "gpus": 2, "ranks": 4},  # needs everything, and is cancelled in the queue
 }
 
@@ -109,6 +109,7 @@ class Users(threading.Thread):
         self.order = []
         self.statuses = []  # of all jobs, as last seen
         self.sending = threading.Event()  # a submission is on its way
+        self.cancelling = threading.Event()  # a job that takes its time to end has been told to
         self.over = threading.Event()
         self.fault = None
 
@@ -166,6 +167,8 @@ class Users(threading.Thread):
         status, answer = self.client.until_it_answers("POST", f"/v1/jobs/{job['id']}/cancel", {})
         assert status in (200, 202, 204), answer
         job["cancelled"] = True
+        if job["kind"] == "stubborn":
+            self.cancelling.set()
 
 
 class ServerKills(quadtest.TestCase):
@@ -210,6 +213,11 @@ class ServerKills(quadtest.TestCase):
             users.sending.clear()
             users.sending.wait(0.3)
             time.sleep(random_.uniform(0, 0.01))
+        elif moment < 0.5:  # in the middle of a cancellation
+            server.wait_until_ready()
+            users.cancelling.clear()
+            users.cancelling.wait(0.5)
+            time.sleep(random_.uniform(0, 0.3))
         else:
             server.wait_until_ready()
             time.sleep(random_.uniform(0, 0.3))
