@@ -74,7 +74,8 @@ class Engine {
   /// The nodes and runners there are, then begins to observe. Called once, before any order.
   virtual Result<std::vector<Existing>> begin(Sink sink) = 0;
   virtual void start(const StartOrder& order) = 0;
-  /// Kills the runner and everything it started, at once. Idempotent; RunnerEnded follows if it was alive.
+  /// Kills the runner and everything it started, at once. Idempotent; RunnerEnded follows, also if the runner was not
+  /// there any more: whoever asks had not heard of its end. (A node out of sight answers when it is back.)
   virtual void kill(const RankKey& key) = 0;
   /// The rank's end is durable: what the engine keeps of it (folder, pod) may go.
   virtual void forget(const RankKey& key) = 0;

@@ -258,7 +258,17 @@ struct Cluster::World final : engine::Engine {
   }
 
   void kill(const RankKey& key) override {
-    at(jitter(), [this, key] { die(key, std::nullopt); });
+    at(jitter(), [this, key] {
+      const bool out_of_sight = std::any_of(hidden_ends.begin(), hidden_ends.end(),
+                                            [&](const auto& hidden) { return hidden.first == key; });
+      if (runners.contains(key)) {
+        die(key, std::nullopt);
+      } else if (!out_of_sight) {
+        const auto left = left_behind.find(key);
+        observe(engine::RunnerEnded{key, left == left_behind.end() ? std::nullopt : left->second,
+                                    "its process is not there"});
+      }
+    });
   }
   void forget(const RankKey& key) override { left_behind.erase(key); }
   Status node_action(const NodeId& /*node*/, const std::string& /*verb*/) override { return {}; }
@@ -713,6 +723,9 @@ struct Cluster::World final : engine::Engine {
       const auto result = runners.at(key).result;
       runners.erase(key);
       left_behind[key] = result;
+      if (node.cut) {
+        hidden_ends.push_back({key, result});
+      }
     }
     if (!node.cut) {
       observe(engine::NodeDown{node.id, "powered off"});

@@ -107,9 +107,7 @@ class Users(threading.Thread):
         self.script.write_text(COUNT)
         self.jobs = {}  # name -> {"id", "kind", "cancelled": acknowledged, "killed": how often}
         self.order = []
-        self.statuses = []  # of all jobs, as last seen
         self.sending = threading.Event()  # a submission is on its way
-        self.cancelling = threading.Event()  # a job that takes its time to end has been told to
         self.over = threading.Event()
         self.fault = None
 
@@ -121,19 +119,21 @@ class Users(threading.Thread):
             self.fault = error
 
     def one_action(self):
-        status, answer = self.client.until_it_answers("GET", "/v1/jobs?limit=10000")
-        assert status == 200, answer
-        self.statuses = [one["status"] for one in answer["jobs"]]
-        live = {one["name"]: one for one in answer["jobs"] if one["status"] not in quadtest.TERMINAL}
+        live = {one["name"]: one for one in self.listed() if one["status"] not in quadtest.TERMINAL}
         if len(live) < OUTSTANDING:
             self.submit()
         for name, job in self.jobs.items():
             if name in live and not job["cancelled"] and job["kind"] in ("stubborn", "waiting"):
-                if self.random.random() < 0.1:
+                if self.random.random() < (0.03 if job["kind"] == "stubborn" else 0.15):
                     self.cancel(job)
         if self.order and self.random.random() < 0.1:
             self.submit_again(self.random.choice(self.order))
         time.sleep(self.random.uniform(0, 0.1))
+
+    def listed(self):
+        status, answer = self.client.until_it_answers("GET", "/v1/jobs?limit=10000")
+        assert status == 200, answer
+        return answer["jobs"]
 
     def submission(self, name, kind):
         what = KINDS[kind]
@@ -167,8 +167,6 @@ class Users(threading.Thread):
         status, answer = self.client.until_it_answers("POST", f"/v1/jobs/{job['id']}/cancel", {})
         assert status in (200, 202, 204), answer
         job["cancelled"] = True
-        if job["kind"] == "stubborn":
-            self.cancelling.set()
 
 
 class ServerKills(quadtest.TestCase):
@@ -181,8 +179,7 @@ class ServerKills(quadtest.TestCase):
         killed_in = collections.Counter()
         self.addCleanup(users.over.set)
         for round_ in range(ROUNDS):
-            self.kill_at_a_random_moment(server, users, random_)
-            killed_in.update(users.statuses)
+            killed_in.update(self.kill_at_a_random_moment(server, users, random_))
             if round_ % 3 == 0:
                 self.kill_a_victim(server, users, random_)
             self.assertIsNone(users.fault, f"round {round_}")
@@ -205,7 +202,8 @@ class ServerKills(quadtest.TestCase):
         self.assertEqual(every - set(killed_in), set(), "no kill met a job in these states")
 
     def kill_at_a_random_moment(self, server, users, random_):
-        moment = random_.random()
+        """Returns the statuses of the jobs just before, where to ask for them does not change the moment."""
+        moment, statuses = random_.random(), []
         if moment < 0.2:  # while it starts
             time.sleep(random_.uniform(0, 0.15))
         elif moment < 0.4:  # with a submission under way
@@ -215,15 +213,23 @@ class ServerKills(quadtest.TestCase):
             time.sleep(random_.uniform(0, 0.01))
         elif moment < 0.5:  # in the middle of a cancellation
             server.wait_until_ready()
-            users.cancelling.clear()
-            users.cancelling.wait(0.5)
-            time.sleep(random_.uniform(0, 0.3))
+            running = self.running(users, "stubborn")
+            if running:
+                users.cancel(users.jobs[random_.choice(running)])
+            time.sleep(random_.uniform(0, 0.3))  # it takes 0.4 s to end
         else:
             server.wait_until_ready()
             time.sleep(random_.uniform(0, 0.3))
+        if moment >= 0.4:
+            statuses = [one["status"] for one in users.listed()]
         server.kill()
         if random_.random() < 0.1:  # ranks go on, and end, without a server
             time.sleep(random_.uniform(0, 0.5))
+        return statuses
+
+    def running(self, users, kind):
+        return [one["name"] for one in users.listed()
+                if one["status"] == "RUNNING" and one["name"] in users.jobs and users.jobs[one["name"]]["kind"] == kind]  # fmt: skip
 
     def kill_a_victim(self, server, users, random_):
         victims = {job["id"]: job for job in list(users.jobs.values()) if job["kind"] == "victim" and job["killed"] < 2}
@@ -235,8 +241,7 @@ class ServerKills(quadtest.TestCase):
 
     def settle(self, server, users):
         def ended():
-            _, answer = users.client.call("GET", "/v1/jobs?limit=10000")
-            left = [one for one in answer["jobs"] if one["status"] not in quadtest.TERMINAL]
+            left = [one for one in users.listed() if one["status"] not in quadtest.TERMINAL]
             for one in left:
                 job = users.jobs[one["name"]]
                 if job["kind"] in ("stubborn", "waiting") and not job["cancelled"]:
@@ -247,8 +252,7 @@ class ServerKills(quadtest.TestCase):
         quadtest.wait_until(ended, 90, "every job has ended")
 
     def expect_each_job_once(self, server, users):
-        _, answer = users.client.call("GET", "/v1/jobs?limit=10000")
-        there = sorted((one["name"], one["id"]) for one in answer["jobs"])
+        there = sorted((one["name"], one["id"]) for one in users.listed())
         self.assertEqual(there, sorted((name, job["id"]) for name, job in users.jobs.items()))
         self.assertEqual(sorted(users.jobs), sorted(users.order), "one was never acknowledged")
         print(f"{len(there)} jobs, {sum(job['killed'] for job in users.jobs.values())} ranks killed", flush=True)

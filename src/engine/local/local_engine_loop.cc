@@ -215,14 +215,26 @@ void LocalEngine::carry_out(const Kill& kill) {
     }
     return;
   }
+  bool waited = false;
   for (auto& [id, node] : nodes_) {
     const auto dropped = std::erase_if(
         node.waiting, [&](const StartOrder& order) { return order.key == kill.key; });
     if (dropped > 0) {
+      waited = true;
       sink_(StartFailed{kill.key, fmt::format("it was told to end while {} was frozen, before it "
                                               "had started",
                                               id.value())});
     }
+  }
+  const auto ended = ended_folders_.find(kill.key);
+  const auto on = ended == ended_folders_.end()
+                      ? nodes_.end()
+                      : nodes_.find(NodeId(ended->second.parent_path().filename().string()));
+  const bool node_speaks = on != nodes_.end() && on->second.going_down;
+  if (!waited && !node_speaks) {
+    sink_(RunnerEnded{kill.key,
+                      ended == ended_folders_.end() ? std::nullopt : read_result(ended->second),
+                      "its runner is not there"});
   }
 }
 

@@ -183,7 +183,9 @@ TEST_F(Local, KillsOneRankAndNoOther) {
   engine_->kill(key(1, 1, 0));
   engine_->kill(key(1, 1, 1));
   ASSERT_TRUE(seen_.ended(key(1, 1, 1)));
-  EXPECT_EQ(seen_.count<RunnerEnded>([](const RunnerEnded&) { return true; }), 2U);
+  // Whoever has one killed that is not there any more has not heard of its end, and is told again.
+  EXPECT_EQ(seen_.ended(key(9))->detail, "its runner is not there");
+  EXPECT_EQ(seen_.count<RunnerEnded>([](const RunnerEnded&) { return true; }), 4U);
 }
 
 TEST_F(Local, ForgetsTheFolderOfARankThatEndedOrThatStillEnds) {
