@@ -2,7 +2,8 @@
 
 The last line is always `N passed, N failed, N skipped`, over both; the exit code is 0 only if none failed and some
 passed. Each end-to-end file runs in a process and a temporary folder of its own, with a time limit; whatever it left
-running is killed and counts as nothing. A file may say `TIMEOUT_SECONDS = 300` for itself at its top level.
+running is killed and counts as nothing. A file may say `TIMEOUT_SECONDS = 300` for itself at its top level. Random tests
+print their seed; with QUAD_SEED=N in the environment they take that one.
 """
 
 import argparse
