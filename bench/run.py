@@ -1,6 +1,6 @@
 """Runs every benchmark and prints one table: what was measured, the figure, its goal.
 
-Two kinds are found by themselves. A script bench/*.py prints JSON lines {"name", "value", "unit", "goal", "command"},
+Two kinds are found by themselves. A script bench/*.py, but for the harness that they share, prints JSON lines {"name", "value", "unit", "goal", "command"},
 where goal is text such as "<= 5 s" (or absent) and command is how to get the figure again. A program *_bench is of
 Google Benchmark; SetLabel() names its goal. The last line counts goals; the exit code is 1 if one was missed or a
 benchmark failed.
@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+NO_BENCHMARKS = ("run.py", "harness.py")
 COMPARE = {"<=": operator.le, "<": operator.lt, ">=": operator.ge, ">": operator.gt}
 
 
@@ -73,7 +74,7 @@ def main():
     args = parser.parse_args()
     build = args.build.resolve()
 
-    scripts = [p for p in sorted((ROOT / "bench").glob("*.py")) if p != Path(__file__).resolve()]
+    scripts = [p for p in sorted((ROOT / "bench").glob("*.py")) if p.name not in NO_BENCHMARKS]
     programs = sorted((build / "bin").glob("*_bench"))
     rows, failures = [], []
     for path in scripts + programs:
