@@ -1,8 +1,9 @@
 // http_load HOST PORT TOKEN TARGET BODY CLIENTS SECONDS
 //
-// Posts the same body again and again over CLIENTS connections that stay open, each with one request under way, and
-// prints what was answered as JSON. One thread and one epoll, so that it takes little of the processors that the server
-// under test needs. Exits with 1 at the first answer that is not 201.
+// Posts the same body again and again over CLIENTS connections that stay open, each with one
+// request under way, and prints what was answered as JSON. One thread and one epoll, so that it
+// takes little of the processors that the server under test needs. Exits with 1 at the first answer
+// that is not 201.
 
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -87,10 +88,10 @@ int main(int count, char** arguments) {
     fail("usage: http_load HOST PORT TOKEN TARGET BODY CLIENTS SECONDS");
   }
   const std::string_view body = arguments[5];
-  const std::string request =
-      fmt::format("POST {} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\n"
-                  "Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{}",
-                  arguments[4], arguments[1], arguments[3], body.size(), body);
+  const std::string request = fmt::format(
+      "POST {} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\n"
+      "Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{}",
+      arguments[4], arguments[1], arguments[3], body.size(), body);
   const quad::UniqueFd poll(::epoll_create1(EPOLL_CLOEXEC));
   std::vector<Client> clients(static_cast<std::size_t>(std::atoi(arguments[6])));
   for (std::size_t i = 0; i < clients.size(); ++i) {

@@ -52,7 +52,8 @@ def hyperqueue():
         return
     with tempfile.TemporaryDirectory(prefix="quad-bench-") as folder:
         done = subprocess.run(
-            [sys.executable, "-c", HYPERQUEUE, str(JOBS), str(SLOTS)], stdout=subprocess.PIPE, text=True, cwd=folder,
+            [sys.executable, "-c", HYPERQUEUE, str(JOBS), str(SLOTS)], stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, text=True, cwd=folder,
             env=os.environ | {"HOME": folder}, timeout=300,
         )  # fmt: skip
     if done.returncode != 0:

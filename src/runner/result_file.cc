@@ -37,18 +37,22 @@ RankResult result_from(const json::object& object) {
 }
 
 Status write_result(const std::filesystem::path& folder, const RankResult& result) {
-  // Whole or absent after a crash of this process or machine; the folder is not synced, since a machine that goes down
-  // in this instant takes the rank's folder with it in the server's eyes anyway, and a sync is what a short job waits
-  // for the longest.
   const fs::path temporary = folder / "result.json.tmp";
   UniqueFd fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644));
   if (!fd) {
     return errno_error("Cannot create result.json", errno);
   }
   QUAD_TRY(write_all(fd.get(), to_text(to_json(result)) + "\n"));
-  if (::fdatasync(fd.get()) != 0 ||
-      ::rename(temporary.c_str(), (folder / "result.json").c_str()) != 0) {
+  if (::rename(temporary.c_str(), (folder / "result.json").c_str()) != 0) {
     return errno_error("Cannot write result.json", errno);
+  }
+  return {};
+}
+
+Status sync_result(const std::filesystem::path& folder) {
+  const UniqueFd fd(::open((folder / "result.json").c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC));
+  if (!fd || ::fdatasync(fd.get()) != 0) {
+    return errno_error("Cannot sync result.json", errno);
   }
   return {};
 }

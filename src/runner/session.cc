@@ -183,6 +183,7 @@ class Session {
   std::string resumed_from_;
   std::unique_ptr<RankProcess> rank_;
   RankResult result_;
+  bool result_synced_ = false;
   bool output_open_ = false;
   MonoTime dead_since_{0};
   MonoTime patience_until_{0};
@@ -426,6 +427,13 @@ void Session::on_timers() {
   }
   keep_lease();
   finish_when_dead();
+  if (phase_ == Phase::kEnded && !result_synced_ && !uplink_->connection().open()) {
+    // A server that is there makes the end durable itself in a moment, without this wait.
+    result_synced_ = true;
+    if (auto synced = sync_result(folder_); !synced.ok()) {
+      log(synced.error().message);
+    }
+  }
 }
 
 bool Session::has_lease() const {

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 namespace quad::server {
 
@@ -24,9 +25,9 @@ std::uint64_t newlines(std::string_view bytes) {
 
 }  // namespace
 
-std::filesystem::path LogStore::file(const RankKey& key) const {
-  return folder_ / std::to_string(key.job.value()) / std::to_string(key.epoch.value()) /
-         fmt::format("{}.log", key.rank.value());
+std::filesystem::path LogStore::file(const RankKey& key, std::string_view suffix) const {
+  return folder_ /
+         fmt::format("{}/{}/{}{}", key.job.value(), key.epoch.value(), key.rank.value(), suffix);
 }
 
 LogStore::Open* LogStore::open(const RankKey& key) {
@@ -35,8 +36,6 @@ LogStore::Open* LogStore::open(const RankKey& key) {
     return &it->second;
   }
   const std::filesystem::path path = file(key);
-  std::filesystem::path index = path;
-  index.replace_extension(".idx");
   Open fresh;
   fresh.log.reset(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   if (!fresh.log && errno == ENOENT) {
@@ -44,8 +43,7 @@ LogStore::Open* LogStore::open(const RankKey& key) {
       fresh.log.reset(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
     }
   }
-  fresh.index.reset(::open(index.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
-  if (!fresh.log || !fresh.index) {
+  if (!fresh.log) {
     spdlog::warn("{}", errno_error(fmt::format("Cannot open {}", path.string()), errno).message);
     return nullptr;
   }
@@ -78,18 +76,29 @@ LogStore::Open* LogStore::open(const RankKey& key) {
   return &open_.emplace(key, std::move(fresh)).first->second;
 }
 
-void LogStore::mark(Open& open, WallTime now, bool force) {
-  if (!force && open.size - open.last.offset < kMarkBytes && now.millis - open.last.time_ms < kMarkMillis) {
+void LogStore::mark(const RankKey& key, Open& open, WallTime now, bool force) {
+  if (!force && open.size - open.last.offset < kMarkBytes &&
+      now.millis - open.last.time_ms < kMarkMillis) {
     return;
   }
   open.last = Mark{now.millis, open.size, open.lines, open.logical};
-  char bytes[sizeof(Mark)];
-  std::memcpy(bytes, &open.last, sizeof bytes);
-  (void)!::write(open.index.get(), bytes, sizeof bytes);  // a lost mark only makes seeking coarser
+  std::string bytes = std::exchange(open.held_mark, {});
+  const bool first = open.size == 0 && bytes.empty();
+  bytes.append(reinterpret_cast<const char*>(&open.last), sizeof(Mark));
+  if (first && !force) {
+    open.held_mark = std::move(bytes);
+    return;
+  }
+  if (!open.index) {
+    open.index.reset(
+        ::open(file(key, ".idx").c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
+  }
+  (void)!::write(open.index.get(), bytes.data(),
+                 bytes.size());  // a lost mark only makes seeking coarser
 }
 
-bool LogStore::write(Open& open, std::string_view bytes, WallTime now) {
-  mark(open, now, false);
+bool LogStore::write(const RankKey& key, Open& open, std::string_view bytes, WallTime now) {
+  mark(key, open, now, false);
   while (!bytes.empty()) {
     const ssize_t put = ::pwrite(open.log.get(), bytes.data(), bytes.size(), static_cast<off_t>(open.size));
     if (put < 0 && errno == EINTR) {
@@ -121,22 +130,22 @@ std::uint64_t LogStore::append(const RankKey& key, std::uint64_t offset, std::st
   if (open->lost > 0) {
     const std::string text = fmt::format("\n[quad: {} bytes were lost here: the server's disk was full]\n", open->lost);
     const std::uint64_t before = open->size;
-    if (write(*open, text, now)) {
+    if (write(key, *open, text, now)) {
       open->lost = 0;
-      mark(*open, now, true);
+      mark(key, *open, now, true);
     } else {
       open->size = before;
     }
   }
   const std::uint64_t before = open->size;
-  if (open->lost > 0 || !write(*open, bytes, now)) {
+  if (open->lost > 0 || !write(key, *open, bytes, now)) {
     if (open->lost == 0) {
       spdlog::warn("the output of rank {} cannot be stored: {}", to_string(key), std::strerror(errno));
     }
     const std::uint64_t stored = open->size - before;
     open->lost += bytes.size() - stored;
     open->logical += bytes.size();
-    mark(*open, now, true);
+    mark(key, *open, now, true);
   } else {
     open->logical += bytes.size();
   }
@@ -150,15 +159,19 @@ void LogStore::gap(const RankKey& key, std::uint64_t from, std::uint64_t to, Wal
     return;
   }
   const std::uint64_t start = std::max(from, open->logical);
-  const std::string text =
-      fmt::format("\n[quad: {} bytes were lost here: they came faster than they could be kept]\n", to - start);
-  write(*open, text, now);
+  const std::string text = fmt::format(
+      "\n[quad: {} bytes were lost here: they came faster than they could be kept]\n", to - start);
+  write(key, *open, text, now);
   open->logical = to;
-  mark(*open, now, true);
+  mark(key, *open, now, true);
   notify(key);
 }
 
 std::uint64_t LogStore::end(const RankKey& key) {
+  if (size(key) == 0) {
+    return open_.contains(key) ? open_.at(key).logical
+                               : 0;  // no files for a rank that prints nothing
+  }
   const Open* open = this->open(key);
   return open == nullptr ? 0 : open->logical;
 }
@@ -218,9 +231,7 @@ std::uint64_t LogStore::tail(const RankKey& key, std::uint64_t lines) const {
 }
 
 std::vector<LogStore::Mark> LogStore::marks(const RankKey& key) const {
-  std::filesystem::path index = file(key);
-  index.replace_extension(".idx");
-  const auto bytes = read_file(index, 1ULL << 30U);
+  const auto bytes = read_file(file(key, ".idx"), 1ULL << 30U);
   std::vector<Mark> all(bytes.ok() ? bytes->size() / sizeof(Mark) : 0);
   if (!all.empty()) {
     std::memcpy(all.data(), bytes->data(), all.size() * sizeof(Mark));
@@ -230,10 +241,21 @@ std::vector<LogStore::Mark> LogStore::marks(const RankKey& key) const {
 
 std::uint64_t LogStore::seek_time(const RankKey& key, WallTime time) const {
   const std::vector<Mark> all = marks(key);
-  // A mark stands for what came in the 200 ms after it as well, so the one before may hold bytes of this time.
+  if (all.empty()) {
+    // All of it came at once: in the 200 ms before the file was last written.
+    struct stat info {};
+    const bool known = ::stat(file(key).c_str(), &info) == 0;
+    const std::int64_t written =
+        static_cast<std::int64_t>(info.st_mtim.tv_sec) * 1000 + info.st_mtim.tv_nsec / 1'000'000;
+    return known && written + kMarkMillis >= time.millis ? 0 : size(key);
+  }
+  // A mark stands for what came in the 200 ms after it as well, so the one before may hold bytes of
+  // this time.
   const std::int64_t earliest = time.millis - kMarkMillis;
-  const auto it = std::partition_point(all.begin(), all.end(), [&](const Mark& one) { return one.time_ms < earliest; });
-  return it == all.end() ? size(key) : it->offset;
+  const auto it = std::partition_point(all.begin(), all.end(),
+                                       [&](const Mark& one) { return one.time_ms < earliest; });
+  // What lies before the first mark may be of any time.
+  return it == all.begin() ? 0 : it == all.end() ? size(key) : it->offset;
 }
 
 std::uint64_t LogStore::seek_line(const RankKey& key, std::uint64_t line) const {

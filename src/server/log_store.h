@@ -1,8 +1,9 @@
 // server/log_store.h
 //
-// The output of every rank of every attempt: <folder>/<job>/<epoch>/<rank>.log, the bytes as they came, and beside it
-// an index of (time, offset, line) for seeking. Arrival is at least once and in pieces: what is there already is left
-// out by its offset. What was lost is marked by a line where it is missing.
+// The output of every rank of every attempt: <folder>/<job>/<epoch>/<rank>.log, the bytes as they
+// came, and beside it an index of (time, offset, line) for seeking, where there is more than came
+// at once. Arrival is at least once and in pieces: what is there already is left out by its offset.
+// What was lost is marked by a line where it is missing. A rank that printed nothing has no files.
 //
 // Bytes are written to the page cache before they are acknowledged, and synced by the kernel: a killed server loses
 // nothing, a power cut the last seconds.
@@ -44,7 +45,8 @@ class LogStore {
 
   // Reading, in offsets of the file.
 
-  [[nodiscard]] std::filesystem::path file(const RankKey& key) const;
+  [[nodiscard]] std::filesystem::path file(const RankKey& key,
+                                           std::string_view suffix = ".log") const;
   [[nodiscard]] std::uint64_t size(const RankKey& key) const;
   /// At most `limit` bytes from `offset`; fewer, or none, at the end.
   [[nodiscard]] Result<std::string> read(const RankKey& key, std::uint64_t offset, std::size_t limit) const;
@@ -68,9 +70,10 @@ class LogStore {
   };
   struct Open {
     UniqueFd log;
-    UniqueFd index;
-    std::uint64_t size = 0;      ///< of the file
-    std::uint64_t logical = 0;   ///< end in the rank's output
+    UniqueFd index;             ///< opened for the second mark: a short log needs none
+    std::string held_mark;      ///< the first one until then
+    std::uint64_t size = 0;     ///< of the file
+    std::uint64_t logical = 0;  ///< end in the rank's output
     std::uint64_t lines = 0;
     std::uint64_t lost = 0;      ///< bytes that the disk refused, not yet marked
     Mark last;
@@ -78,8 +81,8 @@ class LogStore {
   };
 
   Open* open(const RankKey& key);
-  bool write(Open& open, std::string_view bytes, WallTime now);
-  void mark(Open& open, WallTime now, bool force);
+  bool write(const RankKey& key, Open& open, std::string_view bytes, WallTime now);
+  void mark(const RankKey& key, Open& open, WallTime now, bool force);
   [[nodiscard]] std::vector<Mark> marks(const RankKey& key) const;
   void notify(const RankKey& key);
 

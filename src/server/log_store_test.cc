@@ -92,6 +92,25 @@ TEST_F(Logs, SeekingATimeLeavesOutNothingOfThatTimeOrLater) {
   EXPECT_EQ(logs_->seek_time(kRank, WallTime{now_.millis + 10'000}), end);
 }
 
+TEST_F(Logs, AShortLogNeedsNoIndexAndIsFoundByTimeAllTheSame) {
+  now_ = SystemClock().now().wall;
+  logs_->append(kRank, 0, "one\n", now_);
+  logs_->append(kRank, 4, "two\n", now_);
+  EXPECT_FALSE(std::filesystem::exists(logs_->file(kRank, ".idx")));
+  EXPECT_EQ(logs_->seek_time(kRank, now_), 0U);
+  EXPECT_EQ(logs_->seek_time(kRank, WallTime{now_.millis + 60'000}), 8U);
+  restart();
+  EXPECT_EQ(logs_->end(kRank), 8U);
+  EXPECT_EQ(logs_->append(kRank, 8, "three\n", WallTime{now_.millis + 5'000}), 14U);
+  EXPECT_EQ(logs_->seek_time(kRank, WallTime{now_.millis - 1'000}), 0U)
+      << "left out what came before the first mark";
+}
+
+TEST_F(Logs, ARankThatPrintsNothingHasNoFiles) {
+  EXPECT_EQ(logs_->end(kRank), 0U);
+  EXPECT_FALSE(std::filesystem::exists(logs_->file(kRank).parent_path()));
+}
+
 TEST_F(Logs, TheTailIsTheLastLines) {
   const std::string text = numbered_lines(30'000);
   logs_->append(kRank, 0, text, now_);

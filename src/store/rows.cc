@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <array>
+#include <boost/json/monotonic_resource.hpp>
+#include <boost/json/parse.hpp>
 #include <memory>
 #include <utility>
 
@@ -11,10 +14,26 @@ namespace quad::store {
 
 namespace {
 
+/// As parse_json_object(), but the object lives in `storage`.
+Result<json::object> parse_in(json::storage_ptr storage, std::string_view text) {
+  json::parse_options options;
+  options.allow_invalid_utf8 = true;
+  boost::system::error_code failure;
+  json::value value = json::parse(text, failure, std::move(storage), options);
+  if (failure || !value.is_object()) {
+    return parse_json_object(text);  // which says what is wrong
+  }
+  return std::move(value.get_object());
+}
+
 Result<job::Job> parse_job(std::string_view record, std::string_view request) {
-  QUAD_ASSIGN(const json::object request_object, parse_json_object(request));
+  // A server reads thousands of these when it starts, and keeps nothing of the JSON: most fit in
+  // here.
+  std::array<unsigned char, 16384> buffer;  // NOLINT(cppcoreguidelines-pro-type-member-init)
+  json::monotonic_resource memory(buffer.data(), buffer.size());
+  QUAD_ASSIGN(const json::object request_object, parse_in(&memory, request));
   QUAD_ASSIGN(job::Request parsed, job::request_from_json(request_object));
-  QUAD_ASSIGN(const json::object object, parse_json_object(record));
+  QUAD_ASSIGN(const json::object object, parse_in(&memory, record));
   return job::job_from_json(object, std::make_shared<job::Request>(std::move(parsed)));
 }
 

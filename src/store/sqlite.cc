@@ -17,6 +17,7 @@
 #include "store/rows.h"
 #include "store/schema.h"
 #include "store/store.h"
+#include "store/wal_folder.h"
 
 namespace quad::store {
 
@@ -24,9 +25,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// Pages of the write-ahead log before it is folded into the database: 16 MiB, so that a burst is
-/// not held up.
-constexpr int kCheckpointPages = 4000;
 /// What the log is cut to afterwards, if a long reader had made it grow.
 constexpr int kLogBytes = 64 << 20;
 constexpr int kCacheKib = 4096;
@@ -83,6 +81,7 @@ class SqliteStore final : public Store {
   std::int64_t last_revision_ = 0;
   mutable std::mutex readers_mutex_;
   mutable std::vector<Reader> readers_;
+  std::unique_ptr<WalFolder> wal_folder_;
 };
 
 Result<std::unique_ptr<Store>> SqliteStore::open(const fs::path& folder) {
@@ -102,11 +101,12 @@ Result<std::unique_ptr<Store>> SqliteStore::open(const fs::path& folder) {
             folder.string()));
   }
   QUAD_TRY(
-      db.run(fmt::format("PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint={}; "
+      db.run(fmt::format("PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=0; "
                          "PRAGMA journal_size_limit={}; PRAGMA cache_size=-{};",
-                         kCheckpointPages, kLogBytes, kCacheKib)));
+                         kLogBytes, kCacheKib)));
   QUAD_TRY(migrate(db, store->path_));
   QUAD_TRY(store->prepare());
+  QUAD_ASSIGN(store->wal_folder_, WalFolder::start(db, store->path_));
   QUAD_ASSIGN(store->last_revision_, db.integer("SELECT max(revision) FROM events"));
   return std::unique_ptr<Store>(std::move(store));
 }

@@ -154,7 +154,8 @@ class LocalEngine final : public Engine {
   std::unordered_map<RankKey, std::filesystem::path> ended_folders_;  ///< of runners that are reported
   std::vector<RankKey> to_kill_;
   std::chrono::milliseconds sweep_pause_{0};  ///< until it is looked again whether all have died
-  std::uint64_t last_number_ = 0;  ///< 0 is the queue's
+  Instant next_sweep_ = Instant::max();       ///< of what ended runners left behind
+  std::uint64_t last_number_ = 0;             ///< 0 is the queue's
   std::unique_ptr<Trash> trash_;
   bool stopping_ = false;
 

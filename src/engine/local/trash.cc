@@ -2,8 +2,10 @@
 
 #include <fmt/format.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <utility>
@@ -13,6 +15,14 @@
 namespace quad::engine {
 
 namespace fs = std::filesystem;
+using namespace std::chrono_literals;
+
+namespace {
+
+constexpr auto kQuiet = 1s;
+constexpr auto kLongestWait = 60s;
+
+}  // namespace
 
 Trash::Trash(fs::path folder) : folder_(std::move(folder)) {
   thread_ = std::thread([this] { work(); });
@@ -37,6 +47,8 @@ Status Trash::throw_away(const fs::path& path) {
   }
   {
     const std::lock_guard lock(mutex_);
+    last_at_ = std::chrono::steady_clock::now();
+    first_at_ = waiting_.empty() ? last_at_ : first_at_;
     waiting_.push_back(aside);
   }
   changed_.notify_one();
@@ -54,13 +66,33 @@ void Trash::work() {
     for (const fs::path& path : now) {
       remove_tree(path);
     }
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return stopping_ || !waiting_.empty(); });
-    if (stopping_) {
+    now = wait_for_work();
+    if (now.empty()) {
       return;
     }
-    now = std::exchange(waiting_, {});
   }
+}
+
+std::vector<fs::path> Trash::wait_for_work() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return stopping_ || !waiting_.empty(); });
+  for (;;) {
+    const auto due = std::min(last_at_ + kQuiet, first_at_ + kLongestWait);
+    if (stopping_ || std::chrono::steady_clock::now() >= due || is_nearly_full()) {
+      break;
+    }
+    // Not until `due`, so that a disk that fills up is seen; more that comes meanwhile need not
+    // wake this thread.
+    changed_.wait_for(lock, kQuiet, [this] { return stopping_.load(); });
+  }
+  return stopping_ ? std::vector<fs::path>() : std::exchange(waiting_, {});
+}
+
+bool Trash::is_nearly_full() const {
+  struct statvfs info {};
+  return ::statvfs(folder_.c_str(), &info) == 0 &&
+         (info.f_bavail < info.f_blocks / 10 ||
+          (info.f_files > 0 && info.f_favail < info.f_files / 10));
 }
 
 void Trash::remove_tree(const fs::path& root) const {

@@ -1,12 +1,19 @@
 // engine/local/trash.h
 //
-// Removes folders when there is time: a rank's home may hold a million files. throw_away() is one rename; the work is
-// done by a thread of its own, and what is left of it at the end by the next Trash on the same folder. Users' files may
-// forbid their own removal; that is overridden where possible, and what cannot be removed stays in the trash.
+// Removes folders when there is time: a rank's home may hold a million files. throw_away() is one
+// rename; the work is done by a thread of its own, and what is left of it at the end by the next
+// Trash on the same folder. Users' files may forbid their own removal; that is overridden where
+// possible, and what cannot be removed stays in the trash.
+//
+// Removing takes the disk from the jobs that start meanwhile, and some file systems look for a new
+// file's place among all that was freed lately (ext4 without a journal for a minute and more). So
+// what was thrown away waits for a second without more of it, but no longer than a minute, and not
+// at all while the disk is nearly full.
 
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <filesystem>
 #include <mutex>
@@ -30,6 +37,9 @@ class Trash {
 
  private:
   void work();
+  /// Takes what is to be removed next; empty when it is time to stop.
+  std::vector<std::filesystem::path> wait_for_work();
+  [[nodiscard]] bool is_nearly_full() const;
   void remove_tree(const std::filesystem::path& root) const;
 
   std::filesystem::path folder_;
@@ -37,6 +47,8 @@ class Trash {
   std::mutex mutex_;  ///< guards `waiting_`, which one thread fills and the other empties
   std::condition_variable changed_;
   std::vector<std::filesystem::path> waiting_;
+  std::chrono::steady_clock::time_point first_at_{},
+      last_at_{};  ///< when the first and last of those came
   std::thread thread_;
 };
 
