@@ -17,6 +17,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 NO_BENCHMARKS = ("run.py", "harness.py")
+# What programs count beside the time.
+COUNTERS = {"allocations": "allocations", "max_ms": "slowest in ms", "jobs": "jobs/s"}
 COMPARE = {"<=": operator.le, "<": operator.lt, ">=": operator.ge, ">": operator.gt}
 
 
@@ -43,13 +45,19 @@ def rows_of_script(path, build):
 def rows_of_program(path, build):
     report = json.loads(run([str(path), "--benchmark_format=json"], build))
     for one in report["benchmarks"]:
+        name = f"{path.name.removesuffix('_bench')}: {one['name'].removesuffix('/manual_time')}"
+        command = f"{path.relative_to(ROOT)} --benchmark_filter='{one['name']}'"
+        if "error_message" in one:
+            raise RuntimeError(f"{one['name']}: {one['error_message']}")
         yield {
-            "name": f"{path.name.removesuffix('_bench')}: {one['name']}",
+            "name": name,
             "value": one["real_time"],
             "unit": one["time_unit"],
             "goal": one.get("label", ""),
-            "command": f"{path.relative_to(ROOT)} --benchmark_filter='{one['name']}'",
+            "command": command,
         }
+        for counter in one.keys() & COUNTERS.keys():
+            yield {"name": f"{name}, {COUNTERS[counter]}", "value": one[counter], "unit": "", "command": command}
 
 
 def is_met(row):
@@ -93,7 +101,7 @@ def main():
         table = [("what", "figure", "goal")]
         for row in rows:
             mark = {True: "  met", False: "  MISSED", None: ""}[is_met(row)]
-            table.append((row["name"], f"{figure(row['value'])} {row['unit']}", f"{row.get('goal') or '-'}{mark}"))
+            table.append((row["name"], f"{figure(row['value'])} {row['unit']}".rstrip(), f"{row.get('goal') or '-'}{mark}"))
         widths = [max(len(line[i]) for line in table) for i in range(3)]
         for line in table:
             print(f"{line[0]:<{widths[0]}} | {line[1]:>{widths[1]}} | {line[2]}".rstrip())

@@ -46,7 +46,9 @@ constexpr Millis kCheckpointDelay{2000};
 constexpr Millis kWorkerRestart{5000};
 constexpr Millis kTroubleLog{60'000};     // at most one line about the connection in this time
 constexpr Millis kOutputAfterEnd{5000};   // how long output is waited for once every process is dead
-constexpr Millis kPatience{20};           // how long a rank may be held up for a server that keeps up, each time
+constexpr Millis kPatience{200};          // how long a rank may be held up for a server that keeps up
+constexpr Millis kPatienceEarned{20};     // with each piece of this size that the server takes: 50 MB/s keep up
+constexpr std::uint64_t kPatienceBytes = 1U << 20U;
 constexpr std::size_t kReadAtOnce = 2U << 20U;
 
 volatile sig_atomic_t terminate_asked = 0;
@@ -186,7 +188,9 @@ class Session {
   bool result_synced_ = false;
   bool output_open_ = false;
   MonoTime dead_since_{0};
-  MonoTime patience_until_{0};
+  Millis patience_ = kPatience;         // what is left of it
+  std::uint64_t patience_front_ = 0;    // acknowledged output up to which it has been earned
+  MonoTime waits_since_{0};             // since when output waits; 0: it does not
   bool told_stuck_ = false;
 
   bool stopping_ = false;
@@ -281,8 +285,8 @@ int Session::timeout() const {
   if (phase_ == Phase::kEnding) {
     consider(now_ + Millis(100));
   }
-  if (patience_until_ > now_) {
-    consider(patience_until_);
+  if (waits_since_.millis != 0 && now_ < waits_since_ + patience_) {
+    consider(waits_since_ + patience_);
   }
   if (waits_behind_fence_) {
     consider(fence_wait_until_);
@@ -902,18 +906,24 @@ void Session::on_workers() {
   }
 }
 
-// A server that keeps up but acknowledges late would otherwise make every byte go over the disk; and a rank may not be
-// held up by one that does not. So output waits for a moment while memory is full, and never while it is spooled.
+// A rank that prints faster than its output can be stored would otherwise send every byte over the disk, ever further
+// ahead of who follows it; and it may not be held up by a server that is slow or hangs. So while memory is full output
+// waits, with a patience that the server earns by what it takes, and never while anything is spooled.
 bool Session::output_may_wait() {
-  if (!spool_.memory_full() || spool_.spilled() || !uplink_->connection().open() ||
-      uplink_->backlog() == 0 || phase_ == Phase::kEnding) {
-    patience_until_ = MonoTime{0};
-    return false;
+  const bool may = spool_.memory_full() && !spool_.spilled() && uplink_->connection().open() &&
+                   uplink_->backlog() > 0 && phase_ != Phase::kEnding;
+  if (!may && waits_since_.millis != 0) {
+    patience_ -= now_ - waits_since_;
+    waits_since_ = MonoTime{0};
   }
-  if (patience_until_.millis == 0) {
-    patience_until_ = now_ + kPatience;
+  if (const std::uint64_t pieces = (spool_.front() - patience_front_) / kPatienceBytes; pieces > 0) {
+    patience_front_ += pieces * kPatienceBytes;
+    patience_ = std::min(kPatience, patience_ + kPatienceEarned * static_cast<std::int64_t>(pieces));
   }
-  return now_ < patience_until_;
+  if (may && waits_since_.millis == 0) {
+    waits_since_ = now_;
+  }
+  return may && now_ < waits_since_ + patience_;
 }
 
 void Session::on_output() {
