@@ -120,6 +120,7 @@ struct RankRecord {
   std::string nonce;    ///< of the runner that was accepted; empty before its hello
   std::string address;  ///< where other ranks reach it
   std::int32_t port = 0;  ///< a port that was free there: MASTER_PORT, from rank 0
+  std::int32_t pid = 0;   ///< of its runner on the node, which everything of the rank descends from
   std::optional<RankEnd> end;
 };
 

@@ -134,6 +134,7 @@ json::object to_json(const RankRecord& rank) {
   put(object, "nonce", rank.nonce);
   put(object, "address", rank.address);
   put(object, "port", rank.port);
+  put(object, "pid", rank.pid);
   if (rank.end) {
     object["end"] = to_json(*rank.end);
   }
@@ -149,6 +150,7 @@ RankRecord rank_from(const json::object& object) {
   rank.nonce = get_text(object, "nonce");
   rank.address = get_text(object, "address");
   rank.port = static_cast<std::int32_t>(get_int(object, "port"));
+  rank.pid = static_cast<std::int32_t>(get_int(object, "pid"));
   if (const auto* end = get_object(object, "end")) {
     rank.end = rank_end_from_json(*end);
   }

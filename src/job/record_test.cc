@@ -27,12 +27,13 @@ void expect_same(const RankEnd& a, const RankEnd& b) {
 }
 
 void expect_same(const RankRecord& a, const RankRecord& b) {
-  const auto& [holding, phase, nonce, address, port, end] = a;
+  const auto& [holding, phase, nonce, address, port, pid, end] = a;
   EXPECT_TRUE(holding == b.holding);
   EXPECT_EQ(phase, b.phase);
   EXPECT_EQ(nonce, b.nonce);
   EXPECT_EQ(address, b.address);
   EXPECT_EQ(port, b.port);
+  EXPECT_EQ(pid, b.pid);
   ASSERT_EQ(end.has_value(), b.end.has_value());
   if (end) {
     expect_same(*end, *b.end);
@@ -145,6 +146,7 @@ RankRecord full_rank(std::int32_t index) {
   rank.nonce = "0123abcd";
   rank.address = "10.0.0.7";
   rank.port = 29'500;
+  rank.pid = 4711;
   rank.end = RankEnd{RankEnd::How::kSignaled, 9,           true, true, true, false,
                      "its node went dark",    WallTime{77}};
   return rank;

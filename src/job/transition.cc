@@ -318,6 +318,7 @@ void Transition::operator()(const RankHello& hello) {
     rank->nonce = hello.nonce;
     rank->address = hello.address;
     rank->port = hello.port;
+    rank->pid = hello.pid;
     rank->phase = RankPhase::kConnected;
     step_.changed = true;
     if (attempt->stopping) {

@@ -48,6 +48,7 @@ struct RankHello {
   std::string nonce;
   std::string address;
   std::int32_t port = 0;
+  std::int32_t pid = 0;
 };
 struct RankSettingUp {
   Epoch epoch;

@@ -469,7 +469,8 @@ json::object Session::hello() const {
   }
   return {{"type", "hello"},        {"version", 1},
           {"address", address},     {"port", port_},
-          {"phase", name_of(phase_)}, {"log_offset", spool_.front()}};
+          {"pid", ::getpid()},      {"phase", name_of(phase_)},
+          {"log_offset", spool_.front()}};
 }
 
 void Session::on_messages() {

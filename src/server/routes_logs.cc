@@ -61,12 +61,14 @@ struct Source {
   RankKey key;
   std::uint64_t at = 0;
   std::string partial;  ///< a line whose end has not come yet, where lines matter
-  std::string prefix;
+  bool prefixed = false;
 };
 
-/// How SkyPilot marks the lines of several ranks, but for the process's number.
-std::string prefix_of(const job::RankRecord& rank, std::size_t number) {
-  return number == 0 ? "(head, rank=0) " : fmt::format("(worker{0}, rank={0}, ip={1}) ", number, rank.address);
+/// How SkyPilot marks the lines of several ranks. The number is the runner's: what is known of it came with its hello.
+std::string rank_prefix(const job::RankRecord& rank, Rank number) {
+  const std::string pid = rank.pid > 0 ? fmt::format(", pid={}", rank.pid) : "";
+  return number == Rank(0) ? fmt::format("(head, rank=0{}) ", pid)
+                           : fmt::format("(worker{0}, rank={0}{1}, ip={2}) ", number.value(), pid, rank.address);
 }
 
 class LogReader {
@@ -83,9 +85,7 @@ class LogReader {
       }
       Source source;
       source.key = {job.id, epoch, rank};
-      if (attempt.ranks.size() > 1 && !wanted_.rank) {
-        source.prefix = prefix_of(attempt.ranks[i], i);
-      }
+      source.prefixed = attempt.ranks.size() > 1 && !wanted_.rank;
       if (first && wanted_.tail) {
         source.at = app_.logs->tail(source.key, static_cast<std::uint64_t>(*wanted_.tail));
       } else if (first && wanted_.line) {
@@ -101,25 +101,26 @@ class LogReader {
     std::string text;
     bool moved = false;  ///< something was read, even if none of it is wanted
   };
-  /// What there is after what was given before. `last`: also what has no line end yet.
-  Piece next(bool last) {
+  /// What there is after what was given before. `last`: also what has no line end yet. `job` is as it is now, and so
+  /// knows of every rank that has written anything.
+  Piece next(const job::Job& job, bool last) {
     Piece out;
     const std::size_t share = std::max(kPiece / std::max<std::size_t>(sources_.size(), 1), kLeastPiece);
     for (Source& source : sources_) {
       auto piece = app_.logs->read(source.key, source.at, share);
       if (!piece.ok() || piece->empty()) {
         if (last && !source.partial.empty()) {
-          emit(source, std::exchange(source.partial, {}) + "\n", out.text);
+          emit(prefix_of(job, source), std::exchange(source.partial, {}) + "\n", out.text);
           out.moved = true;
         }
         continue;
       }
       out.moved = true;
       source.at += piece->size();
-      if (source.prefix.empty() && wanted_.grep.empty()) {
+      if (!source.prefixed && wanted_.grep.empty()) {
         out.text += *piece;
       } else {
-        take_lines(source, *piece, out.text);
+        take_lines(source, *piece, prefix_of(job, source), out.text);
       }
     }
     return out;
@@ -138,23 +139,29 @@ class LogReader {
   }
 
  private:
-  void take_lines(Source& source, std::string_view piece, std::string& out) const {
+  static std::string prefix_of(const job::Job& job, const Source& source) {
+    const auto& attempt = job.attempts[static_cast<std::size_t>(source.key.epoch.value() - 1)];
+    const Rank rank = source.key.rank;
+    return source.prefixed ? rank_prefix(attempt.ranks[static_cast<std::size_t>(rank.value())], rank) : "";
+  }
+
+  void take_lines(Source& source, std::string_view piece, const std::string& prefix, std::string& out) const {
     source.partial += piece;
     std::size_t start = 0;
     for (std::size_t end = source.partial.find('\n'); end != std::string::npos;
          end = source.partial.find('\n', start)) {
-      emit(source, std::string_view(source.partial).substr(start, end - start + 1), out);
+      emit(prefix, std::string_view(source.partial).substr(start, end - start + 1), out);
       start = end + 1;
     }
     source.partial.erase(0, start);
     if (source.partial.size() > kLongestLine) {
-      emit(source, std::exchange(source.partial, {}) + "\n", out);
+      emit(prefix, std::exchange(source.partial, {}) + "\n", out);
     }
   }
 
-  void emit(const Source& source, std::string_view line, std::string& out) const {
+  void emit(const std::string& prefix, std::string_view line, std::string& out) const {
     if (wanted_.grep.empty() || line.find(wanted_.grep) != std::string_view::npos) {
-      out += source.prefix;
+      out += prefix;
       out += line;
     }
   }
@@ -207,7 +214,7 @@ asio::awaitable<void> logs(App& app, net::Exchange& exchange) {
     const bool attempt_over = has_epoch && job->attempts[static_cast<std::size_t>(epoch.value() - 1)].ended_at.has_value();
     const bool job_over = job::is_terminal(job->status);
     const bool complete = attempt_over || !wanted->follow || (job_over && !has_epoch);
-    const LogReader::Piece piece = has_epoch ? reader.next(complete) : LogReader::Piece();
+    const LogReader::Piece piece = has_epoch ? reader.next(*job, complete) : LogReader::Piece();
     if (piece.moved) {
       const Status sent = co_await stream.write(piece.text);
       if (!sent.ok()) {

@@ -124,7 +124,8 @@ class RunnerSession : public std::enable_shared_from_this<RunnerSession> {
       live_.rank = key_.rank;
       acknowledge_ = app_.logs->end(key_) > 0;  // what is here already need not come again
       report(job::RankHello{epoch, key_.rank, nonce_, std::string(get_string(message, "address")),
-                            static_cast<std::int32_t>(get_int(message, "port"))},
+                            static_cast<std::int32_t>(get_int(message, "port")),
+                            static_cast<std::int32_t>(get_int(message, "pid"))},
              message);
     } else if (type == "phase") {
       const std::string_view phase = get_string(message, "phase");

@@ -108,6 +108,7 @@ json::object job_detail(const job::Job& job, const std::vector<control::RankLive
       view["node"] = rank.holding.node.value();
       view["phase"] = to_string(rank.phase);
       view["address"] = rank.address;
+      view["pid"] = rank.pid > 0 ? json::value(rank.pid) : json::value(nullptr);
       view["gpus"] = json::array(rank.holding.gpu_indices.begin(), rank.holding.gpu_indices.end());
       view["end"] = rank.end ? json::value(job::to_json(*rank.end)) : json::value(nullptr);
       if (&attempt == job.live()) {

@@ -1,0 +1,197 @@
+"""Jobs that misbehave: each ends with a clear word, nothing of it stays, and the next job on the same server runs."""
+
+import hashlib
+import subprocess
+import tempfile
+from pathlib import Path
+
+import quadtest
+
+TIMEOUT_SECONDS = 300
+
+
+def task_folder(**files):
+    folder = Path(tempfile.mkdtemp())
+    for name, content in files.items():
+        path = folder / name.replace("__", ".")
+        path.write_text(content)
+    return folder
+
+
+class HostileJobs(quadtest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        # What a runner keeps of a job's output while the server is away is small here, so that it overflows soon.
+        cls.shared = quadtest.Server(nodes=4, gpus="", options=("--spool-gb", "0.02"))
+        cls.addClassCleanup(cls.shared.close)
+        cls.shared.start()
+
+    def tearDown(self):
+        """Whatever the job did: nothing of it is alive, and another one runs."""
+        server = self.shared
+        for job in server.json("status")["jobs"]:
+            self.assertIn(job["status"], quadtest.TERMINAL, server.describe(job["id"]))
+        code, out, err = server.quad("launch", "echo still $((40 + 2))")
+        self.assertEqual((code, out), (0, "still 42\n"), err)
+        quadtest.wait_until(lambda: not quadtest.processes_of(f"{server.data}/nodes/"), 20, "no process of a job is left")
+        self.assertIsNone(server.process.poll(), server.log_tail())
+
+    def logs(self, job, *args):
+        """The output, byte for byte."""
+        command = [quadtest.quad_bin(), "logs", str(job), "--no-follow", *args]
+        return subprocess.run(command, stdout=subprocess.PIPE, check=True, env=self.shared.environment()).stdout
+
+    def processes(self, text):
+        return quadtest.processes_of(f"{self.shared.data}/nodes/", text)
+
+    def test_a_gigabyte_without_a_line_end(self):
+        server, size = self.shared, 1_000_000_000
+        job = server.launch(f"run: head -c {size} /dev/zero | tr '\\0' x\n")
+        server.wait_for_status(job, "SUCCEEDED", timeout=120)
+        logs = subprocess.Popen([quadtest.quad_bin(), "logs", str(job), "--no-follow"], stdout=subprocess.PIPE,
+                                env=server.environment())  # fmt: skip
+        total, other = 0, 0
+        while piece := logs.stdout.read(1 << 20):
+            total += len(piece)
+            other += len(piece) - piece.count(b"x")
+        self.assertEqual((logs.wait(), total, other), (0, size, 0))
+        # A search has to hold a line, but not this one.
+        self.assertEqual(server.ok("logs", job, "--no-follow", "--grep", "y", timeout=120), "")
+        status = Path(f"/proc/{server.process.pid}/status").read_text()
+        memory = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+        self.assertLess(memory, 300_000, "the server held the line in memory (kB)")
+        next(server.data.glob(f"logs/{job}/1/0.log")).unlink()
+
+    def test_output_that_is_no_text(self):
+        server = self.shared
+        every = bytes(range(256)) * 300
+        broken = b"\xff\xfe cut off: \xc3\n\xed\xa0\x80 \xf8\x88\x80\x80\x80 \x00 \x1b[2J\r\n"
+        folder = task_folder(write__py=f"import sys\nfor _ in range(50): sys.stdout.buffer.write({broken!r} + bytes(range(256)) * 300)\n",
+                             task__yaml="workdir: .\nrun: python3 write.py\n")  # fmt: skip
+        job = server.launch("task.yaml", cwd=folder)
+        server.wait_for_status(job, "SUCCEEDED")
+        self.assertEqual(hashlib.sha256(self.logs(job)).hexdigest(), hashlib.sha256((broken + every) * 50).hexdigest())
+        self.assertEqual(self.logs(job, "--tail", "1"), every.rpartition(b"\n")[2])
+        self.assertIn(b"cut off", self.logs(job, "--grep", "cut off"))
+        # Nor need progress be any, or what ends up in a message.
+        job = server.launch(r"""run: |
+            head -c 100000 /dev/urandom > $QUAD_PROGRESS; printf '\n{"step": 1e999}\n{"step": "x"}\n[[[[\n' >> $QUAD_PROGRESS
+            printf '{"step": 7, "loss": NaN}\n{"step": 8, "loss": 2.5}\n' >> $QUAD_PROGRESS; sleep 1.2
+            printf '\377\376\n'; exit 3
+            """)
+        server.wait_for_status(job, "FAILED")
+        self.assertEqual(server.job(job)["exit_code"], 3)
+        self.assertEqual(server.job(job)["progress"]["step"], 8)
+
+    @quadtest.quick
+    def test_a_job_of_a_thousand_processes_dies_as_one(self):
+        server = self.shared
+        # Half of them leave the session and the process group, and ignore what can be ignored.
+        job = server.launch("""run: |
+            trap '' TERM HUP INT
+            for i in $(seq 500); do sleep 4321 & done
+            for i in $(seq 500); do setsid sleep 4321 & done
+            echo all are there; until [ -e ~/go ]; do sleep 0.05; done; exit 4
+            """)
+        quadtest.wait_until(lambda: "all are there" in server.ok("logs", job, "--no-follow"), 60, "it has forked")
+        self.assertGreaterEqual(len(self.processes("4321")), 1000)
+        next(server.data.glob(f"nodes/*/{job}-1-0/home")).joinpath("go").touch()
+        server.wait_for_status(job, "FAILED")
+        self.assertEqual(self.processes("4321"), [])
+        view = server.job(job)
+        self.assertEqual((view["cause"], view["exit_code"], view["epoch"]), ("user", 4, 1), view)
+
+    @quadtest.quick
+    def test_a_job_that_becomes_a_daemon_ends_with_its_script(self):
+        server = self.shared
+        folder = task_folder(daemon__py="""
+import os, sys, time
+if os.fork(): os._exit(0)
+os.setsid()
+if os.fork(): os._exit(0)
+os.chdir("/"); os.umask(0); os.closerange(0, 1024)
+os.environ.clear()
+open(sys.argv[1], "w").write("up")
+os.execve("/bin/sleep", ["sleep", "4322"], {})
+""", task__yaml="workdir: .\nrun: |\n  python3 daemon.py ~/up; until [ -s ~/up ]; do sleep 0.02; done; echo the script ends\n")  # fmt: skip
+        job = server.launch("task.yaml", cwd=folder)
+        server.wait_for_status(job, "SUCCEEDED")
+        self.assertEqual(server.ok("logs", job, "--no-follow"), "the script ends\n")
+        # Its environment, arguments and folder say nothing of the job: it is looked for by its name alone.
+        self.assertEqual([pid for pid in quadtest.pids() if quadtest.command_of(pid)[1:] == ["4322"]], [])
+
+    def test_a_job_that_closes_its_output_runs_on(self):
+        server = self.shared
+        job = server.launch("run: |\n  echo before; exec >&- 2>&- <&-; sleep 0.5; echo after > ~/after; (exit 6)\n")
+        server.wait_for_status(job, "FAILED")
+        self.assertEqual(server.job(job)["exit_code"], 6)
+        log = server.ok("logs", job, "--no-follow")
+        self.assertTrue(log.startswith("before\n"), log)
+
+    def test_a_setup_that_fails_on_one_rank_of_four(self):
+        server = self.shared
+        job = server.launch("""
+            num_nodes: 4
+            setup: |
+                [ $SKYPILOT_SETUP_NODE_RANK = 2 ] || sleep 300
+                echo no compiler on rank $SKYPILOT_SETUP_NODE_RANK; exit 9
+            run: echo never
+            """)
+        server.wait_for_status(job, "FAILED")
+        view = server.job(job)
+        self.assertEqual((view["cause"], view["skypilot_status"], view["epoch"]), ("setup", "FAILED_SETUP", 1), view)
+        self.assertRegex(view["message"], r"(?i)setup.*rank 2.*code 9|rank 2.*setup.*code 9", view["message"])
+        log = server.ok("logs", job, "--no-follow")
+        self.assertIn("no compiler on rank 2", log)
+        self.assertNotIn("never", log)
+
+    def test_a_job_that_takes_more_memory_than_it_asked_for(self):
+        server = self.shared
+        job = server.launch("""
+            resources: {memory: 200MB}
+            run: |
+                python3 -c 'x = b"x" * 50_000_000; print("small is fine", flush=True); y = b"y" * 1_000_000_000'
+                echo ended with $?; exit 137
+            """)
+        server.wait_for_status(job, "FAILED")
+        if "memory limit cannot be set here" in server.ok("story", job):
+            self.skipTest("a memory limit is not permitted here")
+        view = server.job(job)
+        self.assertRegex(view["message"], r"killed: memory \d+\.\d of 190\.7 MiB", view)
+        self.assertEqual((view["cause"], view["epoch"]), ("user", 1), view)
+        self.assertIn("small is fine\nended with 137\n", server.ok("logs", job, "--no-follow"))
+
+    def test_more_output_than_is_kept_while_the_server_is_away(self):
+        server = self.shared
+        lines = 600_000  # of 100 bytes
+        job = server.launch(f"""run: |
+            echo begin; until [ -e ~/go ]; do sleep 0.02; done
+            python3 -c 'for i in range({lines}): print(f"line {{i:094}}")'
+            echo written > ~/written; until [ -e ~/end ]; do sleep 0.02; done; echo end
+            """)
+        quadtest.wait_until(lambda: "begin" in server.ok("logs", job, "--no-follow"), 30, "it runs")
+        home = next(server.data.glob(f"nodes/*/{job}-1-0/home"))
+        before = self.processes("python3"), self.processes("quad-runner")
+        server.kill()
+        (home / "go").touch()
+        quadtest.wait_until((home / "written").exists, 60, "the job is not held up by its output")
+        kept = sum(path.stat().st_size for path in home.parent.glob("spool.*"))
+        self.assertLessEqual(kept, 25_000_000)
+        server.start()
+        (home / "end").touch()
+        server.wait_for_status(job, "SUCCEEDED")
+        self.assertEqual(server.job(job)["epoch"], 1, before)
+        log = server.ok("logs", job, "--no-follow").splitlines()
+        marks = [line for line in log if line.startswith("[quad: ")]
+        self.assertEqual(len(marks), 1, marks)
+        lost = int(marks[0].split()[1])
+        self.assertRegex(marks[0], r"^\[quad: \d+ bytes were lost here: ")
+        self.assertEqual((log[0], log[-1]), ("begin", "end"))
+        numbers = [int(line[5:]) for line in log if line.startswith("line ")]
+        self.assertEqual(lost, (lines - len(numbers)) * 100)
+        # The newest are kept, whole and in order.
+        at = log.index(marks[0])
+        after = [int(line[5:]) for line in log[at + 1 : -1]]
+        self.assertEqual(after, list(range(lines - len(after), lines)))
+        self.assertGreater(len(after), 100_000)
+        self.assertIn("lost", server.ok("story", job) + "\n".join(marks))
