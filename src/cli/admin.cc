@@ -181,6 +181,8 @@ void add_server_commands(CLI::App& app, Program& program) {
                    "Seconds without server and fence until a rank of a job with 'fence: strict' "
                    "stops itself")
       ->check(CLI::Range(3.0, 3600.0));
+  serve->add_option("--spool-gb", options->spool_gb, "Output in GB that each rank keeps while the server is away; beyond it the oldest goes")
+      ->check(CLI::Range(0.001, 1e6));
   serve->add_flag("-q,--quiet", options->quiet, "Only warnings and errors");
   on_chosen(serve, program, [&program, options] {
     options->data_dir = data_dir_of(program.globals);

@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -117,6 +118,21 @@ Result<Blob> send(Client& client, const fs::path& source) {
   return blob;
 }
 
+/// What of a source no job will find, in a few words.
+void warn_of_left_out(const Blob& blob, const std::string& key, const std::string& file) {
+  if (blob.left_out.empty()) {
+    return;
+  }
+  constexpr std::size_t kShown = 5;
+  const std::size_t shown = std::min(blob.left_out.size(), kShown);
+  std::string names = fmt::format("{}", fmt::join(blob.left_out.begin(), blob.left_out.begin() + static_cast<std::ptrdiff_t>(shown), ", "));
+  if (blob.left_out.size() > shown) {
+    names += fmt::format(" and {} more", blob.left_out.size() - shown);
+  }
+  print_problems({{.message = fmt::format("{}: left out, as only files, folders and links are brought.", names), .key = key}},
+                 "warning", file);
+}
+
 fs::path local_path(const std::string& text) {
   if (text.starts_with("~/")) {
     const char* home = std::getenv("HOME");
@@ -208,6 +224,7 @@ int launch(Program& program, const LaunchOptions& options) {
       if (!blob.ok()) {
         return fail(error(blob.error().code, fmt::format("workdir: {}", blob.error().message)));
       }
+      warn_of_left_out(*blob, "workdir", file);
       body["workdir_blob"] = blob->hash;
     }
     for (const spec::FileMount& mount : task.file_mounts) {
@@ -217,6 +234,7 @@ int launch(Program& program, const LaunchOptions& options) {
           return fail(error(blob.error().code,
                             fmt::format("file_mounts.{}: {}", mount.destination, blob.error().message)));
         }
+        warn_of_left_out(*blob, "file_mounts." + mount.destination, file);
         mounts[mount.destination] = json::object{{"blob", blob->hash}, {"is_file", blob->is_file}};
       }
     }

@@ -52,9 +52,10 @@ la_ssize_t write_output(archive* writer, void* context, const void* data, size_t
 
 class Packer {
  public:
-  explicit Packer(archive* writer) : writer_(writer) {}
+  Packer(archive* writer, bool in_folder) : writer_(writer), in_folder_(in_folder) {}
 
   [[nodiscard]] std::uint64_t files() const { return files_; }
+  [[nodiscard]] const std::vector<std::string>& left_out() const { return left_out_; }
 
   Status add(const fs::path& path, const std::string& name) {
     struct stat info {};
@@ -62,6 +63,7 @@ class Packer {
       return errno == ENOENT ? Status() : Status(errno_error(fmt::format("Cannot read {}", path.string()), errno));
     }
     if (!S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode) && !S_ISLNK(info.st_mode)) {
+      left_out_.push_back(name);
       return {};
     }
     const std::unique_ptr<archive_entry, decltype(&archive_entry_free)> entry(archive_entry_new(), &archive_entry_free);
@@ -73,7 +75,11 @@ class Packer {
     if (S_ISREG(info.st_mode)) {
       file.reset(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
       if (!file) {
-        return errno_error(fmt::format("Cannot read {}", path.string()), errno);
+        Error failure = errno_error(fmt::format("Cannot read {}", path.string()), errno);
+        if (in_folder_) {
+          failure.message += "; let it be read, or name it in .skyignore to leave it behind";
+        }
+        return failure;
       }
       archive_entry_set_size(entry.get(), info.st_size);
     } else if (S_ISLNK(info.st_mode)) {
@@ -109,7 +115,9 @@ class Packer {
   }
 
   archive* writer_;
+  bool in_folder_;
   std::uint64_t files_ = 0;
+  std::vector<std::string> left_out_;
   std::vector<char> buffer_ = std::vector<char>(256 * 1024);
 };
 
@@ -165,7 +173,7 @@ Result<Blob> pack(const fs::path& source) {
   archive_write_add_filter_zstd(writer.get());
   archive_write_set_bytes_per_block(writer.get(), 64 * 1024);
   archive_write_set_bytes_in_last_block(writer.get(), 1);
-  Packer packer(writer.get());
+  Packer packer(writer.get(), !blob.is_file);
   const auto run = [&]() -> Status {
     if (archive_write_open2(writer.get(), &output, nullptr, write_output, nullptr, nullptr) != ARCHIVE_OK) {
       return packer.failed();
@@ -192,6 +200,7 @@ Result<Blob> pack(const fs::path& source) {
   blob.hash = to_hex({reinterpret_cast<const char*>(digest), size});
   blob.bytes = output.bytes;
   blob.files = packer.files();
+  blob.left_out = packer.left_out();
   return blob;
 }
 

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 
@@ -19,11 +20,12 @@ struct Blob {
   std::filesystem::path file;  ///< a temporary file; the caller removes it
   std::uint64_t bytes = 0;
   std::uint64_t files = 0;
+  std::vector<std::string> left_out;  ///< sockets, pipes and devices: their paths below the source
   bool is_file = false;        ///< the source is one file, which lies in the tar under its own name
 };
 
 /// Packs `source`, a folder or a file. In a folder, .skyignore decides what stays behind, or, where there is none,
-/// .gitignore files do. kNotFound if the source does not exist, kIo otherwise; special files are left out.
+/// .gitignore files do. kNotFound if the source does not exist, kIo otherwise.
 Result<Blob> pack(const std::filesystem::path& source);
 
 }  // namespace quad::cli

@@ -162,6 +162,10 @@ void Core::handle(SubmitJobs& message, Now now) {
     message.done(*store_failure_);
     return;
   }
+  if (const Status room = store_.room(); !room.ok()) {
+    message.done(room.error());
+    return;
+  }
   std::vector<JobId> ids;
   for (Submission& submission : message.submissions) {
     const auto key = std::make_pair(submission.request.owner, submission.client_key);
@@ -379,6 +383,9 @@ void Core::settle(const job::Job& job) {
   } else {
     scheduler_->remove(job.id);
   }
+  if (job::is_terminal(job.status)) {
+    run_clocks_.erase(job.id);
+  }
   if (job::is_terminal(job.status) && !job.request->body.empty()) {
     // The body was needed to start it; from now on the store has it for whoever asks.
     auto lean = std::make_shared<job::Request>(*job.request);
@@ -428,7 +435,10 @@ void Core::plan(Now now) {
   if (store_failure_) {
     return;
   }
-  for (plan::Start& start : scheduler_->decide(pool_, breaker_)) {
+  const Status room = store_.room();
+  pool_changed_ = pool_changed_ || room.ok() != no_room_.empty();
+  no_room_ = room.ok() ? std::string() : room.error().message;
+  for (plan::Start& start : scheduler_->decide(pool_, held_by())) {
     pool_changed_ = true;
     job::Job* job = edit(start.job);
     QUAD_CHECK(job != nullptr && Epoch(job->epoch().value() + 1) == start.epoch, "the planner's epoch is stale");
@@ -486,7 +496,7 @@ void Core::publish_snapshot(Now now) {
   snapshot->chunks.assign(chunks_.begin(), chunks_.end());
   snapshot->pool = pool_;
   snapshot->queue = queue_;
-  snapshot->breaker = breaker_;
+  snapshot->breaker = held_by();
   const std::lock_guard lock(published_mutex_);
   published_ = std::move(snapshot);
   if (!changed_settings_.empty() || published_settings_.empty()) {

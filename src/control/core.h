@@ -207,7 +207,10 @@ class Core {
   void tick(Now now);
   void watch_nodes(Now now);
   void watch_jobs(Now now);
+  Millis running_time(const job::Job& job, Now now);
   void plan(Now now);
+  /// Why nothing starts at all, if so.
+  [[nodiscard]] const std::string& held_by() const { return breaker_.empty() ? no_room_ : breaker_; }
   bool commit();
   void publish(Now now);
   void publish_snapshot(Now now);
@@ -229,8 +232,16 @@ class Core {
   pool::Pool pool_;
   std::map<NodeId, Silence> silence_;
   std::set<JobId> live_jobs_;  ///< those with a live attempt
+  /// How long a job with a time limit has run, over all attempts, on the monotonic clock: the time of day may jump.
+  struct RunClock {
+    Epoch epoch;
+    Millis used{0};
+    MonoTime at;  ///< up to when `used` counts
+  };
+  std::map<JobId, RunClock> run_clocks_;
   std::map<RankKey, MonoTime> kill_at_;   ///< when a stopped rank that has not ended is killed by the engine
   std::string breaker_;
+  std::string no_room_;  ///< why nothing new starts although the nodes are there
   std::shared_ptr<const plan::Queue> queue_;  ///< as last published
   MonoTime queue_at_;
   std::optional<MonoTime> last_tick_;

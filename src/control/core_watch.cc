@@ -115,6 +115,26 @@ void Core::watch_nodes(Now now) {
   }
 }
 
+/// Of a job whose live attempt runs. To be asked at each tick: from the second time on it is counted here, and only
+/// what an earlier server saw is taken from the times of day in the records.
+Millis Core::running_time(const job::Job& job, Now now) {
+  const Epoch epoch = job.live()->epoch;
+  const auto [it, fresh] = run_clocks_.try_emplace(job.id);
+  RunClock& clock = it->second;
+  if (fresh) {
+    for (const job::Attempt& each : job.attempts) {
+      if (each.running_at) {
+        clock.used += std::max(each.ended_at.value_or(now.wall) - *each.running_at, Millis(0));
+      }
+    }
+  } else if (clock.epoch == epoch) {
+    clock.used += now.mono - clock.at;
+  }
+  clock.epoch = epoch;
+  clock.at = now.mono;
+  return clock.used;
+}
+
 void Core::watch_jobs(Now now) {
   std::vector<JobId> over;
   for (const JobId id : live_jobs_) {
@@ -123,13 +143,7 @@ void Core::watch_jobs(Now now) {
     if (!job->request->max_duration || attempt == nullptr || !attempt->running_at || attempt->stopping) {
       continue;
     }
-    Millis used{0};
-    for (const job::Attempt& each : job->attempts) {
-      if (each.running_at) {
-        used += each.ended_at.value_or(now.wall) - *each.running_at;
-      }
-    }
-    if (used > *job->request->max_duration) {
+    if (running_time(*job, now) > *job->request->max_duration) {
       over.push_back(id);
     }
   }

@@ -270,6 +270,9 @@ Status HttpGet::open(const GetRequest& request) {
       current = std::move(following);
       continue;
     }
+    if (status >= 300 && status < 400 && redirects > 0) {
+      return error(ErrorCode::kInvalid, fmt::format("it redirects more than {} times", redirects));
+    }
     std::string body;
     while (body.size() < 300) {
       auto piece = read();
@@ -286,7 +289,11 @@ Status HttpGet::open(const GetRequest& request) {
     } else if (status == 401 || status == 403) {
       code = ErrorCode::kDenied;
     }
-    return error(code, fmt::format("the answer was {}: {}", status, trim(body)));
+    // A page for people says no more than its number does.
+    const std::string_view told = trim(body);
+    return error(code, told.empty() || told.starts_with('<')
+                           ? fmt::format("the answer was {}", status)
+                           : fmt::format("the answer was {}: {}", status, told));
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <openssl/evp.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -13,6 +14,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <limits>
+#include <memory>
 #include <vector>
 
 #include "base/file.h"
@@ -38,6 +40,38 @@ Status prefixed(std::string_view dst, const Status& status) {
 
 Status make_parent(const fs::path& path) { return make_folders(path.parent_path()); }
 
+// A blob's bytes on their way to be unpacked, and whether they are what its name says.
+class CheckedSource {
+ public:
+  explicit CheckedSource(HttpGet& get) : get_(get) { EVP_DigestInit_ex(digest_.get(), EVP_sha256(), nullptr); }
+
+  Result<std::string_view> read() {
+    auto piece = get_.read();
+    if (piece.ok()) {
+      EVP_DigestUpdate(digest_.get(), piece.value().data(), piece.value().size());
+    }
+    return piece;
+  }
+
+  /// Reads what is left of it.
+  Result<bool> is(std::string_view hash) {
+    for (;;) {
+      QUAD_ASSIGN(const std::string_view piece, read());
+      if (piece.empty()) {
+        break;
+      }
+    }
+    unsigned char sum[EVP_MAX_MD_SIZE];
+    unsigned int size = 0;
+    EVP_DigestFinal_ex(digest_.get(), sum, &size);
+    return to_hex({reinterpret_cast<const char*>(sum), size}) == hash;
+  }
+
+ private:
+  HttpGet& get_;
+  std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> digest_{EVP_MD_CTX_new(), &EVP_MD_CTX_free};
+};
+
 Status bring_blob(const Mount& mount, const fs::path& place, const Start& start) {
   GetRequest request;
   request.server = start.server;
@@ -45,15 +79,23 @@ Status bring_blob(const Mount& mount, const fs::path& place, const Start& start)
   request.token = start.token;
   request.ca = start.ca;
   HttpGet get;
-  QUAD_TRY(get.open(request));
-  const ByteSource source = [&] { return get.read(); };
-  if (mount.is_file) {
-    QUAD_TRY(make_parent(place));
-    auto unpacked = unpack_file(source, place);
-    return unpacked.ok() ? Status() : Status(unpacked.error());
+  if (auto opened = get.open(request); !opened.ok()) {
+    return opened.error().code != ErrorCode::kNotFound
+               ? opened
+               : error(ErrorCode::kNotFound,
+                       "the server no longer has its copy; launch it again, which uploads it anew");
   }
-  QUAD_TRY(make_folders(place));
-  auto unpacked = unpack_tree(source, place);
+  CheckedSource checked(get);
+  const ByteSource source = [&] { return checked.read(); };
+  QUAD_TRY(mount.is_file ? make_parent(place) : make_folders(place));
+  const auto unpacked = mount.is_file ? unpack_file(source, place) : unpack_tree(source, place);
+  if (unpacked.ok() || unpacked.error().code == ErrorCode::kInvalid) {
+    QUAD_ASSIGN(const bool sound, checked.is(mount.blob));
+    if (!sound) {
+      return error(ErrorCode::kInvalid,
+                   "the server's copy of it is damaged; launch it again, which uploads it anew");
+    }
+  }
   return unpacked.ok() ? Status() : Status(unpacked.error());
 }
 
@@ -72,8 +114,11 @@ Status bring_http(const Mount& mount, const fs::path& place) {
   }
   for (;;) {
     auto piece = get.read();
-    Status written = piece.ok() ? write_all(fd.get(), piece.value()) : Status(piece.error());
-    if (!written.ok()) {
+    if (!piece.ok()) {
+      ::unlink(temporary.c_str());
+      return error(piece.error().code, fmt::format("{}: {}", mount.url, piece.error().message));
+    }
+    if (auto written = write_all(fd.get(), piece.value()); !written.ok()) {
       ::unlink(temporary.c_str());
       return written;
     }
@@ -205,8 +250,12 @@ Status run_program(const std::vector<std::string>& arguments,
                  fmt::format("the program {} is not in this image", arguments.front()));
   }
   const std::string_view text = trim(output);
-  return error(ErrorCode::kIo, fmt::format("{} says: {}", arguments.front(),
-                                           text.substr(text.rfind('\n') + 1)));
+  const std::string_view last = text.substr(text.rfind('\n') + 1);
+  const bool stranger = last.find("could not read Username") != std::string_view::npos ||
+                        last.find("Authentication failed") != std::string_view::npos;
+  return error(ErrorCode::kIo,
+               fmt::format("{} says: {}{}", arguments.front(), last,
+                           stranger ? "; a private repository needs --secret GIT_TOKEN=…" : ""));
 }
 
 Status bring_git(const Mount& mount, const Order& order, const fs::path& place,

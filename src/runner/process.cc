@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "runner/child.h"
@@ -27,6 +28,23 @@ void enlarge_pipe(int fd) {
       return;
     }
   }
+}
+
+// Keeps a process to some CPUs; what it starts inherits that. 0, or an errno.
+int bind_to(pid_t process, const std::vector<int>& cpus) {
+  if (cpus.empty()) {
+    return 0;
+  }
+  const auto size = static_cast<std::size_t>(*std::max_element(cpus.begin(), cpus.end())) + 1;
+  const std::size_t bytes = CPU_ALLOC_SIZE(size);
+  cpu_set_t* set = CPU_ALLOC(size);
+  CPU_ZERO_S(bytes, set);
+  for (const int cpu : cpus) {
+    CPU_SET_S(static_cast<std::size_t>(cpu), bytes, set);
+  }
+  const int failure = ::sched_setaffinity(process, bytes, set) == 0 ? 0 : errno;
+  CPU_FREE(set);
+  return failure;
 }
 
 unsigned long clone_flags(Isolation isolation) {
@@ -119,6 +137,9 @@ int RankProcess::try_start(const RankOptions& options, Isolation isolation) {
     if (auto added = memory_.add(init_); !added.ok()) {
       notes_.push_back(added.error().message);
     }
+  }
+  if (const int failure = bind_to(init_, options.cpus); failure != 0) {
+    notes_.push_back(errno_error("The rank cannot be kept to its own CPUs here, so it may use all", failure).message);
   }
   memory_at_start_ = memory_.read();
   InitReport ready;

@@ -1,7 +1,7 @@
 // runner/process.h
 //
 // The process tree of a rank, seen from the runner: its init (rank_init.h), the pipe that carries its output, and its
-// memory limit. Owned by the runner's one thread. Starting one blocks for a few hundred microseconds.
+// limits: memory, and the CPUs it runs on. Owned by the runner's one thread. Starting one blocks for a few hundred microseconds.
 //
 // Always holds: when the tree has ended (ended() is true) no process of it is alive, and its end does not need the
 // runner: a runner that is killed takes the tree with it.
@@ -27,6 +27,7 @@ struct RankOptions {
   std::string name;               ///< "17-2-0"
   std::vector<std::string> marks;  ///< entries of its processes' environment that no other rank's have
   std::uint64_t memory_bytes = 0;  ///< 0: no limit
+  std::vector<int> cpus;           ///< that it may run on; empty: all
   std::optional<Isolation> isolation;  ///< only this one; else the best that is permitted
 };
 

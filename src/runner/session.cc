@@ -573,6 +573,7 @@ bool Session::start_rank() {
   options.marks = {fmt::format("{}={}", kRankKeyVariable, options.name),
                    fmt::format("{}={}/", kRankFolderVariable, folder_.string())};
   options.memory_bytes = static_cast<std::uint64_t>(std::max<std::int64_t>(0, start_.memory_bytes));
+  options.cpus = start_.cpus;
   options.init.uid = ::geteuid();
   options.init.gid = ::getegid();
   options.init.environment = process_environment(own_environment(), start_, *order_, places_);
@@ -590,7 +591,7 @@ bool Session::start_rank() {
   rank_ = std::move(rank).value();
   output_open_ = true;
   for (const std::string& sentence : rank_->notes()) {
-    note("memory_limit", sentence);
+    note("limit", sentence);
   }
   return true;
 }

@@ -28,12 +28,13 @@ TEST(StartFile, IsReadWhole) {
   const auto start = parse_start(
       R"({"server":"https://h:7","ca":"/c","token":"t","job":17,"epoch":2,"rank":1,"node":"n",
           "address":"10.0.0.1","gpus":[0,3],"gpu_env":"CUDA_VISIBLE_DEVICES","cpu_milli":4000,
-          "memory_bytes":16000000000,"hot":"/hot","limits":{"spool_bytes":1000}})");
+          "memory_bytes":16000000000,"hot":"/hot","cpus":[0,3],"limits":{"spool_bytes":1000}})");
   ASSERT_TRUE(start.ok()) << start.error().message;
   EXPECT_EQ(to_string(start.value().key), "17-2-1");
   EXPECT_EQ(start.value().gpus, (std::vector<std::int32_t>{0, 3}));
   EXPECT_EQ(start.value().memory_bytes, 16'000'000'000);
   EXPECT_EQ(start.value().spool_bytes, 1000U);
+  EXPECT_EQ(start.value().cpus, (std::vector<int>{0, 3}));
 }
 
 TEST(StartFile, NamesWhatIsMissing) {

@@ -7,6 +7,10 @@
 
 namespace quad::runner {
 
+namespace {
+constexpr std::int64_t kHighestCpu = 1 << 20;
+}
+
 Result<Start> parse_start(std::string_view text) {
   QUAD_ASSIGN(const json::object object, parse_json_object(text));
   Start start;
@@ -24,6 +28,14 @@ Result<Start> parse_start(std::string_view text) {
         return error(ErrorCode::kInvalid, "start.json: \"gpus\" must be a list of integers");
       }
       start.gpus.push_back(static_cast<std::int32_t>(gpu.get_int64()));
+    }
+  }
+  if (const json::array* cpus = get_array(object, "cpus")) {
+    for (const json::value& cpu : *cpus) {
+      if (!cpu.is_int64() || cpu.get_int64() < 0 || cpu.get_int64() > kHighestCpu) {
+        return error(ErrorCode::kInvalid, "start.json: \"cpus\" must be a list of the kernel's CPU numbers");
+      }
+      start.cpus.push_back(static_cast<int>(cpu.get_int64()));
     }
   }
   start.gpu_env = get_string(object, "gpu_env");

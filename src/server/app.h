@@ -80,6 +80,9 @@ struct App {
 
   HttpCounts http;  ///< for /metrics
 
+  /// Blobs whose content was seen to be what their name says, as the files were then (routes_blobs.cc).
+  std::map<std::string, std::string> sound_blobs;
+
   bool stopping = false;
 };
 

@@ -171,6 +171,7 @@ Status serve(const ServeOptions& options) {
   local.gpus = options.gpus;
   local.cpu_milli = static_cast<std::int64_t>(options.cpus * 1000);
   local.memory_bytes = static_cast<std::int64_t>(options.memory_gb * 1e9);
+  local.spool_bytes = static_cast<std::uint64_t>(options.spool_gb * 1e9);
   QUAD_ASSIGN(const auto engine, engine::make_local(std::move(local)));
 
   control::Options control_options;

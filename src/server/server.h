@@ -27,6 +27,7 @@ struct ServeOptions {
   double node_lost_after = 20;       ///< seconds of silence on both channels
   double strict_lease =
       30;  ///< seconds out of touch after which ranks with a strict fence stop themselves
+  double spool_gb = 1;               ///< of output that each runner keeps while the server is away
   bool quiet = false;
 };
 

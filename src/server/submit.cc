@@ -20,6 +20,11 @@ constexpr std::int64_t kCpuTaskMemory = 2'000'000'000;
 constexpr std::int64_t kGpuTaskCpus = 4'000;
 constexpr std::int64_t kGpuTaskMemory = 16'000'000'000;
 
+/// What SkyPilot asks for a pod: as many G, of 10^9 bytes, as the task has GB, which are 2^30 elsewhere.
+std::int64_t pod_bytes(std::int64_t bytes) {
+  return std::llround(static_cast<double>(bytes) / (1LL << 30U) * 1e9);
+}
+
 bool same_ignoring_case(std::string_view a, std::string_view b) {
   return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](char x, char y) {
     return std::tolower(static_cast<unsigned char>(x)) == std::tolower(static_cast<unsigned char>(y));
@@ -176,7 +181,7 @@ std::optional<job::Shape> Preparer::shape_of(const spec::Resources& resources, b
   shape.per_rank.cpu_milli = resources.cpus ? resources.cpus->milli : std::min(usual_cpus, biggest_cpus);
   const std::int64_t per_cpu = resources.memory && resources.memory->per_cpu ? shape.per_rank.cpu_milli : 1000;
   shape.per_rank.memory_bytes =
-      resources.memory ? resources.memory->bytes * per_cpu / 1000 : std::min(usual_memory, biggest_memory);
+      resources.memory ? pod_bytes(resources.memory->bytes * per_cpu / 1000) : std::min(usual_memory, biggest_memory);
   const std::string which = shape.gpu_model.empty() ? "No node" : fmt::format("No node with {} GPUs", shape.gpu_model);
   if (shape.per_rank.cpu_milli > biggest_cpus) {
     if (alone) {

@@ -83,6 +83,13 @@ TEST_F(Submit, AskingForMoreThanAnyNodeHasSaysWhatThereIs) {
   EXPECT_EQ(memory.errors[0].key, "resources.memory");
 }
 
+TEST_F(Submit, ANodeWithSoMuchMemoryFitsATaskThatAsksForIt) {
+  node("n1", 8, 32);
+  const Prepared got = prepared("resources: {memory: 32}\nrun: echo hi\n");
+  ASSERT_TRUE(got.errors.empty()) << errors_of(got);
+  EXPECT_EQ(got.requests.at(0).shapes.at(0).per_rank.memory_bytes, 32'000'000'000);
+}
+
 TEST_F(Submit, AnUnknownAcceleratorNamesTheNearestThatThereIs) {
   node("n1", 64, 256, "H100", 8);
   const Prepared got = prepared("resources: {accelerators: 'H10:1'}\nrun: echo hi\n");

@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <fstream>
 #include <random>
 
 #include "base/file.h"
@@ -157,6 +158,37 @@ TEST(FullDisk, RollsBackWholeAndWorksAgainOnceThereIsSpace) {
   store = open_or_fail(folder.path());
   ASSERT_NE(store, nullptr);
   EXPECT_EQ(expect_whole(*store), last);
+  store.reset();
+  ::umount2(folder.path().c_str(), MNT_DETACH);
+}
+
+TEST(FullDisk, LeavesRoomForTheRecordsThatFreeIt) {
+  TemporaryFolder folder;
+  if (::unshare(CLONE_NEWNS) != 0 ||
+      ::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+      ::mount("none", folder.path().c_str(), "tmpfs", 0, "size=40m") != 0) {
+    GTEST_SKIP() << "needs the right to mount a file system";
+  }
+  auto store = open_or_fail(folder.path());
+  ASSERT_NE(store, nullptr);
+  EXPECT_TRUE(store->room().ok());
+  {
+    std::ofstream ballast(folder.path() / "ballast");
+    while (ballast.write(std::string(4096, 'x').data(), 4096).flush()) {
+    }
+  }
+  EXPECT_EQ(store->room().error().code, ErrorCode::kExhausted);
+  std::int64_t last = 0;
+  for (; last < 50; ++last) {
+    const Status status = store->commit(numbered_batch(last + 1, Revision(3 * last)).batch());
+    ASSERT_TRUE(status.ok()) << status.error().message;
+  }
+  EXPECT_EQ(store->room().error().code, ErrorCode::kExhausted);
+  fs::remove(folder.path() / "ballast");
+  ASSERT_TRUE(store->commit(numbered_batch(last + 1, Revision(3 * last)).batch()).ok());
+  EXPECT_TRUE(store->room().ok());
+  EXPECT_EQ(fs::file_size(folder.path() / "reserve"), 8U << 20U) << "it is there again";
+  EXPECT_EQ(expect_whole(*store), last + 1);
   store.reset();
   ::umount2(folder.path().c_str(), MNT_DETACH);
 }

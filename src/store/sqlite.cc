@@ -14,6 +14,7 @@
 #include "store/connection.h"
 #include "store/faults.h"
 #include "store/lock.h"
+#include "store/reserve.h"
 #include "store/rows.h"
 #include "store/schema.h"
 #include "store/store.h"
@@ -54,6 +55,7 @@ class SqliteStore final : public Store {
 
   Result<Loaded> load() override;
   Status commit(const Batch& batch) override;
+  [[nodiscard]] Status room() const override { return reserve_.room(); }
   Result<std::vector<job::Event>> events(const EventFilter& filter) const override;
   Result<std::string> body(JobId job) const override;
   Status backup(const fs::path& to) const override { return copy_database(path_, to); }
@@ -62,6 +64,7 @@ class SqliteStore final : public Store {
  private:
   SqliteStore() = default;
   Status prepare();
+  Status try_commit(const Batch& batch);
   Status write(const Batch& batch);
   Status write_new(const Batch::NewJob& added);
   Status write_changed(const job::Job& job);
@@ -74,6 +77,7 @@ class SqliteStore final : public Store {
   // In this order, so that the database is closed before the lock is let go.
   UniqueFd lock_;
   fs::path path_;
+  Reserve reserve_;
   Connection db_;
   Statement begin_, commit_, rollback_;
   Statement insert_job_, insert_body_, insert_key_, update_job_, insert_event_, put_setting_,
@@ -91,6 +95,7 @@ Result<std::unique_ptr<Store>> SqliteStore::open(const fs::path& folder) {
   store->path_ = folder / "quad.db";
   QUAD_ASSIGN(store->db_, Connection::open(store->path_, Connection::Mode::kWrite));
   Connection& db = store->db_;
+  store->reserve_ = Reserve(folder);
   QUAD_ASSIGN(const std::string mode, db.text("PRAGMA journal_mode=WAL"));
   if (mode != "wal") {
     return error(
@@ -108,6 +113,7 @@ Result<std::unique_ptr<Store>> SqliteStore::open(const fs::path& folder) {
   QUAD_TRY(store->prepare());
   QUAD_ASSIGN(store->wal_folder_, WalFolder::start(db, store->path_));
   QUAD_ASSIGN(store->last_revision_, db.integer("SELECT max(revision) FROM events"));
+  store->reserve_.refill();
   return std::unique_ptr<Store>(std::move(store));
 }
 
@@ -202,6 +208,19 @@ Status SqliteStore::commit(const Batch& batch) {
                                event.revision.value(), revision));
     }
   }
+  Status status = try_commit(batch);
+  if (!status.ok() && status.error().code == ErrorCode::kExhausted && reserve_.spend()) {
+    status = try_commit(batch);
+  } else {
+    reserve_.refill();
+  }
+  if (status.ok()) {
+    last_revision_ = revision;
+  }
+  return status;
+}
+
+Status SqliteStore::try_commit(const Batch& batch) {
   QUAD_TRY(begin_.run());
   Status status = write(batch);
   if (status.ok()) {
@@ -212,9 +231,7 @@ Status SqliteStore::commit(const Batch& batch) {
     if (sqlite3_get_autocommit(db_.get()) == 0) {
       (void)rollback_.run();
     }
-    return status;
   }
-  last_revision_ = revision;
   return status;
 }
 

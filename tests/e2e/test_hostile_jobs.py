@@ -29,8 +29,9 @@ class HostileJobs(quadtest.TestCase):
     def tearDown(self):
         """Whatever the job did: nothing of it is alive, and another one runs."""
         server = self.shared
-        for job in server.json("status")["jobs"]:
-            self.assertIn(job["status"], quadtest.TERMINAL, server.describe(job["id"]))
+        live = [job["id"] for job in server.json("status")["jobs"] if job["status"] not in quadtest.TERMINAL]
+        if live:  # a failed test's; the next shall not suffer for it
+            server.ok("cancel", *live)
         code, out, err = server.quad("launch", "echo still $((40 + 2))")
         self.assertEqual((code, out), (0, "still 42\n"), err)
         quadtest.wait_until(lambda: not quadtest.processes_of(f"{server.data}/nodes/"), 20, "no process of a job is left")
@@ -76,12 +77,13 @@ class HostileJobs(quadtest.TestCase):
         # Nor need progress be any, or what ends up in a message.
         job = server.launch(r"""run: |
             head -c 100000 /dev/urandom > $QUAD_PROGRESS; printf '\n{"step": 1e999}\n{"step": "x"}\n[[[[\n' >> $QUAD_PROGRESS
-            printf '{"step": 7, "loss": NaN}\n{"step": 8, "loss": 2.5}\n' >> $QUAD_PROGRESS; sleep 1.2
-            printf '\377\376\n'; exit 3
+            printf '{"step": 7, "loss": NaN}\n{"step": 8, "loss": 2.5}\n' >> $QUAD_PROGRESS
+            printf '\377\376\n'; until [ -e ~/go ]; do sleep 0.05; done; exit 3
             """)
+        quadtest.wait_until(lambda: (server.job(job)["progress"] or {}).get("step") == 8, 20, "the good lines are read")
+        next(server.data.glob(f"nodes/*/{job}-1-0/home")).joinpath("go").touch()
         server.wait_for_status(job, "FAILED")
         self.assertEqual(server.job(job)["exit_code"], 3)
-        self.assertEqual(server.job(job)["progress"]["step"], 8)
 
     @quadtest.quick
     def test_a_job_of_a_thousand_processes_dies_as_one(self):
@@ -91,10 +93,9 @@ class HostileJobs(quadtest.TestCase):
             trap '' TERM HUP INT
             for i in $(seq 500); do sleep 4321 & done
             for i in $(seq 500); do setsid sleep 4321 & done
-            echo all are there; until [ -e ~/go ]; do sleep 0.05; done; exit 4
+            until [ -e ~/go ]; do sleep 0.05; done; exit 4
             """)
-        quadtest.wait_until(lambda: "all are there" in server.ok("logs", job, "--no-follow"), 60, "it has forked")
-        self.assertGreaterEqual(len(self.processes("4321")), 1000)
+        quadtest.wait_until(lambda: len(self.processes("4321")) >= 1000, 60, "all are there", every=0.3)
         next(server.data.glob(f"nodes/*/{job}-1-0/home")).joinpath("go").touch()
         server.wait_for_status(job, "FAILED")
         self.assertEqual(self.processes("4321"), [])
@@ -157,8 +158,8 @@ os.execve("/bin/sleep", ["sleep", "4322"], {})
         if "memory limit cannot be set here" in server.ok("story", job):
             self.skipTest("a memory limit is not permitted here")
         view = server.job(job)
-        self.assertRegex(view["message"], r"killed: memory \d+\.\d of 190\.7 MiB", view)
-        self.assertEqual((view["cause"], view["epoch"]), ("user", 1), view)
+        self.assertRegex(view["message"], r"killed: memory \d+\.\d of 186\.3 MiB", view)
+        self.assertEqual((view["cause"], view["epoch"]), ("limit", 1), view)
         self.assertIn("small is fine\nended with 137\n", server.ok("logs", job, "--no-follow"))
 
     def test_more_output_than_is_kept_while_the_server_is_away(self):

@@ -134,6 +134,8 @@ Result<std::unique_ptr<Engine>> make_local(LocalOptions options) {
   engine.runner = fs::absolute(options.runner, failure);
   engine.server_url = options.server_url;
   engine.environment = runner_environment();
+  engine.cpus = usable_cpus();
+  engine.spool_bytes = options.spool_bytes;
   if (options.runner.empty() || ::access(engine.runner.c_str(), X_OK) != 0) {
     return error(ErrorCode::kNotFound, fmt::format("The runner program {} is missing or cannot be "
                                                    "executed; it belongs beside 'quad'",

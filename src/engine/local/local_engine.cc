@@ -72,7 +72,8 @@ std::vector<fs::path> entries_of(const fs::path& folder) {
 
 }  // namespace
 
-LocalEngine::LocalEngine(LocalEngineOptions options) : options_(std::move(options)) {
+LocalEngine::LocalEngine(LocalEngineOptions options)
+    : options_(std::move(options)), cpu_shares_(options_.cpus) {
   for (const LocalNode& node : options_.nodes) {
     nodes_[node.spec.id].what = node;
   }
@@ -109,6 +110,7 @@ Result<std::optional<Existing>> LocalEngine::take_over(const NodeId& node, const
     runner.folder = folder;
     runner.process = record.process;
     runner.handle = std::move(handle);
+    cpu_shares_.restore(key, read_cpus(folder));
     watch(std::move(runner));
     return std::optional<Existing>({key, true, std::nullopt});
   }

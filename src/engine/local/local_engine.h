@@ -25,6 +25,7 @@
 
 #include "base/file.h"
 #include "engine/engine.h"
+#include "engine/local/cpu_shares.h"
 #include "engine/local/process.h"
 #include "engine/local/trash.h"
 
@@ -45,6 +46,8 @@ struct LocalEngineOptions {
   std::filesystem::path runner;    ///< absolute
   std::string server_url;
   std::vector<std::string> environment;  ///< of runners: "NAME=value"
+  std::vector<int> cpus;                   ///< that ranks may run on
+  std::uint64_t spool_bytes = 1ULL << 30U;  ///< of output that a runner keeps
   std::vector<LocalNode> nodes;
 };
 
@@ -149,6 +152,7 @@ class LocalEngine final : public Engine {
   // The engine's thread only, once it runs.
   UniqueFd epoll_;
   std::map<NodeId, Node> nodes_;
+  CpuShares cpu_shares_;
   std::unordered_map<RankKey, std::unique_ptr<Runner>> runners_;
   std::unordered_map<std::uint64_t, Runner*> by_number_;
   std::unordered_map<RankKey, std::filesystem::path> ended_folders_;  ///< of runners that are reported

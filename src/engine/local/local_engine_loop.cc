@@ -172,10 +172,13 @@ void LocalEngine::carry_out(StartOrder& order) {
   }
   file.gpu_env = node.what.gpu_env;
   file.cpu_milli = order.holding.amount.cpu_milli;
+  file.cpus = cpu_shares_.take(order.key, file.cpu_milli);
   file.memory_bytes = order.holding.amount.memory_bytes;
   file.hot = (options_.data_dir / "hot").string();
+  file.spool_bytes = options_.spool_bytes;
   const fs::path folder = node_folder(order.holding.node) / to_string(order.key);
   if (const Status prepared = prepare_rank_folder(folder, file); !prepared.ok()) {
+    cpu_shares_.give_back(order.key);
     sink_(StartFailed{order.key, prepared.error().message});
     return;
   }
@@ -185,6 +188,7 @@ void LocalEngine::carry_out(StartOrder& order) {
   environment.push_back(fmt::format("QUAD_RANK_FOLDER={}/", folder.string()));
   auto spawned = spawn_runner(options_.runner, folder, environment, boot_id_);
   if (!spawned.ok()) {
+    cpu_shares_.give_back(order.key);
     if (spawned.error().code != ErrorCode::kExists) {
       throw_away(order.key, folder);
     }
@@ -403,6 +407,7 @@ void LocalEngine::sweep(Instant now) {
 void LocalEngine::report(Runner& runner) {
   const RankKey key = runner.key;
   const fs::path folder = runner.folder;
+  cpu_shares_.give_back(key);
   if (!runner.lost_power) {
     sink_(RunnerEnded{key, read_result(folder), runner.detail});
   }

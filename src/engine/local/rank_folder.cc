@@ -83,8 +83,10 @@ Status prepare_rank_folder(const fs::path& folder, const StartFile& start) {
   object["gpus"] = json::array(start.gpus.begin(), start.gpus.end());
   object["gpu_env"] = start.gpu_env;
   object["cpu_milli"] = start.cpu_milli;
+  object["cpus"] = json::array(start.cpus.begin(), start.cpus.end());
   object["memory_bytes"] = start.memory_bytes;
   object["hot"] = start.hot;
+  object["limits"] = json::object{{"spool_bytes", start.spool_bytes}};
   const fs::path path = folder / "start.json";
   const UniqueFd fd(
       ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
@@ -92,6 +94,20 @@ Status prepare_rank_folder(const fs::path& folder, const StartFile& start) {
     return errno_error(fmt::format("Cannot write {}", path.string()), errno);
   }
   return write_all(fd.get(), to_text(object));
+}
+
+std::vector<int> read_cpus(const fs::path& folder) {
+  const auto text = read_file(folder / "start.json", 1U << 20U);
+  const auto object = text.ok() ? parse_json_object(text.value()) : Result<json::object>(text.error());
+  std::vector<int> cpus;
+  if (const json::array* array = object.ok() ? get_array(object.value(), "cpus") : nullptr) {
+    for (const json::value& cpu : *array) {
+      if (cpu.is_int64()) {
+        cpus.push_back(static_cast<int>(cpu.get_int64()));
+      }
+    }
+  }
+  return cpus;
 }
 
 std::string read_boot_id() {

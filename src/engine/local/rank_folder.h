@@ -40,12 +40,17 @@ struct StartFile {
   std::vector<std::int32_t> gpus;
   std::string gpu_env;
   std::int64_t cpu_milli = 0;
+  std::vector<int> cpus;  ///< that it may run on; empty: all
   std::int64_t memory_bytes = 0;
   std::string hot;
+  std::uint64_t spool_bytes = 0;
 };
 
 /// Makes the folder (0700) and its start.json. Not synced: after a power cut there is no runner to read it.
 Status prepare_rank_folder(const std::filesystem::path& folder, const StartFile& start);
+
+/// The CPUs that its start.json names; empty if that cannot be read either.
+std::vector<int> read_cpus(const std::filesystem::path& folder);
 
 /// What `started` says.
 struct StartRecord {

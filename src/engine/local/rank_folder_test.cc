@@ -71,6 +71,14 @@ TEST_F(RankFolder, ForgetsAStartThatCameToNothing) {
   EXPECT_TRUE(create_start_record(folder_, "this-boot").ok());
 }
 
+TEST_F(RankFolder, RemembersTheCpusOfItsRank) {
+  StartFile start;
+  start.cpus = {2, 5};
+  ASSERT_TRUE(prepare_rank_folder(folder_, start).ok());
+  EXPECT_EQ(read_cpus(folder_), (std::vector<int>{2, 5}));
+  EXPECT_TRUE(read_cpus(folder_ / "no-such-folder").empty());
+}
+
 TEST_F(RankFolder, SaysWhichFileCannotBeWritten) {
   const auto refused = create_start_record(folder_ / "no-such-folder", "this-boot");
   ASSERT_FALSE(refused.ok());
