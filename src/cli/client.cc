@@ -126,6 +126,10 @@ Status start_server(const Globals& globals) {
   std::error_code failure;
   const fs::path self = fs::read_symlink("/proc/self/exe", failure);
   const std::string log = (data_dir / "server.log").string();
+  if (const UniqueFd writable(::open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600)); !writable) {
+    return error(ErrorCode::kUnavailable,
+                 errno_error(fmt::format("No server can be started, as {} cannot be written to", log), errno).message);
+  }
   std::string program = self.string();
   std::string folder = data_dir.string();
   posix_spawn_file_actions_t actions;

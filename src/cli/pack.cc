@@ -170,6 +170,8 @@ Result<Blob> pack(const fs::path& source) {
   EVP_DigestInit_ex(output.digest.get(), EVP_sha256(), nullptr);
   const std::unique_ptr<archive, decltype(&archive_write_free)> writer(archive_write_new(), &archive_write_free);
   archive_write_set_format_pax_restricted(writer.get());
+  // Names are bytes to Linux: they go as they are, whatever the locale, and also those that are no UTF-8.
+  archive_write_set_options(writer.get(), "hdrcharset=BINARY");
   archive_write_add_filter_zstd(writer.get());
   archive_write_set_bytes_per_block(writer.get(), 64 * 1024);
   archive_write_set_bytes_in_last_block(writer.get(), 1);

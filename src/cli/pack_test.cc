@@ -1,6 +1,7 @@
 #include "cli/pack.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <cstdlib>
 #include <fstream>
@@ -61,6 +62,21 @@ TEST(Pack, TheSameFilesGiveTheSameBlobAndIgnoredOnesStayBehind) {
   for (const auto& blob : {first, second, third}) {
     std::filesystem::remove(blob->file);
   }
+  std::filesystem::remove_all(folder);
+}
+
+TEST(Pack, TakesAnyNameAndSaysWhatItLeavesOut) {
+  const auto folder = std::filesystem::temp_directory_path() / ("quad-pack-test-" + random_hex(4));
+  ASSERT_TRUE(make_folders(folder).ok());
+  for (const char* name : {"Gr\xc3\xbc\xc3\x9f" "e", "not-utf8-\xff", "two\nlines"}) {
+    std::ofstream(folder / name) << "x";
+  }
+  ASSERT_EQ(::mkfifo((folder / "pipe").c_str(), 0600), 0);
+  const auto blob = pack(folder);
+  ASSERT_TRUE(blob.ok()) << blob.error().message;
+  EXPECT_EQ(blob->files, 3U);
+  EXPECT_EQ(blob->left_out, std::vector<std::string>{"pipe"});
+  std::filesystem::remove(blob->file);
   std::filesystem::remove_all(folder);
 }
 

@@ -68,6 +68,12 @@ class LaunchCheck {
       fail(key, fmt::format("the destination {} of a file mount must be a path, not a URL",
                             quoted(mount.destination)));
     }
+    const auto parts = split(mount.destination, '/');
+    if (std::find(parts.begin(), parts.end(), "..") != parts.end()) {
+      fail(key, fmt::format("the destination {} of a file mount must not hold ..; write where it "
+                            "shall lie from the workdir, from ~ or from / on",
+                            quoted(mount.destination)));
+    }
     if (mount.destination == "~/sky_workdir" && !std::holds_alternative<NoWorkdir>(task_.workdir)) {
       fail(key, "~/sky_workdir is where the workdir goes; mount elsewhere or leave out workdir");
     }

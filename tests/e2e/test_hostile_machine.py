@@ -187,6 +187,7 @@ class Machine(quadtest.TestCase):
         server = self.server(nodes=2, gpus="", options=("--node-lost-after", "3"))
         job = self.waiting_job(server, quad={"max_duration": "1h"},
                                run='(while [ ! -e ~/go ]; do echo "{\\"step\\": $((++i))}" >> $QUAD_PROGRESS; sleep 0.1; done) &')  # fmt: skip
+        quadtest.wait_until(lambda: server.job(job)["progress"], 20, "it tells its progress")
         first = server.job(job)
         for days in (10, -20, 3650, 0):
             new = folder / "new"

@@ -235,6 +235,7 @@ class Mounts(quadtest.TestCase):
             if not os.access(quadtest.quad_bin(), os.X_OK) or subprocess.run([*command[:8], "test", "-r", quadtest.quad_bin()]).returncode:
                 self.skipTest("an ordinary user cannot reach the program here")
         environment = self.shared.environment(QUAD_SERVER=self.shared.url, QUAD_TOKEN=self.shared.token)
+        environment["TMPDIR"] = "/tmp"
         done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
         self.assertNotEqual(done.returncode, 0)
         self.assertRegex(done.stderr, r"workdir: Cannot read .*secret: Permission denied.*\.skyignore")

@@ -5,6 +5,7 @@ import pwd
 import re
 import secrets
 import shutil
+import signal
 import stat
 import subprocess
 import tempfile
@@ -134,7 +135,7 @@ class AnOrdinaryUser(quadtest.TestCase):
         folder.mkdir()
         (folder / "daemon.py").write_text(DAEMON)
         (folder / "task.yaml").write_text(
-            "workdir: .\nrun: |\n  python3 daemon.py ~/up; until [ -s ~/up ]; do sleep 0.02; done\n"
+            "workdir: .\nquad: {stop_grace: 1s}\nrun: |\n  python3 daemon.py ~/up; until [ -s ~/up ]; do sleep 0.02; done\n"
             "  setsid sleep 4324 >/dev/null 2>&1 &\n  nohup sh -c 'trap \"\" TERM; sleep 4324' &\n  echo ready; " + end + "\n")  # fmt: skip
         return self.shared.launch("task.yaml", cwd=folder)
 
@@ -151,15 +152,13 @@ class AnOrdinaryUser(quadtest.TestCase):
             job = self.daemon_job("sleep 4324")
             quadtest.wait_until(lambda: "ready" in server.ok("logs", job, "--no-follow"), 20, "it is up")
             self.assertGreaterEqual(len(self.daemons()), 4)
-            if way == "cancel":
-                server.ok("cancel", job)
-            elif way == "runner":
-                for pid in quadtest.processes_of(f"{server.data}/nodes/", "quad-runner"):
-                    os.kill(pid, 9)
-            else:
+            if way == "runner":
+                os.kill(server.job(job)["attempts"][0]["ranks"][0]["pid"], signal.SIGKILL)
+            elif way == "node":
                 server.ok("node", "fail", server.job(job)["attempts"][0]["nodes"][0])
-            quadtest.wait_until(lambda: server.job(job)["epoch"] == 2 or server.job(job)["status"] == "CANCELLED", 30, way)
-            server.quad("cancel", job)
+            if way != "cancel":
+                quadtest.wait_until(lambda: server.job(job)["epoch"] == 2, 30, f"the next attempt begins after: {way}")
+            server.ok("cancel", job)
             server.wait_for_status(job, "CANCELLED", timeout=60)
             self.assertEqual(self.daemons(), [], way)
             if way == "node":
