@@ -60,9 +60,9 @@ struct OwnGroups {
   std::string v2;
 };
 
-OwnGroups own_groups() {
+OwnGroups own_groups(const fs::path& file) {
   OwnGroups groups;
-  const std::string text = read_value("/proc/self/cgroup");
+  const std::string text = read_value(file);
   for (const std::string_view line : split(text, '\n')) {
     const auto parts = split(line, ':');
     if (parts.size() < 3) {
@@ -97,7 +97,7 @@ MemoryGroup::~MemoryGroup() {
 }
 
 Status MemoryGroup::create(const std::string& name, std::uint64_t limit_bytes) {
-  const OwnGroups own = own_groups();
+  const OwnGroups own = own_groups(places_.own);
   const std::string limit = std::to_string(limit_bytes);
   const auto take = [&](const fs::path& parent, bool v2) {
     const fs::path folder = parent / name;
@@ -118,7 +118,7 @@ Status MemoryGroup::create(const std::string& name, std::uint64_t limit_bytes) {
     return true;
   };
   if (!own.v1_memory.empty()) {
-    const fs::path mount = "/sys/fs/cgroup/memory";
+    const fs::path mount = places_.mount / "memory";
     for (const fs::path& parent : {mount / fs::path(own.v1_memory).relative_path(), mount}) {
       if (take(parent, false)) {
         return {};
@@ -126,9 +126,10 @@ Status MemoryGroup::create(const std::string& name, std::uint64_t limit_bytes) {
     }
   } else if (!own.v2.empty()) {
     // A group that holds processes cannot have limited children, so the own group's parent is the likelier place.
-    const fs::path group = fs::path("/sys/fs/cgroup") / fs::path(own.v2).relative_path();
+    const fs::path below = fs::path(own.v2).relative_path();
+    const fs::path group = below.empty() ? places_.mount : places_.mount / below;
     for (const fs::path& parent : {group, group.parent_path()}) {
-      if (parent != "/sys/fs" &&
+      if (parent != places_.mount.parent_path() &&
           has_word(read_value(parent / "cgroup.subtree_control"), "memory") && take(parent, true)) {
         return {};
       }
@@ -145,9 +146,8 @@ MemoryFacts MemoryGroup::read() const {
   if (!folder_.empty()) {
     return facts_of(folder_, v2_);
   }
-  const fs::path mount = "/sys/fs/cgroup";
-  if (::access("/sys/fs/cgroup/memory.events", R_OK) == 0) {
-    return facts_of(mount, true);  // inside a container: only its own group is shown
+  if (::access((places_.mount / "memory.events").c_str(), R_OK) == 0) {
+    return facts_of(places_.mount, true);  // inside a container: only its own group is shown
   }
   return {};
 }

@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "base/result.h"
 
@@ -21,9 +22,15 @@ struct MemoryFacts {
   std::uint64_t peak_bytes = 0;
 };
 
+/// Where control groups are shown. The default is this machine; tests bring trees of their own.
+struct CgroupPlaces {
+  std::filesystem::path mount = "/sys/fs/cgroup";
+  std::filesystem::path own = "/proc/self/cgroup";
+};
+
 class MemoryGroup {
  public:
-  MemoryGroup() = default;
+  explicit MemoryGroup(CgroupPlaces places = {}) : places_(std::move(places)) {}
   MemoryGroup(const MemoryGroup&) = delete;
   MemoryGroup& operator=(const MemoryGroup&) = delete;
   /// Removes the group; everything in it must be dead.
@@ -36,10 +43,12 @@ class MemoryGroup {
 
   [[nodiscard]] bool limited() const { return !folder_.empty(); }
   [[nodiscard]] std::uint64_t limit() const { return limit_; }
+  [[nodiscard]] const std::filesystem::path& folder() const { return folder_; }
   /// Of this group; without one, of the container that the runner is in, if it is in one.
   [[nodiscard]] MemoryFacts read() const;
 
  private:
+  CgroupPlaces places_;
   std::filesystem::path folder_;
   std::uint64_t limit_ = 0;
   bool v2_ = false;

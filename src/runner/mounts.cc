@@ -43,7 +43,9 @@ Status make_parent(const fs::path& path) { return make_folders(path.parent_path(
 // A blob's bytes on their way to be unpacked, and whether they are what its name says.
 class CheckedSource {
  public:
-  explicit CheckedSource(HttpGet& get) : get_(get) { EVP_DigestInit_ex(digest_.get(), EVP_sha256(), nullptr); }
+  explicit CheckedSource(HttpGet& get) : get_(get) {
+    EVP_DigestInit_ex(digest_.get(), EVP_sha256(), nullptr);
+  }
 
   Result<std::string_view> read() {
     auto piece = get_.read();
@@ -69,7 +71,8 @@ class CheckedSource {
 
  private:
   HttpGet& get_;
-  std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> digest_{EVP_MD_CTX_new(), &EVP_MD_CTX_free};
+  std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> digest_{EVP_MD_CTX_new(),
+                                                                  &EVP_MD_CTX_free};
 };
 
 Status bring_blob(const Mount& mount, const fs::path& place, const Start& start) {

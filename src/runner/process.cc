@@ -139,7 +139,9 @@ int RankProcess::try_start(const RankOptions& options, Isolation isolation) {
     }
   }
   if (const int failure = bind_to(init_, options.cpus); failure != 0) {
-    notes_.push_back(errno_error("The rank cannot be kept to its own CPUs here, so it may use all", failure).message);
+    notes_.push_back(
+        errno_error("The rank cannot be kept to its own CPUs here, so it may use all", failure)
+            .message);
   }
   memory_at_start_ = memory_.read();
   InitReport ready;

@@ -1,10 +1,11 @@
 // runner/process.h
 //
-// The process tree of a rank, seen from the runner: its init (rank_init.h), the pipe that carries its output, and its
-// limits: memory, and the CPUs it runs on. Owned by the runner's one thread. Starting one blocks for a few hundred microseconds.
+// The process tree of a rank, seen from the runner: its init (rank_init.h), the pipe that carries
+// its output, and its limits: memory, and the CPUs it runs on. Owned by the runner's one thread.
+// Starting one blocks for a few hundred microseconds.
 //
-// Always holds: when the tree has ended (ended() is true) no process of it is alive, and its end does not need the
-// runner: a runner that is killed takes the tree with it.
+// Always holds: when the tree has ended (ended() is true) no process of it is alive, and its end
+// does not need the runner: a runner that is killed takes the tree with it.
 
 #pragma once
 

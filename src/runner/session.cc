@@ -467,9 +467,12 @@ json::object Session::hello() const {
   if (address.empty()) {
     address = uplink_->connection().local_address();
   }
-  return {{"type", "hello"},        {"version", 1},
-          {"address", address},     {"port", port_},
-          {"pid", ::getpid()},      {"phase", name_of(phase_)},
+  return {{"type", "hello"},
+          {"version", 1},
+          {"address", address},
+          {"port", port_},
+          {"pid", ::getpid()},
+          {"phase", name_of(phase_)},
           {"log_offset", spool_.front()}};
 }
 
@@ -590,6 +593,15 @@ bool Session::start_rank() {
   }
   rank_ = std::move(rank).value();
   output_open_ = true;
+  if (rank_->memory().limited()) {
+    // For whoever clears up after a runner that was killed. Without it an empty group stays behind,
+    // no more.
+    const UniqueFd fd(::open((folder_ / "cgroup").c_str(),
+                             O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
+    if (fd) {
+      (void)write_all(fd.get(), rank_->memory().folder().string());
+    }
+  }
   for (const std::string& sentence : rank_->notes()) {
     note("limit", sentence);
   }

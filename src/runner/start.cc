@@ -33,7 +33,8 @@ Result<Start> parse_start(std::string_view text) {
   if (const json::array* cpus = get_array(object, "cpus")) {
     for (const json::value& cpu : *cpus) {
       if (!cpu.is_int64() || cpu.get_int64() < 0 || cpu.get_int64() > kHighestCpu) {
-        return error(ErrorCode::kInvalid, "start.json: \"cpus\" must be a list of the kernel's CPU numbers");
+        return error(ErrorCode::kInvalid,
+                     "start.json: \"cpus\" must be a list of the kernel's CPU numbers");
       }
       start.cpus.push_back(static_cast<int>(cpu.get_int64()));
     }

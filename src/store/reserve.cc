@@ -50,7 +50,8 @@ Status Reserve::room() const {
     return {};
   }
   return error(ErrorCode::kExhausted,
-               fmt::format("The disk of the data directory is full: {:.1f} MiB are left, and nothing new begins with "
+               fmt::format("The disk of the data directory is full: {:.1f} MiB are left, and "
+                           "nothing new begins with "
                            "less than {} MiB; free some space there",
                            static_cast<double>(bytes) / (1 << 20), kNeeded >> 20U));
 }

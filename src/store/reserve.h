@@ -1,8 +1,9 @@
 // store/reserve.h
 //
-// Room on the data directory's disk that is kept for the moment when it is full. A job that fills the disk gives it back
-// when its end is recorded, and that takes room itself: without a reserve the two would wait for each other for ever.
-// A file of a fixed size is that room; spending it means cutting it to nothing. Owned by whoever writes to the disk.
+// Room on the data directory's disk that is kept for the moment when it is full. A job that fills
+// the disk gives it back when its end is recorded, and that takes room itself: without a reserve
+// the two would wait for each other for ever. A file of a fixed size is that room; spending it
+// means cutting it to nothing. Owned by whoever writes to the disk.
 
 #pragma once
 
@@ -23,7 +24,8 @@ class Reserve {
   Reserve() = default;
   explicit Reserve(std::filesystem::path folder) : folder_(std::move(folder)) {}
 
-  /// Makes it if it is not there and the disk has room for it twice. One system call if it is not, none if it is.
+  /// Makes it if it is not there and the disk has room for it twice. One system call if it is not,
+  /// none if it is.
   void refill();
   /// Gives its room to whoever writes next. False if there was none.
   bool spend();

@@ -1,6 +1,8 @@
 """Jobs that misbehave: each ends with a clear word, nothing of it stays, and the next job on the same server runs."""
 
 import hashlib
+import os
+import signal
 import subprocess
 import tempfile
 from pathlib import Path
@@ -161,6 +163,16 @@ os.execve("/bin/sleep", ["sleep", "4322"], {})
         self.assertRegex(view["message"], r"killed: memory \d+\.\d of 186\.3 MiB", view)
         self.assertEqual((view["cause"], view["epoch"]), ("limit", 1), view)
         self.assertIn("small is fine\nended with 137\n", server.ok("logs", job, "--no-follow"))
+        # A runner that is killed cannot remove the group of its limit itself.
+        job = server.launch("resources: {memory: 1}\nrun: sleep 4325\n")
+        quadtest.wait_until(lambda: self.processes("4325"), 20, "it runs")
+        groups = [Path(path.read_text()) for path in server.data.glob(f"nodes/*/{job}-1-0/cgroup")]
+        self.assertEqual([group.name for group in groups], [f"quad-{job}-1-0"])
+        self.assertTrue(groups[0].is_dir())
+        os.kill(server.job(job)["attempts"][0]["ranks"][0]["pid"], signal.SIGKILL)
+        quadtest.wait_until(lambda: not groups[0].exists(), 20, "the group is gone")
+        server.ok("cancel", job)
+        server.wait_for_status(job, "CANCELLED")
 
     def test_more_output_than_is_kept_while_the_server_is_away(self):
         server = self.shared

@@ -8,7 +8,8 @@
 namespace quad::engine {
 
 std::vector<int> usable_cpus() {
-  // The kernel refuses a set that is too small for the machine, and does not say which size would do.
+  // The kernel refuses a set that is too small for the machine, and does not say which size would
+  // do.
   for (int size = CPU_SETSIZE; size <= (1 << 20); size *= 2) {
     cpu_set_t* set = CPU_ALLOC(static_cast<std::size_t>(size));
     const std::size_t bytes = CPU_ALLOC_SIZE(static_cast<std::size_t>(size));

@@ -1,9 +1,10 @@
 // engine/local/cpu_shares.h
 //
-// Which of this machine's CPUs each rank runs on. A rank gets as many as it asked for, rounded up, from those that the
-// fewest others have: ranks of one real node, which together never ask for more than there are, do not share any, and
-// a program that counts its CPUs starts as many threads as are good for it. This needs no permission. Pretend nodes may
-// promise more than the machine has; their ranks then share.
+// Which of this machine's CPUs each rank runs on. A rank gets as many as it asked for, rounded up,
+// from those that the fewest others have: ranks of one real node, which together never ask for more
+// than there are, do not share any, and a program that counts its CPUs starts as many threads as
+// are good for it. This needs no permission. Pretend nodes may promise more than the machine has;
+// their ranks then share.
 //
 // Pure but for usable_cpus(). Owned by the engine's thread; each call is O(CPUs of the machine).
 

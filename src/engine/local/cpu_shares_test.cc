@@ -8,7 +8,9 @@ namespace {
 
 using Cpus = std::vector<int>;
 
-RankKey rank(std::int64_t job) { return {JobId(job), Epoch(1), Rank(0)}; }
+RankKey rank(std::int64_t job) {
+  return {JobId(job), Epoch(1), Rank(0)};
+}
 
 TEST(CpuShares, RanksThatFitTogetherShareNoCpu) {
   CpuShares shares({0, 1, 2, 3, 8, 9});
@@ -25,7 +27,8 @@ TEST(CpuShares, WhatIsGivenBackIsTakenFirst) {
   shares.give_back(rank(1));
   shares.give_back(rank(1));
   EXPECT_EQ(shares.take(rank(3), 1'000), (Cpus{0}));
-  EXPECT_EQ(shares.take(rank(4), 2'000), (Cpus{0, 1})) << "the free one, and the lowest of the others";
+  EXPECT_EQ(shares.take(rank(4), 2'000), (Cpus{0, 1}))
+      << "the free one, and the lowest of the others";
 }
 
 TEST(CpuShares, PartsOfACpuAreRoundedUp) {

@@ -36,7 +36,8 @@ struct LocalOptions {
   std::string gpus;               ///< of each pretend node, such as "H100:8"; empty: none
   std::int64_t cpu_milli = 0;     ///< of each pretend node; 0: as the machine, at least 8 CPUs
   std::int64_t memory_bytes = 0;  ///< of each pretend node; 0: as the machine, at least 32 GiB
-  std::uint64_t spool_bytes = 1ULL << 30U;  ///< of output that each runner keeps for a server that is away
+  std::uint64_t spool_bytes =
+      1ULL << 30U;  ///< of output that each runner keeps for a server that is away
 };
 
 /// Detects the machine. kInvalid for options that make no sense, kNotFound if there is no runner program.

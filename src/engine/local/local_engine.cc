@@ -163,6 +163,9 @@ Result<std::vector<Existing>> LocalEngine::begin(Sink sink) {
     }
   }
   kill_what_outlived(dead);
+  for (const auto& [key, folder] : ended_folders_) {
+    remove_control_group(folder, key);
+  }
 
   for (auto& [id, node] : nodes_) {
     sink_(NodeFound{node.what.spec});

@@ -46,7 +46,7 @@ struct LocalEngineOptions {
   std::filesystem::path runner;    ///< absolute
   std::string server_url;
   std::vector<std::string> environment;  ///< of runners: "NAME=value"
-  std::vector<int> cpus;                   ///< that ranks may run on
+  std::vector<int> cpus;                 ///< that ranks may run on
   std::uint64_t spool_bytes = 1ULL << 30U;  ///< of output that a runner keeps
   std::vector<LocalNode> nodes;
 };

@@ -408,6 +408,7 @@ void LocalEngine::report(Runner& runner) {
   const RankKey key = runner.key;
   const fs::path folder = runner.folder;
   cpu_shares_.give_back(key);
+  remove_control_group(folder, key);
   if (!runner.lost_power) {
     sink_(RunnerEnded{key, read_result(folder), runner.detail});
   }

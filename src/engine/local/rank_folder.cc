@@ -98,7 +98,8 @@ Status prepare_rank_folder(const fs::path& folder, const StartFile& start) {
 
 std::vector<int> read_cpus(const fs::path& folder) {
   const auto text = read_file(folder / "start.json", 1U << 20U);
-  const auto object = text.ok() ? parse_json_object(text.value()) : Result<json::object>(text.error());
+  const auto object =
+      text.ok() ? parse_json_object(text.value()) : Result<json::object>(text.error());
   std::vector<int> cpus;
   if (const json::array* array = object.ok() ? get_array(object.value(), "cpus") : nullptr) {
     for (const json::value& cpu : *array) {
@@ -108,6 +109,15 @@ std::vector<int> read_cpus(const fs::path& folder) {
     }
   }
   return cpus;
+}
+
+void remove_control_group(const fs::path& folder, const RankKey& key) {
+  const fs::path group = read_file(folder / "cgroup", 4096).value_or("");
+  // The rank may have written there what it liked; an empty folder of this name is all that it can
+  // lose.
+  if (group.filename() == "quad-" + to_string(key)) {
+    ::rmdir(group.c_str());
+  }
 }
 
 std::string read_boot_id() {

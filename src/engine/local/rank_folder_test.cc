@@ -1,5 +1,6 @@
 #include "engine/local/rank_folder.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -77,6 +78,19 @@ TEST_F(RankFolder, RemembersTheCpusOfItsRank) {
   ASSERT_TRUE(prepare_rank_folder(folder_, start).ok());
   EXPECT_EQ(read_cpus(folder_), (std::vector<int>{2, 5}));
   EXPECT_TRUE(read_cpus(folder_ / "no-such-folder").empty());
+}
+
+TEST_F(RankFolder, ClearsAwayAControlGroupOfItsOwnNameOnly) {
+  const RankKey key{JobId(17), Epoch(2), Rank(0)};
+  for (const char* name : {"quad-17-2-0", "quad-17-2-1"}) {
+    fs::create_directory(folder_ / name);
+    const UniqueFd fd(::open((folder_ / "cgroup").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600));
+    ASSERT_TRUE(write_all(fd.get(), (folder_ / name).string()).ok());
+    remove_control_group(folder_, key);
+  }
+  EXPECT_FALSE(fs::exists(folder_ / "quad-17-2-0"));
+  EXPECT_TRUE(fs::exists(folder_ / "quad-17-2-1"));
+  remove_control_group(folder_ / "no-such-folder", key);
 }
 
 TEST_F(RankFolder, SaysWhichFileCannotBeWritten) {
