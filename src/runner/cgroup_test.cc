@@ -8,6 +8,8 @@
 
 #include <filesystem>
 #include <fstream>
+#include <string>
+#include <vector>
 
 #include "base/file.h"
 #include "base/text.h"
@@ -35,10 +37,11 @@ class Cgroup : public ::testing::Test {
   }
   /// The kernel fills a new group with its files; here they are there before.
   void group(const fs::path& path, bool v2) const {
-    for (const char* name :
-         v2 ? std::initializer_list<const char*>{"memory.max", "memory.swap.max", "cgroup.procs"}
-            : std::initializer_list<const char*>{"memory.limit_in_bytes",
-                                                 "memory.memsw.limit_in_bytes", "cgroup.procs"}) {
+    const std::vector<std::string> names =
+        v2 ? std::vector<std::string>{"memory.max", "memory.swap.max", "cgroup.procs"}
+           : std::vector<std::string>{"memory.limit_in_bytes", "memory.memsw.limit_in_bytes",
+                                      "cgroup.procs"};
+    for (const std::string& name : names) {
       file(path / name, "");
     }
   }

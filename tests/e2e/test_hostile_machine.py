@@ -80,6 +80,9 @@ class Machine(quadtest.TestCase):
     def test_a_full_disk(self):
         server = self.server(nodes=2, gpus="", folder=self.small_disk(48))
         job = self.waiting_job(server, "(while [ ! -e ~/go ]; do echo filling in; sleep 0.1; done) &")
+        for node in ("local-1", "local-2"):
+            server.ok("node", "drain", node)
+        waiting = server.launch("run: echo waited\n")
         ballast = server.folder / "ballast"
         with open(ballast, "wb") as file:
             try:
@@ -95,6 +98,10 @@ class Machine(quadtest.TestCase):
 
         err = quadtest.wait_until(refused, 60, "something new is refused")
         self.assertRegex(err, r"(?i)disk .*(is full|has no room)")
+        for node in ("local-1", "local-2"):
+            server.ok("node", "resume", node)  # what little there is to record still finds room
+        quadtest.wait_until(lambda: "disk of the data directory is full" in server.ok("why", waiting), 20, "it says what it waits for")
+        self.assertEqual(server.job(waiting)["status"], "PENDING")
         self.assertEqual(server.job(job)["status"], "RUNNING", "reading goes on")
         self.assertTrue(server.rank_pids("sleep") or server.rank_pids("bash"), "the running job goes on")
         ballast.unlink()

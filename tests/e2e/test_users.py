@@ -98,8 +98,9 @@ class AnOrdinaryUser(quadtest.TestCase):
         self.assertEqual(Path(f"/proc/{server.process.pid}").stat().st_uid, self.uid())
         code, out, err = server.quad("launch", "id -u; echo user=$USER $SKYPILOT_USER; touch ~/x && echo wrote")
         self.assertEqual((code, out), (0, f"{self.uid()}\nuser={self.person.name} {self.person.name}\nwrote\n"), err)
-        owners = {path.lstat().st_uid for path in server.data.rglob("*")}
-        self.assertEqual(owners, {self.uid()})
+        # By find, which does not mind that files come and go.
+        foreign = subprocess.run(["find", server.data, "-not", "-user", str(self.uid())], capture_output=True, text=True).stdout
+        self.assertEqual(foreign, "")
 
     def test_a_shell_task_of_three_ranks(self):
         server = self.shared
@@ -151,7 +152,7 @@ class AnOrdinaryUser(quadtest.TestCase):
         for way in ("cancel", "runner", "node"):
             job = self.daemon_job("sleep 4324")
             quadtest.wait_until(lambda: "ready" in server.ok("logs", job, "--no-follow"), 20, "it is up")
-            self.assertGreaterEqual(len(self.daemons()), 4)
+            quadtest.wait_until(lambda: len(self.daemons()) >= 4, 20, "so are its daemons")
             if way == "runner":
                 os.kill(server.job(job)["attempts"][0]["ranks"][0]["pid"], signal.SIGKILL)
             elif way == "node":
