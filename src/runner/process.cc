@@ -1,6 +1,7 @@
 #include "runner/process.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -13,6 +14,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "base/text.h"
 #include "runner/child.h"
 #include "runner/process_table.h"
 
@@ -65,7 +67,9 @@ Result<std::unique_ptr<RankProcess>> RankProcess::start(const RankOptions& optio
   std::unique_ptr<RankProcess> rank(new RankProcess());
   rank->marks_ = options.marks;
   if (options.memory_bytes > 0) {
-    if (auto made = rank->memory_.create("quad-" + options.name, options.memory_bytes);
+    // Another server's job may have the same number and the same parent group.
+    const std::string name = fmt::format("quad-{}-{}", options.name, random_hex(4));
+    if (auto made = rank->memory_.create(name, options.memory_bytes);
         !made.ok()) {
       rank->notes_.push_back(made.error().message);
     }

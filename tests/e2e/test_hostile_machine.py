@@ -59,7 +59,7 @@ class Machine(quadtest.TestCase):
         mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=700", "quad-test", folder],
                                  capture_output=True, text=True)  # fmt: skip
         if mounted.returncode != 0:
-            self.skipTest(f"a disk cannot be mounted here: {mounted.stderr.strip()}")
+            self.skipTest(f"a disk cannot be mounted here: {mounted.stderr.splitlines()[0]}")
         # Cleanups run backwards: the servers on it end before.
         self.addCleanup(subprocess.run, ["umount", "-l", folder], check=True)
         return folder
@@ -161,8 +161,10 @@ class Machine(quadtest.TestCase):
             self.addCleanup(subprocess.run, ["umount", "-l", data], check=True)
             subprocess.run(["mount", "-o", "remount,ro,bind", data], check=True)
         else:
-            for path in [*data.rglob("*"), data]:
+            paths = [data, *data.rglob("*")]
+            for path in reversed(paths):
                 path.chmod(path.stat().st_mode & ~0o222)
+            self.addCleanup(lambda: [path.chmod(path.stat().st_mode | 0o200) for path in paths if path.exists()])
         done = subprocess.run([quadtest.quad_bin(), "serve", "--data-dir", data, "--nodes", "1"], capture_output=True, text=True,
                               timeout=20)  # fmt: skip
         self.assertEqual(done.returncode, 1, done.stderr)

@@ -72,8 +72,9 @@ exec setpriv --reuid {person.name} --regid {person.name} --init-groups --inh-cap
         """A copy of an example that is this person's own."""
         target = self.folder / "home" / source.name
         shutil.copytree(source, target)
-        for path in [target, *target.rglob("*")]:
-            shutil.chown(path, self.name, self.name)
+        if os.geteuid() == 0:
+            for path in [target, *target.rglob("*")]:
+                shutil.chown(path, self.name, self.name)
         return target
 
 

@@ -115,7 +115,7 @@ void remove_control_group(const fs::path& folder, const RankKey& key) {
   const fs::path group = read_file(folder / "cgroup", 4096).value_or("");
   // The rank may have written there what it liked; an empty folder of this name is all that it can
   // lose.
-  if (group.filename() == "quad-" + to_string(key)) {
+  if (group.filename().string().starts_with("quad-" + to_string(key) + "-")) {
     ::rmdir(group.c_str());
   }
 }

@@ -82,14 +82,14 @@ TEST_F(RankFolder, RemembersTheCpusOfItsRank) {
 
 TEST_F(RankFolder, ClearsAwayAControlGroupOfItsOwnNameOnly) {
   const RankKey key{JobId(17), Epoch(2), Rank(0)};
-  for (const char* name : {"quad-17-2-0", "quad-17-2-1"}) {
+  for (const char* name : {"quad-17-2-0-ab12", "quad-17-2-01-ab12"}) {
     fs::create_directory(folder_ / name);
     const UniqueFd fd(::open((folder_ / "cgroup").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600));
     ASSERT_TRUE(write_all(fd.get(), (folder_ / name).string()).ok());
     remove_control_group(folder_, key);
   }
-  EXPECT_FALSE(fs::exists(folder_ / "quad-17-2-0"));
-  EXPECT_TRUE(fs::exists(folder_ / "quad-17-2-1"));
+  EXPECT_FALSE(fs::exists(folder_ / "quad-17-2-0-ab12"));
+  EXPECT_TRUE(fs::exists(folder_ / "quad-17-2-01-ab12"));
   remove_control_group(folder_ / "no-such-folder", key);
 }
 
