@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
+#include <openssl/evp.h>
 #include <openssl/ssl.h>
 #include <poll.h>
 #include <signal.h>
@@ -19,6 +20,7 @@
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <string_view>
 
 #include "base/text.h"
 #include "runner/fake_server.h"
@@ -29,6 +31,14 @@ namespace {
 namespace fs = std::filesystem;
 
 bool run(const std::string& command) { return std::system((command + " >/dev/null 2>&1").c_str()) == 0; }
+
+// A blob's name.
+std::string sha256_hex(std::string_view bytes) {
+  unsigned char sum[EVP_MAX_MD_SIZE];
+  unsigned int size = 0;
+  EVP_Digest(bytes.data(), bytes.size(), sum, &size, EVP_sha256(), nullptr);
+  return to_hex({reinterpret_cast<const char*>(sum), size});
+}
 
 // Ends TLS and passes the bytes on to the fake server's socket, one connection a child.
 class TlsRelay {
@@ -182,16 +192,31 @@ TEST_F(Network, TheWorkdirAndMountsAreThereBeforeSetup) {
   }
   std::ifstream file(root_ / "blob.tar.zst", std::ios::binary);
   FakeServer server(socket());
-  server.blobs["abc"] = std::string((std::istreambuf_iterator<char>(file)), {});
+  const std::string blob((std::istreambuf_iterator<char>(file)), {});
+  const std::string hash = sha256_hex(blob);
+  server.blobs[hash] = blob;
   json::object wanted = order("ls; cat ~/data/sub/x");
   wanted["setup"] = "test -f train.py";
-  wanted["workdir"] = {{"blob", "abc"}};
-  wanted["mounts"] = json::array{json::object{{"dst", "~/data"}, {"kind", "blob"}, {"blob", "abc"}}};
+  wanted["workdir"] = {{"blob", hash}};
+  wanted["mounts"] = json::array{json::object{{"dst", "~/data"}, {"kind", "blob"}, {"blob", hash}}};
   server.order = wanted;
   server.blob_refusals = 2;  // a server that is just starting up
   RunnerProcess runner(folder(), socket(), {});
   ASSERT_TRUE(server.until([&] { return runner.ended(); }));
   EXPECT_EQ(server.output, "sub\ntrain.py\nx\n") << get_string(*server.find("exited"), "detail");
+}
+
+TEST_F(Network, ABlobThatIsNotWhatItsNameSaysIsRefused) {
+  FakeServer server(socket());
+  server.blobs[sha256_hex("the whole archive")] = "";  // which is an archive too: one of nothing
+  json::object wanted = order("true");
+  wanted["workdir"] = {{"blob", sha256_hex("the whole archive")}};
+  server.order = wanted;
+  RunnerProcess runner(folder(), socket(), {});
+  ASSERT_TRUE(server.until([&] { return runner.ended(); }));
+  EXPECT_EQ(get_string(*server.find("exited"), "detail"),
+            "The mount ~/sky_workdir cannot be brought: the server's copy of it is damaged; launch it again, which "
+            "uploads it anew");
 }
 
 TEST_F(Network, AGitRepositoryIsClonedAtItsRef) {
