@@ -39,14 +39,16 @@ std::string_view origin_form(std::string_view target) {
 }  // namespace
 
 Connection::Connection(std::shared_ptr<ServerState> state, std::shared_ptr<asio::ssl::context> tls,
-                       StreamSocket socket, bool reject)
+                       StreamSocket socket, bool reject, bool local)
     : state_(std::move(state)),
       place_(state_->connections.insert(state_->connections.end(), this)),
       transport_(std::make_shared<Transport>(std::move(socket), state_->ticker,
                                              state_->options.write_timeout)),
       tls_(std::move(tls)),
       reject_(reject),
+      local_(local),
       closed_signal_(state_->io, SteadyClock::time_point::max()) {
+  state_->tcp_connections += local_ ? 0 : 1;
   tune_tcp(transport_->socket());
   peer_ = peer_name(transport_->socket());
   request_.peer = peer_;
@@ -57,6 +59,7 @@ Connection::Connection(std::shared_ptr<ServerState> state, std::shared_ptr<asio:
 Connection::~Connection() {
   transport_->close();
   state_->connections.erase(place_);
+  state_->tcp_connections -= local_ ? 0 : 1;
   state_->connection_ended();
 }
 
@@ -153,6 +156,8 @@ bool Connection::prepare_request() {
   status_ = 0;
   bytes_out_ = 0;
   expects_continue_ = body_broken_ = false;
+  body_waited_ = Millis(0);
+  body_received_ = 0;
 
   const auto target = origin_form(request_.target);
   const auto question = target.find('?');

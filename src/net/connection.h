@@ -35,9 +35,9 @@ struct RawStream::State {
 
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
-  /// `reject`: there is no room; every request is answered with 503.
+  /// `reject`: there is no room; every request is answered with 503. `local`: over a unix socket.
   Connection(std::shared_ptr<ServerState> state, std::shared_ptr<asio::ssl::context> tls,
-             StreamSocket socket, bool reject);
+             StreamSocket socket, bool reject, bool local);
   ~Connection();
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
@@ -100,6 +100,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   asio::cancellation_signal cancel_;
   std::string peer_;
   const bool reject_;
+  const bool local_;
 
   Phase phase_ = Phase::kHandshake;
   InputBuffer input_;
@@ -116,9 +117,11 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::uint64_t bytes_out_ = 0;
   bool chunked_ = false;            ///< of the stream being written
   bool stream_writing_ = false;
-  bool expects_continue_ = false;   ///< and has not been told to go on
-  bool body_broken_ = false;        ///< the request's body cannot be read to its end
-  bool linger_ = false;             ///< the client may still be sending
+  Millis body_waited_{0};  ///< for bytes of the request's body
+  std::uint64_t body_received_ = 0;
+  bool expects_continue_ = false;  ///< and has not been told to go on
+  bool body_broken_ = false;       ///< the request's body cannot be read to its end
+  bool linger_ = false;            ///< the client may still be sending
   bool timed_out_ = false;
   bool cut_ = false;
   bool gone_ = false;       ///< the client has left, or cannot be written to

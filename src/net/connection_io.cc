@@ -67,9 +67,16 @@ asio::awaitable<Result<std::string_view>> Connection::read_piece() {
     if (progress) {
       continue;
     }
-    transport_->set_read_deadline(state_->ticker->after(state_->options.body_timeout));
+    const auto& options = state_->options;
+    const auto earned =
+        Millis(body_received_ * 1000 / std::max<std::uint64_t>(options.least_body_rate, 1));
+    const auto left = std::max(Millis(0), options.body_timeout + earned - body_waited_);
+    transport_->set_read_deadline(state_->ticker->after(std::min(options.body_timeout, left)));
+    const auto began = std::chrono::steady_clock::now();
     const auto got = co_await fill(kBodyBuffer);
     transport_->set_read_deadline(Transport::kNever);
+    body_waited_ += std::chrono::duration_cast<Millis>(std::chrono::steady_clock::now() - began);
+    body_received_ += got.bytes;
     if (got.failure) {
       body_broken_ = true;
       if (timed_out_) {

@@ -154,7 +154,14 @@ asio::awaitable<Status> BodyStream::write(std::string_view chunk) {
   return connection_->write_chunk(chunk);
 }
 
-bool BodyStream::closed() const { return connection_->closed(); }
+void BodyStream::abort() {
+  connection_->gone_ = true;
+  connection_->announce_closed();
+}
+
+bool BodyStream::closed() const {
+  return connection_->closed();
+}
 
 asio::awaitable<void> BodyStream::wait_closed() { return connection_->wait_closed(); }
 

@@ -36,8 +36,9 @@ asio::awaitable<void> run_connection(std::shared_ptr<Connection> connection) {
 
 void begin_connection(const std::shared_ptr<ServerState>& state, const Listener& listener,
                       StreamSocket socket) {
-  const auto open = state->connections.size();
-  const bool reject = open >= state->options.max_connections;
+  const bool local = !listener.socket_file.empty();
+  const auto open = state->tcp_connections;
+  const bool reject = !local && open >= state->options.max_connections;
   if (reject) {
     ++state->counters.rejected;
     if (open >= state->options.max_connections + kMaxRejecting) {
@@ -45,7 +46,8 @@ void begin_connection(const std::shared_ptr<ServerState>& state, const Listener&
     }
   }
   ++state->counters.accepted;
-  auto connection = std::make_shared<Connection>(state, listener.tls, std::move(socket), reject);
+  auto connection =
+      std::make_shared<Connection>(state, listener.tls, std::move(socket), reject, local);
   asio::co_spawn(state->io, run_connection(connection),
                  asio::bind_cancellation_slot(
                      connection->cancellation_slot(),

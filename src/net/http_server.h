@@ -44,13 +44,18 @@ struct AccessRecord {
 struct ServerOptions {
   std::size_t header_limit = 16U << 10U;  ///< bytes of a request's head; 431 beyond
   std::uint64_t body_limit = 8ULL << 20U;  ///< bytes of a buffered body; 413 beyond
-  std::size_t max_connections = 4096;      ///< 503 beyond
+  /// Over TCP, 503 beyond. Those over a unix socket come from users whom its mode lets in and are
+  /// not counted, so that strangers cannot crowd them out.
+  std::size_t max_connections = 4096;
 
   // Timeouts, kept to the precision of one `tick`.
   Millis header_timeout{10'000};  ///< for a request's head, and for the TLS handshake
   Millis idle_timeout{75'000};    ///< between two requests
   Millis body_timeout{30'000};    ///< without a byte of a body that is being read
-  Millis write_timeout{30'000};   ///< without a byte taken by the client
+  /// Bytes a second that a body comes with, after a first body_timeout: who sends one byte now and
+  /// then is cut off too.
+  std::uint64_t least_body_rate = 1024;
+  Millis write_timeout{30'000};  ///< without a byte taken by the client
   Millis tick{250};
 
   std::function<void(const AccessRecord&)> on_access;  ///< after each exchange

@@ -404,6 +404,56 @@ TEST(HttpServer, ASlowBodyIsRefused) {
   EXPECT_THAT(client.read_all(), StartsWith("HTTP/1.1 408 "));
 }
 
+TEST(HttpServer, ABodyThatDripsIsRefusedAsWell) {
+  auto options = test_options();
+  options.body_timeout = Millis(200);
+  TestServer server(echo_router(), options);
+  RawClient client(server.port());
+  ASSERT_TRUE(client.send("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"));
+  // Never silent for long, and yet no faster than a few hundred bytes a second.
+  std::promise<void> never;
+  const auto pause = never.get_future();
+  const auto give_up = std::chrono::steady_clock::now() + kPatience;
+  while (client.send("x") && std::chrono::steady_clock::now() < give_up) {
+    pause.wait_for(std::chrono::milliseconds(10));
+    if (server.counters().connections == 0) {
+      break;
+    }
+  }
+  EXPECT_LT(std::chrono::steady_clock::now(), give_up) << "it was let to drip";
+}
+
+TEST(HttpServer, AStreamThatIsAbortedIsSeenToBeCutShort) {
+  Router router;
+  router.get("/cut", [](Exchange& exchange) -> awaitable<void> {
+    const std::string type = "text/plain";
+    BodyStream stream = co_await exchange.start_stream(200, type);
+    const Status sent = co_await stream.write("the first half");
+    EXPECT_TRUE(sent.ok());
+    stream.abort();
+    EXPECT_TRUE(stream.closed());
+  });
+  TestServer server(std::move(router));
+  auto client = server.client();
+  const auto response = client.get("/cut");
+  ASSERT_FALSE(response.ok()) << response->body;
+  EXPECT_EQ(response.error().code, ErrorCode::kUnavailable);
+}
+
+TEST(HttpServer, AUnixSocketHasRoomWhenStrangersFilledTheRest) {
+  auto options = test_options();
+  options.max_connections = 1;
+  TestServer server(echo_router(), options);
+  auto stranger = server.client();
+  ASSERT_EQ(stranger.get("/echo")->status, 200);
+  auto second = server.client();
+  EXPECT_EQ(second.get("/echo")->status, 503);
+  for (int i = 0; i < 3; ++i) {
+    auto own = server.unix_client();
+    EXPECT_EQ(own.get("/echo")->status, 200);
+  }
+}
+
 TEST(HttpServer, BeyondItsRoomItAnswers503) {
   auto options = test_options();
   options.max_connections = 2;

@@ -174,7 +174,17 @@ void Router::add(std::string_view method, std::string_view pattern, Handler hand
   routes_.push_back(std::move(route));
 }
 
-void Router::before(Filter filter) { filter_ = std::move(filter); }
+std::vector<const Route*> Router::routes() const {
+  std::vector<const Route*> all;
+  for (const auto& route : routes_) {
+    all.push_back(route.get());
+  }
+  return all;
+}
+
+void Router::before(Filter filter) {
+  filter_ = std::move(filter);
+}
 
 Router::Match Router::match(std::string_view method, std::string_view path) const {
   Match match;

@@ -72,6 +72,8 @@ class Router {
   /// What answers `method` on `path` (as sent, without the query).
   [[nodiscard]] Match match(std::string_view method, std::string_view path) const;
   [[nodiscard]] const Filter& filter() const { return filter_; }
+  /// All routes, in the order in which they were added.
+  [[nodiscard]] std::vector<const Route*> routes() const;
 
  private:
   struct Node;

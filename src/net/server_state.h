@@ -52,6 +52,7 @@ struct ServerState : std::enable_shared_from_this<ServerState> {
 
   std::vector<std::shared_ptr<Listener>> listeners;
   std::list<Connection*> connections;
+  std::size_t tcp_connections = 0;  ///< of them, those that are counted against the bound
   ServerCounters counters;
   bool ticking = false;
   bool stopping = false;

@@ -26,8 +26,8 @@ namespace quad::net {
 class Connection;
 class Transport;
 
-/// A response body in pieces. Valid until the handler that started it returns; its normal return ends the body, an
-/// exception breaks the connection so that the client sees that the body is cut short.
+/// A response body in pieces. Valid until the handler that started it returns; its normal return
+/// ends the body, abort() or an exception breaks the connection.
 class BodyStream {
  public:
   /// Sends a piece; an empty one sends nothing. kUnavailable once the client has gone or the server stops.
@@ -37,8 +37,11 @@ class BodyStream {
   [[nodiscard]] bool closed() const;
   /// Returns when closed() becomes true.
   boost::asio::awaitable<void> wait_closed();
-  /// Called once, on the io thread, when closed() becomes true (at once if it is): the place to wake what the handler
-  /// waits for. The callback is dropped, uncalled, when the handler returns.
+  /// Breaks the connection when the handler returns, so that the client sees that the body is cut
+  /// short.
+  void abort();
+  /// Called once, on the io thread, when closed() becomes true (at once if it is): the place to
+  /// wake what the handler waits for. The callback is dropped, uncalled, when the handler returns.
   void on_closed(std::function<void()> callback);
 
  private:
