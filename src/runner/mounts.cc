@@ -29,12 +29,27 @@ namespace fs = std::filesystem;
 
 constexpr int kHttpAttempts = 5;
 
-Status prefixed(std::string_view dst, const Status& status) {
+// Addresses may hold secrets, and what failed is told to everybody who may see the job.
+std::string without_secrets(std::string text, const Order& order) {
+  for (const Variable& secret : order.secrets) {
+    const std::string_view value = secret.value;
+    for (std::size_t at = value.empty() ? std::string::npos : text.find(value);
+         at != std::string::npos; at = text.find(value, at)) {
+      const std::string shown = fmt::format("<{}>", secret.name);
+      text.replace(at, value.size(), shown);
+      at += shown.size();
+    }
+  }
+  return text;
+}
+
+Status prefixed(std::string_view dst, const Status& status, const Order& order) {
   if (status.ok()) {
     return status;
   }
   Error failure = status.error();
-  failure.message = fmt::format("The mount {} cannot be brought: {}", dst, failure.message);
+  failure.message = without_secrets(
+      fmt::format("The mount {} cannot be brought: {}", dst, failure.message), order);
   return failure;
 }
 
@@ -340,7 +355,7 @@ Status bring(const Mount& mount, const Start& start, const Order& order, const f
         break;
     }
     if (brought.ok() || brought.error().code != ErrorCode::kUnavailable || attempt >= most) {
-      return prefixed(mount.dst, brought);
+      return prefixed(mount.dst, brought, order);
     }
     ::poll(nullptr, 0, std::min(10'000, 100 << std::min(attempt, 7)));
   }

@@ -13,10 +13,13 @@
 namespace quad::runner {
 namespace {
 
-// SkyPilot asks `conda info --base`, which starts Python. Here the base is taken from where conda is: no process is
-// started, and nothing at all where there is no conda. A SIGTERM is a stop: bash would carry on with the next line
-// once the command that it waits for has died of it, so the script ends, unless the task sets a trap of its own.
+// SkyPilot asks `conda info --base`, which starts Python. Here the base is taken from where conda
+// is: no process is started, and nothing at all where there is no conda. A SIGTERM is a stop: bash
+// would carry on with the next line once the command that it waits for has died of it, so the
+// script ends, unless the task sets a trap of its own. An interactive bash writes a history of what
+// it ran, secrets too; here nobody would ever read it.
 constexpr std::string_view kBegin = R"(exec 2>&1
+unset HISTFILE
 [ -f ~/.bashrc ] && source ~/.bashrc
 if [ -n "$CONDA_EXE" ]; then
   set -- "${CONDA_EXE%/*/*}"

@@ -294,9 +294,6 @@ void Preparer::add(const spec::Task& task) {
   for (const spec::Secret& secret : task.secrets) {
     secrets.push_back(json::array{secret.name, secret.value.value_or("")});
   }
-  if (!secrets.empty()) {
-    body["secrets"] = seal(context_.secret_key, context_.owner, to_text(secrets));
-  }
   if (std::holds_alternative<spec::LocalWorkdir>(task.workdir)) {
     if (context_.workdir_blob.empty() && !context_.uploads_follow) {
       refuse("workdir", "The work directory was not uploaded with the task; launch it with the quad command.");
@@ -306,6 +303,18 @@ void Preparer::add(const spec::Task& task) {
     body["workdir"] = json::object{{"git", git->url}, {"ref", git->ref.value_or("")}};
   }
   body["mounts"] = mounts_of(task);
+  if (!secrets.empty()) {
+    // Their values may stand in addresses as well: all that they were filled into is sealed with
+    // them.
+    json::object sealed{{"secrets", std::move(secrets)}};
+    for (const std::string_view part : {"workdir", "mounts"}) {
+      if (const json::value* value = body.if_contains(part)) {
+        sealed[part] = *value;
+        body.erase(part);
+      }
+    }
+    body["sealed"] = seal(context_.secret_key, context_.owner, to_text(sealed));
+  }
   body["checkpoint"] = std::move(checkpoint);
   body["task"] = spec::to_json(task, spec::Redact::kYes);
   request.body = to_text(body);
@@ -333,7 +342,14 @@ Prepared prepare(const spec::TaskSet& set, const SubmitContext& context) {
 
 Result<json::object> make_order(const job::Job& job, std::string_view body_text, const RankKey& key,
                                 const std::string& secret_key, const std::string& hot) {
-  QUAD_ASSIGN(const json::object body, parse_json_object(body_text));
+  QUAD_ASSIGN(json::object body, parse_json_object(body_text));
+  if (const std::string sealed(get_string(body, "sealed")); !sealed.empty()) {
+    QUAD_ASSIGN(const std::string plain, open_sealed(secret_key, job.request->owner, sealed));
+    QUAD_ASSIGN(json::object parts, parse_json_object(plain));
+    for (auto& part : parts) {
+      body[part.key()] = std::move(part.value());
+    }
+  }
   const job::Attempt* attempt = job.live();
   if (attempt == nullptr || attempt->epoch != key.epoch) {
     return error(ErrorCode::kNotFound, "The attempt is over");
@@ -367,11 +383,7 @@ Result<json::object> make_order(const job::Job& job, std::string_view body_text,
   order["setup"] = get_string(body, "setup");
   order["run"] = get_string(body, "run");
   order["envs"] = body.contains("envs") ? body.at("envs") : json::array();
-  order["secrets"] = json::array();
-  if (const std::string_view sealed = get_string(body, "secrets"); !sealed.empty()) {
-    QUAD_ASSIGN(const std::string plain, open_sealed(secret_key, job.request->owner, sealed));
-    QUAD_ASSIGN(order["secrets"], parse_json(plain));
-  }
+  order["secrets"] = body.contains("secrets") ? body.at("secrets") : json::array();
   order["workdir"] = body.contains("workdir") ? body.at("workdir") : json::value(nullptr);
   order["mounts"] = body.contains("mounts") ? body.at("mounts") : json::array();
   order["stop_grace_ms"] = job.request->stop_grace.count();

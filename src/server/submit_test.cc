@@ -118,9 +118,9 @@ TEST_F(Submit, SecretsAreSealedAndShownNowhere) {
   EXPECT_EQ(body.find("hunter2"), std::string::npos) << body;
   const auto object = parse_json_object(body);
   ASSERT_TRUE(object.ok());
-  const auto opened = open_sealed(context_.secret_key, "ana", get_string(*object, "secrets"));
+  const auto opened = open_sealed(context_.secret_key, "ana", get_string(*object, "sealed"));
   ASSERT_TRUE(opened.ok());
-  EXPECT_EQ(*opened, R"([["TOKEN","hunter2-very-secret"]])");
+  EXPECT_EQ(*opened, R"({"secrets":[["TOKEN","hunter2-very-secret"]],"mounts":[]})");
 }
 
 TEST_F(Submit, ALocalWorkdirNeedsItsUpload) {
@@ -200,6 +200,25 @@ TEST_F(Submit, TheOrderCarriesSecretsInClearAndTheTaskIdInSkyPilotsForm) {
   EXPECT_EQ(get_int(go, "master_port"), 41'000);
   EXPECT_EQ(get_string(go, "resume_from"), "/hot/17/e2/step-500");
   EXPECT_EQ(get_int(go, "resume_step"), 500);
+}
+
+TEST_F(Submit, ASecretFilledIntoAnAddressIsRecordedSealed) {
+  node("n1", 8, 32);
+  spec::Overrides overrides;
+  overrides.secrets = {{"TOKEN", "hunter2"}};
+  const Prepared got = prepared(
+      "workdir: {url: 'https://ana:${TOKEN}@git.example/a.git'}\n"
+      "file_mounts: {/data: 'https://data.example/x?token=${TOKEN}'}\nrun: ./go\n",
+      overrides);
+  ASSERT_TRUE(got.errors.empty()) << errors_of(got);
+  EXPECT_EQ(got.requests.at(0).body.find("hunter2"), std::string::npos) << got.requests[0].body;
+  const auto order = make_order(job_of(got.requests[0]), got.requests[0].body,
+                                {JobId(17), Epoch(2), Rank(0)}, context_.secret_key, "/hot");
+  ASSERT_TRUE(order.ok()) << order.error().message;
+  EXPECT_EQ(get_string(*get_object(*order, "workdir"), "git"),
+            "https://ana:hunter2@git.example/a.git");
+  EXPECT_EQ(get_string(get_array(*order, "mounts")->at(0).as_object(), "url"),
+            "https://data.example/x?token=hunter2");
 }
 
 TEST_F(Submit, AnOrderForAnAttemptThatIsOverIsRefused) {

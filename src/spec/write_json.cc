@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "spec/number.h"
 #include "spec/parse.h"
 
@@ -203,6 +205,52 @@ void put_secrets(json::object& out, const Task& task, Redact redact) {
   }
 }
 
+/// Puts a mark in the place of every secret's value, wherever in the texts of `value` it was filled
+/// in.
+void hide(json::value& value, const std::vector<std::string_view>& hidden) {
+  if (auto* object = value.if_object()) {
+    json::object shown;
+    for (auto& member : *object) {
+      json::value key = json::string(member.key());
+      hide(key, hidden);
+      hide(member.value(), hidden);
+      shown[std::string_view(key.get_string())] = std::move(member.value());
+    }
+    *object = std::move(shown);
+  } else if (auto* array = value.if_array()) {
+    for (json::value& item : *array) {
+      hide(item, hidden);
+    }
+  } else if (auto* given = value.if_string()) {
+    std::string text(*given);
+    for (const std::string_view one : hidden) {
+      for (std::size_t at = text.find(one); at != std::string::npos;
+           at = text.find(one, at + kRedacted.size())) {
+        text.replace(at, one.size(), kRedacted);
+      }
+    }
+    *given = text;
+  }
+}
+
+/// Secrets are filled into the same parts as other variables are (substitute.cc).
+void hide_secrets(json::object& task_json, const Task& task) {
+  std::vector<std::string_view> hidden;
+  for (const Secret& secret : task.secrets) {
+    if (secret.value && !secret.value->empty()) {
+      hidden.emplace_back(*secret.value);
+    }
+  }
+  // The longest first: one may be a part of another.
+  std::sort(hidden.begin(), hidden.end(),
+            [](std::string_view a, std::string_view b) { return a.size() > b.size(); });
+  for (const std::string_view part : {"file_mounts", "service", "pool", "workdir", "volumes"}) {
+    if (json::value* value = hidden.empty() ? nullptr : task_json.if_contains(part)) {
+      hide(*value, hidden);
+    }
+  }
+}
+
 json::value workdir_json(const Workdir& workdir) {
   if (const auto* local = std::get_if<LocalWorkdir>(&workdir)) {
     return json::string(local->path);
@@ -296,6 +344,9 @@ json::object to_json(const Task& task, Redact redact) {
   }
   if (task.quad) {
     out["quad"] = task.quad->written;
+  }
+  if (redact == Redact::kYes) {
+    hide_secrets(out, task);
   }
   return out;
 }
