@@ -101,6 +101,11 @@ void Control::stop() {
 
 std::shared_ptr<const Snapshot> Control::snapshot() const { return state_->core->snapshot(); }
 
+std::size_t Control::inbox_length() const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->inbox.size();
+}
+
 std::vector<RankLive> Control::live(JobId job) const {
   std::vector<RankLive> ranks;
   const auto record = snapshot()->find(job);

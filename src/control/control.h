@@ -33,6 +33,8 @@ class Control {
   void stop();
 
   [[nodiscard]] std::shared_ptr<const Snapshot> snapshot() const;
+  /// What waits to be taken; any thread.
+  [[nodiscard]] std::size_t inbox_length() const;
   /// Progress of the live ranks of a job; any thread.
   [[nodiscard]] std::vector<RankLive> live(JobId job) const;
 

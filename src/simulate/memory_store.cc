@@ -65,7 +65,8 @@ class MemoryStore final : public store::Store {
   Result<std::vector<job::Event>> events(const store::EventFilter& filter) const override {
     std::vector<job::Event> found;
     for (const job::Event& event : events_) {
-      if (event.revision > filter.after && found.size() < filter.limit && (!filter.job || event.job == *filter.job)) {
+      if (event.revision > filter.after && (!filter.until || event.revision <= *filter.until) &&
+          found.size() < filter.limit && (!filter.job || event.job == *filter.job)) {
         found.push_back(event);
       }
     }

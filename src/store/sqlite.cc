@@ -303,24 +303,26 @@ Status SqliteStore::write_event(const job::Event& event) {
 
 Result<std::vector<job::Event>> SqliteStore::events(const EventFilter& filter) const {
   QUAD_ASSIGN(Reader reader, take_reader());
-  const std::string text =
-      fmt::format("SELECT {} FROM events WHERE revision > ?1{}{}{} ORDER BY revision {} LIMIT ?5",
-                  kEventColumns,
-                  !filter.job               ? ""
-                  : filter.job->value() > 0 ? " AND job = ?2 AND job > 0"
-                                            : " AND job = ?2",
-                  !filter.node           ? ""
-                  : filter.node->empty() ? " AND node = ?3"
-                                         : " AND node = ?3 AND node <> ''",
-                  filter.kind_prefix.empty() ? "" : " AND substr(kind, 1, length(?4)) = ?4",
-                  filter.newest_first ? "DESC" : "ASC");
+  const std::string text = fmt::format(
+      "SELECT {} FROM events WHERE revision > ?1 AND revision <= ?6{}{}{} ORDER BY revision {} "
+      "LIMIT ?5",
+      kEventColumns,
+      !filter.job               ? ""
+      : filter.job->value() > 0 ? " AND job = ?2 AND job > 0"
+                                : " AND job = ?2",
+      !filter.node           ? ""
+      : filter.node->empty() ? " AND node = ?3"
+                             : " AND node = ?3 AND node <> ''",
+      filter.kind_prefix.empty() ? "" : " AND substr(kind, 1, length(?4)) = ?4",
+      filter.newest_first ? "DESC" : "ASC");
   QUAD_ASSIGN(Statement * query, reader.statement(text));
   constexpr auto kMost = static_cast<std::size_t>(std::numeric_limits<std::int64_t>::max());
   query->bind(filter.after.value())
       .bind(filter.job.value_or(JobId(0)).value())
       .bind(filter.node ? std::string_view(*filter.node) : std::string_view())
       .bind(filter.kind_prefix)
-      .bind(static_cast<std::int64_t>(std::min(filter.limit, kMost)));
+      .bind(static_cast<std::int64_t>(std::min(filter.limit, kMost)))
+      .bind(filter.until.value_or(Revision(std::numeric_limits<std::int64_t>::max())).value());
   std::vector<job::Event> found;
   for (;;) {
     QUAD_ASSIGN(const bool row, query->step());

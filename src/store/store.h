@@ -48,7 +48,9 @@ struct Loaded {
 };
 
 struct EventFilter {
-  Revision after;                  ///< only later ones
+  Revision after;  ///< only later ones
+  std::optional<Revision>
+      until;  ///< none later than this: bounds the work of a filter that few events pass
   std::optional<JobId> job;
   std::optional<std::string> node;
   std::string kind_prefix;         ///< "" = all; "node." = those of nodes

@@ -133,6 +133,8 @@ Result<std::unique_ptr<Engine>> make_local(LocalOptions options) {
   engine.data_dir = fs::absolute(options.data_dir, failure).lexically_normal();
   engine.runner = fs::absolute(options.runner, failure);
   engine.server_url = options.server_url;
+  engine.server_ca = options.server_ca;
+  engine.open_files = options.open_files;
   engine.environment = runner_environment();
   engine.cpus = usable_cpus();
   engine.spool_bytes = options.spool_bytes;

@@ -30,8 +30,13 @@ namespace quad::engine {
 
 struct LocalOptions {
   std::filesystem::path data_dir;
-  std::filesystem::path runner;   ///< the quad-runner program
-  std::string server_url;         ///< where runners reach the server: "unix:/…" or "http://…"
+  std::filesystem::path runner;  ///< the quad-runner program
+  std::string server_url;  ///< where runners reach the server: "unix:/…", "http://…" or "https://…"
+  std::string
+      server_ca;  ///< PEM file of the authority of an https server; empty: the machine's own
+  /// How many files a runner and its rank may open (the soft limit), where this process has raised
+  /// its own; 0: as this process.
+  std::uint64_t open_files = 0;
   int nodes = 0;                  ///< pretend nodes, local-1 and so on; 0: one real node
   std::string gpus;               ///< of each pretend node, such as "H100:8"; empty: none
   std::int64_t cpu_milli = 0;     ///< of each pretend node; 0: as the machine, at least 8 CPUs

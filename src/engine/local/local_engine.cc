@@ -236,14 +236,15 @@ Status LocalEngine::node_action(const NodeId& id, const std::string& verb) {
   } else if (verb == "freeze") {
     to = Power::kFrozen;
     if (from == Power::kFailed) {
-      return error(ErrorCode::kInvalid,
-                   fmt::format("{} is powered off and cannot be frozen; 'return' it first", id.value()));
+      return error(
+          ErrorCode::kExists,
+          fmt::format("{} is powered off and cannot be frozen; 'return' it first", id.value()));
     }
   } else if (verb == "return" && from == Power::kFrozen) {
-    return error(ErrorCode::kInvalid,
+    return error(ErrorCode::kExists,
                  fmt::format("{} is frozen, not powered off; 'thaw' it", id.value()));
   } else if (verb == "thaw" && from == Power::kFailed) {
-    return error(ErrorCode::kInvalid,
+    return error(ErrorCode::kExists,
                  fmt::format("{} is powered off, not frozen; 'return' it", id.value()));
   }
   if (from == to) {

@@ -45,6 +45,8 @@ struct LocalEngineOptions {
   std::filesystem::path data_dir;  ///< absolute
   std::filesystem::path runner;    ///< absolute
   std::string server_url;
+  std::string server_ca;
+  std::uint64_t open_files = 0;          ///< of runners; 0: as this process
   std::vector<std::string> environment;  ///< of runners: "NAME=value"
   std::vector<int> cpus;                 ///< that ranks may run on
   std::uint64_t spool_bytes = 1ULL << 30U;  ///< of output that a runner keeps

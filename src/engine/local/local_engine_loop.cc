@@ -162,6 +162,7 @@ void LocalEngine::carry_out(StartOrder& order) {
   }
   StartFile file;
   file.server = options_.server_url;
+  file.ca = options_.server_ca;
   file.token = order.token;
   file.key = order.key;
   file.node = order.holding.node;
@@ -186,7 +187,7 @@ void LocalEngine::carry_out(StartOrder& order) {
   std::vector<std::string> environment = options_.environment;
   environment.push_back(fmt::format("QUAD_RANK_KEY={}", to_string(order.key)));
   environment.push_back(fmt::format("QUAD_RANK_FOLDER={}/", folder.string()));
-  auto spawned = spawn_runner(options_.runner, folder, environment, boot_id_);
+  auto spawned = spawn_runner(options_.runner, folder, environment, boot_id_, options_.open_files);
   if (!spawned.ok()) {
     cpu_shares_.give_back(order.key);
     if (spawned.error().code != ErrorCode::kExists) {

@@ -73,7 +73,7 @@ Status prepare_rank_folder(const fs::path& folder, const StartFile& start) {
   }
   json::object object;
   object["server"] = start.server;
-  object["ca"] = "";
+  object["ca"] = start.ca;
   object["token"] = start.token;
   object["job"] = start.key.job.value();
   object["epoch"] = start.key.epoch.value();

@@ -33,6 +33,7 @@ std::optional<RankKey> parse_rank_key(std::string_view name);
 /// What start.json says.
 struct StartFile {
   std::string server;
+  std::string ca;
   std::string token;
   RankKey key;
   NodeId node;

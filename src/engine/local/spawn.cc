@@ -6,6 +6,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -36,6 +37,7 @@ struct Plan {
   int null = -1;
   int log = -1;
   int record = -1;
+  rlim_t open_files = 0;
   volatile int failure = 0;  // errno of what went wrong in the child, seen by the parent
 };
 
@@ -70,8 +72,13 @@ QUAD_IN_VFORK_CHILD int become_runner(void* argument) {
     for (int signal = 1; signal < NSIG; ++signal) {
       ::sigaction(signal, &usual, nullptr);  // fails for SIGKILL and the C library's own, as it should
     }
-    // The line is written before anything of the runner has happened; the lock goes when the files are closed, by
-    // close_range here or, on older kernels, by exec.
+    rlimit files{};
+    if (plan.open_files > 0 && ::getrlimit(RLIMIT_NOFILE, &files) == 0) {
+      files.rlim_cur = plan.open_files;
+      ::setrlimit(RLIMIT_NOFILE, &files);
+    }
+    // The line is written before anything of the runner has happened; the lock goes when the files
+    // are closed, by close_range here or, on older kernels, by exec.
     if (!record_itself(plan.record)) {
       return false;
     }
@@ -110,7 +117,7 @@ std::vector<char*> pointers_to(const std::vector<std::string>& texts) {
 
 Result<SpawnedRunner> spawn_runner(const fs::path& program, const fs::path& folder,
                                    const std::vector<std::string>& environment,
-                                   const std::string& boot_id) {
+                                   const std::string& boot_id, std::uint64_t open_files) {
   const std::string log_path = (folder / "runner.log").string();
   const UniqueFd null = open_above_standard("/dev/null", O_RDONLY);
   const UniqueFd log =
@@ -134,6 +141,7 @@ Result<SpawnedRunner> spawn_runner(const fs::path& program, const fs::path& fold
   plan.null = null.get();
   plan.log = log.get();
   plan.record = record.get();
+  plan.open_files = open_files;
 
   constexpr std::size_t kStack = 64UL << 10U;
   const auto stack = std::make_unique_for_overwrite<std::max_align_t[]>(kStack / sizeof(std::max_align_t));
