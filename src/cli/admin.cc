@@ -166,10 +166,19 @@ void add_node_commands(CLI::App& app, Program& program) {
 void add_server_commands(CLI::App& app, Program& program) {
   auto options = std::make_shared<server::ServeOptions>();
   CLI::App* serve = add_verb(app, program, "serve", "Run the server");
-  serve->add_option("--listen", options->listen, "Address to listen on; beyond loopback only with TLS");
-  serve->add_option("--port", options->port, "Port; 0 takes a free one")->check(CLI::Range(0, 65535));
-  serve->add_option("--tls-cert", options->tls_certificate, "PEM file of the certificate chain")->check(CLI::ExistingFile);
+  serve->add_option("--listen,--host", options->listen,
+                    "Address to listen on; beyond loopback only with TLS");
+  serve->add_option("--port", options->port, "Port; 0 takes a free one")
+      ->check(CLI::Range(0, 65535));
+  serve->add_option("--tls-cert", options->tls_certificate, "PEM file of the certificate chain")
+      ->check(CLI::ExistingFile);
   serve->add_option("--tls-key", options->tls_key, "PEM file of its key")->check(CLI::ExistingFile);
+  serve
+      ->add_option("--tls-ca", options->tls_ca,
+                   "PEM file of the authority that signed it, for runners over TCP")
+      ->check(CLI::ExistingFile);
+  serve->add_flag("--runners-over-tcp", options->runners_over_tcp,
+                  "Runners connect to the address listened on, not to the unix socket");
   serve->add_option("--nodes", options->nodes, "Divide this machine into so many pretend nodes");
   serve->add_option("--gpus", options->gpus, "GPUs of each pretend node, such as H100:8");
   serve->add_option("--cpus", options->cpus, "CPUs of each pretend node");

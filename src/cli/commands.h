@@ -29,7 +29,8 @@ void add_completion(CLI::App& app, Program& program);
 /// `-o json` and the like, on each verb.
 CLI::App* add_verb(CLI::App& app, Program& program, const char* name, const char* help);
 
-/// Prints a job's log as it grows, with a live line of state on a terminal; returns the job's exit code at its end.
-int follow_job(Client& client, std::int64_t job);
+/// Prints a job's log as it grows, with a live line of state on a terminal; returns the job's exit
+/// code at its end.
+int follow_job(const Globals& globals, Client& client, std::int64_t job);
 
 }  // namespace quad::cli

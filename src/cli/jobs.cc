@@ -9,8 +9,8 @@
 #include "base/text.h"
 #include "base/time.h"
 #include "cli/commands.h"
+#include "cli/follow.h"
 #include "cli/output.h"
-#include "net/sse.h"
 
 namespace quad::cli {
 
@@ -128,7 +128,7 @@ int show_logs(Program& program, const LogOptions& options) {
   if (!client.ok()) {
     return fail(client.error());
   }
-  std::string target = fmt::format("/v1/jobs/{}/logs?follow={}", options.job, options.follow && !options.no_follow ? 1 : 0);
+  std::string target;
   const auto put = [&target](std::string_view key, const std::string& value) {
     target += fmt::format("&{}={}", key, net::percent_encode(value));
   };
@@ -150,10 +150,8 @@ int show_logs(Program& program, const LogOptions& options) {
   if (!options.grep.empty()) {
     put("grep", options.grep);
   }
-  const Status status = client->stream(target, [](std::string_view piece) {
-    const bool written = std::fwrite(piece.data(), 1, piece.size(), stdout) == piece.size();
-    return std::fflush(stdout) == 0 && written;
-  });
+  const Status status = print_log(program.globals, *client, options.job, target,
+                                  options.follow && !options.no_follow);
   return status.ok() ? kOk : fail(status.error());
 }
 
@@ -272,11 +270,13 @@ int show_events(Program& program, const EventOptions& options) {
   if (!client.ok()) {
     return fail(client.error());
   }
-  std::string target = fmt::format("/v1/events?after={}", options.after);
-  target += options.job > 0 ? fmt::format("&job={}", options.job) : "";
-  target += options.kind.empty() ? "" : "&kind=" + net::percent_encode(options.kind);
+  EventQuery query;
+  query.after = options.after;
+  query.follow = options.follow;
+  query.filter = options.job > 0 ? fmt::format("&job={}", options.job) : "";
+  query.filter += options.kind.empty() ? "" : "&kind=" + net::percent_encode(options.kind);
   const bool as_json = program.globals.json();
-  const auto print = [as_json](const json::object& event) {
+  const std::function<void(const json::object&)> print = [as_json](const json::object& event) {
     if (as_json) {
       fmt::print("{}\n", to_text(event));
     } else {
@@ -286,39 +286,14 @@ int show_events(Program& program, const EventOptions& options) {
     }
     std::fflush(stdout);
   };
-  if (!options.follow) {
-    const auto answer = client->get(target + "&limit=10000");
-    if (!answer.ok()) {
-      return fail(answer.error());
-    }
-    for (const json::value& event : *get_array(*answer, "events")) {
-      print(event.as_object());
-    }
-    return kOk;
-  }
-  net::SseParser parser;
-  const Status status = client->stream(
-      target + "&follow=1",
-      [&](std::string_view piece) {
-        const auto more = parser.feed(piece, [&](const net::SseEvent& event) {
-          if (const auto object = parse_json_object(event.data); object.ok() && object->contains("revision")) {
-            print(*object);
-          }
-          return true;
-        });
-        return more.ok() && *more;
-      },
-      {{"Accept", "text/event-stream"}});
+  const Status status = print_events(program.globals, *client, query, print);
   return status.ok() ? kOk : fail(status.error());
 }
 
 }  // namespace
 
-int follow_job(Client& client, std::int64_t id) {
-  const Status streamed = client.stream(fmt::format("/v1/jobs/{}/logs?follow=1", id), [](std::string_view piece) {
-    const bool written = std::fwrite(piece.data(), 1, piece.size(), stdout) == piece.size();
-    return std::fflush(stdout) == 0 && written;
-  });
+int follow_job(const Globals& globals, Client& client, std::int64_t id) {
+  const Status streamed = print_log(globals, client, id, "", true);
   if (!streamed.ok()) {
     fmt::print(stderr, "The log is cut off, the job goes on: quad logs {} --follow\n", id);
     return fail(streamed.error());

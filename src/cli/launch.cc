@@ -271,7 +271,7 @@ int launch(Program& program, const LaunchOptions& options) {
     }
     return kOk;
   }
-  return follow_job(*client, id);
+  return follow_job(program.globals, *client, id);
 }
 
 }  // namespace

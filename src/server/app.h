@@ -5,7 +5,6 @@
 
 #pragma once
 
-#include <array>
 #include <boost/asio/io_context.hpp>
 #include <cstdint>
 #include <deque>
@@ -22,6 +21,7 @@
 #include "net/exchange.h"
 #include "net/http_server.h"
 #include "net/wakeup.h"
+#include "server/histogram.h"
 #include "server/log_store.h"
 #include "store/store.h"
 
@@ -35,6 +35,7 @@ std::optional<Role> role_of(std::string_view text);
 struct Caller {
   std::string user;
   Role role = Role::kViewer;
+  std::string token;  ///< hash of the token that was shown; empty where none is needed
 };
 
 struct Token {
@@ -47,16 +48,6 @@ struct Token {
 };
 
 class RunnerSession;
-
-/// What was answered, and how fast.
-struct HttpCounts {
-  static constexpr std::array<double, 8> kSeconds = {0.001, 0.005, 0.02, 0.1, 0.5, 2, 10, 60};
-  std::map<int, std::uint64_t> by_class;                     ///< 2 for 2xx
-  std::array<std::uint64_t, kSeconds.size() + 1> within{};   ///< the last: longer than all of these
-  double seconds = 0;
-
-  void count(int status, double took);
-};
 
 struct App {
   boost::asio::io_context io{1};
@@ -76,9 +67,16 @@ struct App {
   /// The newest events, so that followers need not ask the store; oldest first.
   std::deque<job::Event> recent;
   Revision newest;
-  std::set<net::Wakeup*> event_waiters;  ///< woken by each commit that wrote events
+  std::set<net::Wakeup*>
+      waiters;  ///< of open streams: woken by each commit, by a revoked token, and at the end
+  std::size_t event_streams = 0;
+  std::size_t log_streams = 0;
 
-  HttpCounts http;  ///< for /metrics
+  // For /metrics.
+  std::map<int, std::uint64_t> answers;  ///< by class of status: 2 for 2xx
+  Histogram request_seconds;
+  Histogram commit_seconds;
+  const net::HttpServer* http = nullptr;
 
   /// Blobs whose content was seen to be what their name says, as the files were then (routes_blobs.cc).
   std::map<std::string, std::string> sound_blobs;
@@ -91,14 +89,34 @@ const Caller& caller_of(const net::Exchange& exchange);
 /// Answers 403 and returns false unless the caller has at least this role.
 bool require(net::Exchange& exchange, Role role);
 
-/// Finds out who asks; answers 401 where nobody does. The routes that need nobody: /healthz, and the runners' own,
-/// which check the attempt's token.
+/// Whether the caller may still be served: false once the token has been revoked. Streams ask
+/// before each write.
+bool is_known(const App& app, const Caller& caller);
+/// One open stream: woken as a waiter, and counted, for as long as it lives.
+class StreamPlace {
+ public:
+  StreamPlace(App& app, net::Wakeup& wakeup, std::size_t& count);
+  ~StreamPlace();
+  StreamPlace(const StreamPlace&) = delete;
+  StreamPlace& operator=(const StreamPlace&) = delete;
+
+ private:
+  App& app_;
+  net::Wakeup& wakeup_;
+  std::size_t& count_;
+};
+void wake_streams(App& app);
+
+/// Finds out who asks; answers 401 where nobody does. The routes that need nobody: /healthz, and
+/// the runners' own, which check the attempt's token.
 void authenticate(App& app, net::Exchange& exchange);
 void load_tokens(App& app);
 /// Makes a token and records its hash; the token itself is in the result and nowhere else.
 std::string make_token(Token& token);
 std::string token_record(const Token& token);
 
+/// Everything that this server answers.
+net::Router make_routes(App& app);
 void add_submit_routes(App& app, net::Router& router);
 void add_job_routes(App& app, net::Router& router);
 void add_log_routes(App& app, net::Router& router);

@@ -24,14 +24,19 @@ std::string user_name(uid_t uid) {
   return fmt::format("uid-{}", uid);
 }
 
+/// Whether this is the token of an attempt that is under way.
 bool is_attempt_token(const App& app, std::string_view given) {
   const auto parts = split(given, '.');
   if (parts.size() != 3 || parts[0].size() > 18 || parts[1].size() > 9) {
     return false;
   }
   const JobId job(std::strtoll(std::string(parts[0]).c_str(), nullptr, 10));
-  const Epoch epoch(static_cast<std::int32_t>(std::strtol(std::string(parts[1]).c_str(), nullptr, 10)));
-  return equal_constant_time(given, app.control->attempt_token(job, epoch));
+  const Epoch epoch(
+      static_cast<std::int32_t>(std::strtol(std::string(parts[1]).c_str(), nullptr, 10)));
+  const auto record = app.control->snapshot()->find(job);
+  const job::Attempt* attempt = record == nullptr ? nullptr : record->live();
+  return attempt != nullptr && attempt->epoch == epoch &&
+         equal_constant_time(given, app.control->attempt_token(job, epoch));
 }
 
 }  // namespace
@@ -59,6 +64,27 @@ std::optional<Role> role_of(std::string_view text) {
 
 const Caller& caller_of(const net::Exchange& exchange) { return *std::any_cast<Caller>(&exchange.context); }
 
+bool is_known(const App& app, const Caller& caller) {
+  return caller.token.empty() || app.tokens.contains(caller.token);
+}
+
+StreamPlace::StreamPlace(App& app, net::Wakeup& wakeup, std::size_t& count)
+    : app_(app), wakeup_(wakeup), count_(count) {
+  app_.waiters.insert(&wakeup_);
+  ++count_;
+}
+
+StreamPlace::~StreamPlace() {
+  app_.waiters.erase(&wakeup_);
+  --count_;
+}
+
+void wake_streams(App& app) {
+  for (net::Wakeup* waiter : app.waiters) {
+    waiter->notify();
+  }
+}
+
 bool require(net::Exchange& exchange, Role role) {
   const Caller& caller = caller_of(exchange);
   if (caller.role >= role) {
@@ -80,18 +106,18 @@ void authenticate(App& app, net::Exchange& exchange) {
   if (header && header->size() > kBearer.size() && net::equal_ignoring_case(header->substr(0, kBearer.size()), kBearer)) {
     const std::string_view given = header->substr(kBearer.size());
     if (const auto it = app.tokens.find(sha256_hex(given)); it != app.tokens.end()) {
-      exchange.context = Caller{it->second.user, it->second.role};
+      exchange.context = Caller{it->second.user, it->second.role, it->first};
       return;
     }
     // Runners fetch their blobs with the token of their attempt, which names it: JOB.EPOCH.MAC.
-    if (request.path.starts_with("/v1/blobs/") && (request.method == "GET" || request.method == "HEAD") &&
-        is_attempt_token(app, given)) {
-      exchange.context = Caller{"runner", Role::kViewer};
+    if (request.path.starts_with("/v1/blobs/") &&
+        (request.method == "GET" || request.method == "HEAD") && is_attempt_token(app, given)) {
+      exchange.context = Caller{"runner", Role::kViewer, {}};
       return;
     }
   } else if (request.peer_uid && *request.peer_uid == ::geteuid()) {
     // The socket file lets in only the server's own user, who could read the database as well.
-    exchange.context = Caller{user_name(*request.peer_uid), Role::kAdmin};
+    exchange.context = Caller{user_name(*request.peer_uid), Role::kAdmin, {}};
     return;
   }
   net::Response response = net::error_response(

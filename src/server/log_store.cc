@@ -144,10 +144,13 @@ std::uint64_t LogStore::append(const RankKey& key, std::uint64_t offset, std::st
     }
     const std::uint64_t stored = open->size - before;
     open->lost += bytes.size() - stored;
+    bytes_taken_ += stored;
+    bytes_lost_ += bytes.size() - stored;
     open->logical += bytes.size();
     mark(key, *open, now, true);
   } else {
     open->logical += bytes.size();
+    bytes_taken_ += bytes.size();
   }
   notify(key);
   return open->logical;
@@ -162,6 +165,7 @@ void LogStore::gap(const RankKey& key, std::uint64_t from, std::uint64_t to, Wal
   const std::string text = fmt::format(
       "\n[quad: {} bytes were lost here: they came faster than they could be kept]\n", to - start);
   write(key, *open, text, now);
+  bytes_lost_ += to - start;
   open->logical = to;
   mark(key, *open, now, true);
   notify(key);

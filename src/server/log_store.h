@@ -57,6 +57,11 @@ class LogStore {
   /// Where this line, counted from 1, begins; the end if there are fewer.
   [[nodiscard]] std::uint64_t seek_line(const RankKey& key, std::uint64_t line) const;
 
+  /// Bytes taken since this server began, and bytes that were lost because the disk refused them or
+  /// they never came.
+  [[nodiscard]] std::uint64_t bytes_taken() const { return bytes_taken_; }
+  [[nodiscard]] std::uint64_t bytes_lost() const { return bytes_lost_; }
+
   /// Called after each append to the rank's log until the returned number is given to unwatch().
   std::uint64_t watch(const RankKey& key, std::function<void()> callback);
   void unwatch(const RankKey& key, std::uint64_t watcher);
@@ -91,6 +96,8 @@ class LogStore {
   std::list<RankKey> recent_;  ///< most recent first
   std::map<RankKey, std::map<std::uint64_t, std::function<void()>>> watchers_;
   std::uint64_t last_watcher_ = 0;
+  std::uint64_t bytes_taken_ = 0;
+  std::uint64_t bytes_lost_ = 0;
 };
 
 }  // namespace quad::server

@@ -158,7 +158,11 @@ asio::awaitable<void> get_blob(App& app, net::Exchange& exchange) {
   const std::string type = "application/octet-stream";
   net::BodyStream stream = co_await exchange.start_stream(200, type);
   std::string piece(256 * 1024, '\0');
-  for (;;) {
+  for (const Caller caller = caller_of(exchange);;) {
+    if (!is_known(app, caller)) {
+      stream.abort();
+      co_return;
+    }
     const ssize_t got = ::read(fd.get(), piece.data(), piece.size());
     if (got <= 0) {
       co_return;

@@ -1,6 +1,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <boost/asio/post.hpp>
+#include <boost/asio/use_awaitable.hpp>
 
 #include "job/record.h"
 #include "net/sse.h"
@@ -14,6 +16,11 @@ namespace asio = boost::asio;
 namespace {
 
 constexpr std::size_t kBatch = 500;
+/// Followers of everything that are further behind are told to read the state again; older events
+/// come as pages.
+constexpr std::int64_t kMostBehind = 20'000;
+/// How many revisions are looked at in one go where no index finds those that match.
+constexpr std::int64_t kWindow = 5'000;
 constexpr Millis kHeartbeat{15'000};
 
 bool matches(const job::Event& event, const store::EventFilter& filter) {
@@ -21,13 +28,16 @@ bool matches(const job::Event& event, const store::EventFilter& filter) {
          (!filter.node || event.node == *filter.node) && event.kind.starts_with(filter.kind_prefix);
 }
 
-/// The next events after the cursor: from memory where they are still there, else from the store.
+/// The next events up to filter.until: from memory where they are still there, else from the store.
 Result<std::vector<job::Event>> next_events(App& app, const store::EventFilter& filter) {
   if (!app.recent.empty() && app.recent.front().revision.value() <= filter.after.value() + 1) {
     std::vector<job::Event> found;
-    const auto from = std::partition_point(app.recent.begin(), app.recent.end(),
-                                           [&](const job::Event& one) { return one.revision <= filter.after; });
-    for (auto it = from; it != app.recent.end() && found.size() < filter.limit; ++it) {
+    const auto from =
+        std::partition_point(app.recent.begin(), app.recent.end(),
+                             [&](const job::Event& one) { return one.revision <= filter.after; });
+    for (auto it = from;
+         it != app.recent.end() && it->revision <= *filter.until && found.size() < filter.limit;
+         ++it) {
       if (matches(*it, filter)) {
         found.push_back(*it);
       }
@@ -37,53 +47,91 @@ Result<std::vector<job::Event>> next_events(App& app, const store::EventFilter& 
   return app.store->events(filter);
 }
 
+/// Tells that events are left out between the cursor and `newest`, and why.
+void append_resync(std::string& out, Revision after, Revision newest, std::string_view reason,
+                   std::string_view message) {
+  const json::object data{{"reason", reason},
+                          {"message", message},
+                          {"after", after.value()},
+                          {"revision", newest.value()}};
+  net::append_sse(out, std::to_string(newest.value()), "resync", to_text(data));
+}
+
+/// A follower's place in the history. Nothing is queued for it: what it has not taken yet is in
+/// memory or in the store, from where each step takes a bounded piece.
+class EventCursor {
+ public:
+  EventCursor(App& app, store::EventFilter filter) : app_(app), filter_(std::move(filter)) {
+    filter_.limit = std::min(filter_.limit, kBatch);
+  }
+
+  [[nodiscard]] bool at_end() const { return filter_.after >= app_.newest; }
+
+  /// Appends what comes next, which may be nothing even before the end.
+  Status step(std::string& out) {
+    const Revision newest = app_.newest;
+    const bool indexed = filter_.job || filter_.node;
+    if (filter_.after > newest) {
+      // From another store, or from before a restore: what the reader holds is not this server's
+      // state.
+      append_resync(out, filter_.after, newest, "unknown_cursor",
+                    "The cursor is not of this server's history; read the state again");
+      filter_.after = newest;
+      return {};
+    }
+    if (!indexed && newest.value() - filter_.after.value() > kMostBehind) {
+      append_resync(
+          out, filter_.after, newest, "behind",
+          "The reader is too far behind; read the state again, or the events in between as pages");
+      filter_.after = newest;
+      return {};
+    }
+    // No further than this thread was told, even where the store is ahead: the rest has its turn
+    // with the telling.
+    filter_.until =
+        indexed ? newest : Revision(std::min(newest.value(), filter_.after.value() + kWindow));
+    QUAD_ASSIGN(const auto events, next_events(app_, filter_));
+    for (const job::Event& event : events) {
+      net::append_sse(out, std::to_string(event.revision.value()), event.kind,
+                      to_text(job::to_json(event)));
+    }
+    filter_.after = events.size() >= filter_.limit ? events.back().revision : *filter_.until;
+    return {};
+  }
+
+ private:
+  App& app_;
+  store::EventFilter filter_;
+};
+
 asio::awaitable<void> follow(App& app, net::Exchange& exchange, store::EventFilter filter) {
   const net::Headers headers = {{"Cache-Control", "no-store"}};
   const std::string type(net::kSseContentType);
   net::BodyStream stream = co_await exchange.start_stream(200, type, headers);
   net::Wakeup wakeup(exchange.executor());
   stream.on_closed([&wakeup] { wakeup.notify(); });
-  app.event_waiters.insert(&wakeup);
-  struct Leave {
-    App& app;
-    net::Wakeup* wakeup;
-    ~Leave() { app.event_waiters.erase(wakeup); }
-  } leave{app, &wakeup};
-  std::string out = ":\n\n";  // the head goes out at once
+  const StreamPlace place(app, wakeup, app.event_streams);
+  const Caller caller = caller_of(exchange);
+  EventCursor cursor(app, std::move(filter));
+  std::string out(net::kSseHeartbeat);  // the head goes out at once
   while (!stream.closed() && !app.stopping) {
-    const Revision newest = app.newest;
-    if (filter.after > newest) {
-      // A cursor from another store, or from before a restore: what the reader holds is not this server's state.
-      net::append_sse(out, std::to_string(newest.value()), "resync", R"({"reason":"the cursor is not of this server"})");
-      filter.after = newest;
-    }
-    const auto events = next_events(app, filter);
-    if (!events.ok()) {
+    if (const Status status = cursor.step(out); !status.ok() || !is_known(app, caller)) {
+      stream.abort();
       co_return;
     }
-    for (const job::Event& event : *events) {
-      if (event.revision > newest) {
-        break;  // the store is ahead of what this thread was told; its turn comes with the telling
-      }
-      net::append_sse(out, std::to_string(event.revision.value()), event.kind, to_text(job::to_json(event)));
-      filter.after = event.revision;
+    const std::string piece = std::exchange(out, {});
+    const Status sent = co_await stream.write(piece);
+    if (!sent.ok()) {
+      co_return;
     }
-    const bool more = events->size() >= filter.limit;
-    if (!more) {
-      filter.after = std::max(filter.after, newest);
+    if (!cursor.at_end()) {
+      // Others have their turn in between.
+      co_await asio::post(exchange.executor(), asio::use_awaitable);
+      continue;
     }
-    if (!out.empty()) {
-      const std::string piece = std::exchange(out, {});
-      const Status sent = co_await stream.write(piece);
-      if (!sent.ok()) {
-        co_return;
-      }
-    }
-    if (!more && app.newest <= filter.after) {
-      const bool woken = co_await wakeup.wait_for(kHeartbeat);
-      if (!woken) {
-        out = net::kSseHeartbeat;
-      }
+    const bool woken = co_await wakeup.wait_for(kHeartbeat);
+    if (!woken) {
+      out = net::kSseHeartbeat;
     }
   }
 }
@@ -124,12 +172,19 @@ asio::awaitable<void> events(App& app, net::Exchange& exchange) {
     exchange.respond_error(asked.error());
     co_return;
   }
-  const store::EventFilter& filter = asked->filter;
+  store::EventFilter filter = asked->filter;
+  // What is told is what there was: a reader goes on from this revision, whatever the filter left
+  // out.
+  const Revision newest = app.newest;
+  filter.until = newest;
   if (asked->stream) {
     co_await follow(app, exchange, filter);
     co_return;
   }
-  const auto found = app.store->events(filter);
+  const std::function<Result<std::vector<job::Event>>()> work = [store = app.store, filter] {
+    return store->events(filter);
+  };
+  const auto found = co_await away<Result<std::vector<job::Event>>>(app, exchange, work);
   if (!found.ok()) {
     exchange.respond_error(found.error());
     co_return;
@@ -138,7 +193,8 @@ asio::awaitable<void> events(App& app, net::Exchange& exchange) {
   for (const job::Event& event : *found) {
     list.push_back(job::to_json(event));
   }
-  exchange.respond(json_answer(json::object{{"revision", app.newest.value()}, {"events", std::move(list)}}));
+  exchange.respond(
+      json_answer(json::object{{"revision", newest.value()}, {"events", std::move(list)}}));
 }
 
 }  // namespace

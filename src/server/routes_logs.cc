@@ -4,6 +4,7 @@
 #include <boost/asio/post.hpp>
 #include <boost/asio/use_awaitable.hpp>
 
+#include "base/text.h"
 #include "server/app.h"
 #include "server/input.h"
 
@@ -26,7 +27,32 @@ struct Wanted {
   std::optional<WallTime> since;
   std::optional<std::int64_t> line;
   std::string grep;
+  bool framed = false;                 ///< a cursor comes before each piece
+  std::optional<Epoch> from;           ///< of the cursor: where to go on
+  std::vector<std::uint64_t> offsets;  ///< of the cursor: in the files of its attempt, by rank
 };
+
+/// "start", or "EPOCH:OFFSET,OFFSET,…" as a frame gave it.
+bool read_cursor(std::string_view text, Wanted& wanted) {
+  wanted.framed = true;
+  if (text == "start") {
+    return true;
+  }
+  const std::size_t colon = text.find(':');
+  const auto epoch = parse_integer(text.substr(0, colon));
+  if (colon == std::string_view::npos || !epoch || *epoch < 1 || *epoch > INT32_MAX) {
+    return false;
+  }
+  wanted.from = Epoch(static_cast<std::int32_t>(*epoch));
+  for (const std::string_view part : split(text.substr(colon + 1), ',')) {
+    const auto offset = parse_integer(part);
+    if (!offset || *offset < 0) {
+      return false;
+    }
+    wanted.offsets.push_back(static_cast<std::uint64_t>(*offset));
+  }
+  return true;
+}
 
 Result<Wanted> read_wanted(const net::Request& request, const job::Job& job, WallTime now) {
   Wanted wanted;
@@ -38,7 +64,16 @@ Result<Wanted> read_wanted(const net::Request& request, const job::Job& job, Wal
   wanted.line = query.integer("line", {1});
   wanted.since = query.time("since", now);
   wanted.grep = query.text("grep").value_or("");
+  if (const auto cursor = query.text("cursor"); cursor && !read_cursor(*cursor, wanted)) {
+    query.refuse("cursor", *cursor, "start, or what a frame gave");
+  }
   QUAD_TRY(query.finish());
+  if (wanted.from &&
+      (wanted.from > job.epoch() || (attempt && wanted.from->value() != *attempt) ||
+       wanted.offsets.size() != (rank ? 1U : static_cast<std::size_t>(job.request->ranks)))) {
+    return error(ErrorCode::kInvalid,
+                 "The cursor is of another job, attempt or rank; begin with 'start'", "cursor");
+  }
   if (attempt) {
     wanted.attempt = Epoch(static_cast<std::int32_t>(*attempt));
     if (*attempt > std::max(job.epoch().value(), 1)) {
@@ -61,7 +96,7 @@ struct Source {
   RankKey key;
   std::uint64_t at = 0;
   std::string partial;  ///< a line whose end has not come yet, where lines matter
-  bool prefixed = false;
+  bool prefixed = false;  ///< each line begins with its rank
 };
 
 /// How SkyPilot marks the lines of several ranks. The number is the runner's: what is known of it came with its hello.
@@ -75,6 +110,7 @@ class LogReader {
  public:
   LogReader(App& app, Wanted wanted) : app_(app), wanted_(std::move(wanted)) {}
 
+  /// `first`: where it begins is as asked for; else at the attempt's beginning.
   void begin(const job::Job& job, Epoch epoch, bool first) {
     sources_.clear();
     const auto& attempt = job.attempts[static_cast<std::size_t>(epoch.value() - 1)];
@@ -86,7 +122,9 @@ class LogReader {
       Source source;
       source.key = {job.id, epoch, rank};
       source.prefixed = attempt.ranks.size() > 1 && !wanted_.rank;
-      if (first && wanted_.tail) {
+      if (first && wanted_.from) {
+        source.at = wanted_.offsets[sources_.size()];
+      } else if (first && wanted_.tail) {
         source.at = app_.logs->tail(source.key, static_cast<std::uint64_t>(*wanted_.tail));
       } else if (first && wanted_.line) {
         source.at = app_.logs->seek_line(source.key, static_cast<std::uint64_t>(*wanted_.line));
@@ -124,6 +162,15 @@ class LogReader {
       }
     }
     return out;
+  }
+
+  /// Where a reader that has had everything until now goes on.
+  [[nodiscard]] std::string cursor() const {
+    std::string text;
+    for (const Source& source : sources_) {
+      text += fmt::format("{}{}", text.empty() ? "" : ",", source.at - source.partial.size());
+    }
+    return fmt::format("{}:{}", sources_.empty() ? 0 : sources_.front().key.epoch.value(), text);
   }
 
   void watch(const std::function<void()>& callback) {
@@ -172,6 +219,11 @@ class LogReader {
   std::vector<std::pair<RankKey, std::uint64_t>> watched_;
 };
 
+/// "CURSOR LENGTH", a newline, and so many bytes.
+std::string frame_head(const LogReader& reader, std::size_t length) {
+  return fmt::format("{} {}\n", reader.cursor(), length);
+}
+
 asio::awaitable<void> logs(App& app, net::Exchange& exchange) {
   auto job = job_of(app, exchange);
   if (job == nullptr) {
@@ -184,29 +236,33 @@ asio::awaitable<void> logs(App& app, net::Exchange& exchange) {
     co_return;
   }
   const net::Headers headers = {{"Cache-Control", "no-store"}};
-  const std::string type = "text/plain; charset=utf-8";
+  const std::string type =
+      wanted->framed ? "application/octet-stream" : "text/plain; charset=utf-8";
   net::BodyStream stream = co_await exchange.start_stream(200, type, headers);
   net::Wakeup wakeup(exchange.executor());
   stream.on_closed([&wakeup] { wakeup.notify(); });
-  app.event_waiters.insert(&wakeup);
+  const StreamPlace place(app, wakeup, app.log_streams);
+  const Caller caller = caller_of(exchange);
   LogReader reader(app, *wanted);
   struct Leave {
-    App& app;
-    net::Wakeup* wakeup;
     LogReader& reader;
-    ~Leave() {
-      app.event_waiters.erase(wakeup);
-      reader.unwatch();
-    }
-  } leave{app, &wakeup, reader};
+    ~Leave() { reader.unwatch(); }
+  } leave{reader};
   Epoch epoch(0);
   while (!stream.closed() && !app.stopping) {
+    if (!is_known(app, caller)) {
+      stream.abort();
+      co_return;
+    }
     job = app.control->snapshot()->find(id);
     const bool fixed = wanted->attempt.has_value();
     if (epoch == Epoch(0) && job->epoch() > Epoch(0)) {
       // All attempts in order, unless a place in the newest is asked for.
       const bool newest = wanted->tail || wanted->line;
-      epoch = fixed ? *wanted->attempt : newest ? job->epoch() : Epoch(1);
+      epoch = wanted->from ? *wanted->from
+              : fixed      ? *wanted->attempt
+              : newest     ? job->epoch()
+                           : Epoch(1);
       reader.begin(*job, epoch, true);
       reader.watch([&wakeup] { wakeup.notify(); });
     }
@@ -214,8 +270,11 @@ asio::awaitable<void> logs(App& app, net::Exchange& exchange) {
     const bool attempt_over = has_epoch && job->attempts[static_cast<std::size_t>(epoch.value() - 1)].ended_at.has_value();
     const bool job_over = job::is_terminal(job->status);
     const bool complete = attempt_over || !wanted->follow || (job_over && !has_epoch);
-    const LogReader::Piece piece = has_epoch ? reader.next(*job, complete) : LogReader::Piece();
+    LogReader::Piece piece = has_epoch ? reader.next(*job, complete) : LogReader::Piece();
     if (piece.moved) {
+      const std::string head =
+          wanted->framed && !piece.text.empty() ? frame_head(reader, piece.text.size()) : "";
+      piece.text.insert(0, head);
       const Status sent = co_await stream.write(piece.text);
       if (!sent.ok()) {
         co_return;
@@ -229,9 +288,12 @@ asio::awaitable<void> logs(App& app, net::Exchange& exchange) {
       reader.unwatch();
       reader.begin(*job, epoch, false);
       reader.watch([&wakeup] { wakeup.notify(); });
-      const std::string separator = fmt::format(
+      std::string separator = fmt::format(
           "[quad: attempt {} ended: {}; attempt {} follows]\n", epoch.value() - 1,
           job->attempts[static_cast<std::size_t>(epoch.value() - 2)].reason, epoch.value());
+      if (wanted->framed) {
+        separator.insert(0, frame_head(reader, separator.size()));
+      }
       const Status sent = co_await stream.write(separator);
       if (!sent.ok()) {
         co_return;

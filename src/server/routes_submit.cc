@@ -122,10 +122,10 @@ Result<Taken> take(App& app, const Caller& caller, const json::object& body, con
       QUAD_TRY(read_mount_blobs(app, *blobs, context));
     }
   }
-  if (yaml.has_value() == command.has_value()) {
-    reader.fail(error(ErrorCode::kInvalid, "Give either 'yaml' or 'command', as text"));
-  }
   QUAD_TRY(reader.finish());
+  if (yaml.has_value() == command.has_value()) {
+    return error(ErrorCode::kInvalid, "Give either 'yaml' or 'command', as text");
+  }
   if (!context.workdir_blob.empty()) {
     QUAD_TRY(check_blob(app, context.workdir_blob, "workdir_blob"));
   }
@@ -156,6 +156,18 @@ net::Response refusal(const Prepared& prepared, std::optional<std::size_t> index
   inner["errors"] = to_json(prepared.errors);
   inner["warnings"] = to_json(prepared.warnings);
   return json_answer(json::object{{"error", std::move(inner)}}, net::http_status(ErrorCode::kInvalid));
+}
+
+/// The same for a fault of the message itself, which has no diagnostics.
+net::Response refusal(const Error& fault, std::optional<std::size_t> index) {
+  json::object inner{{"code", to_string(fault.code)}, {"message", fault.message}};
+  if (!fault.where.empty()) {
+    inner["where"] = fault.where;
+  }
+  if (index) {
+    inner["index"] = *index;
+  }
+  return json_answer(json::object{{"error", std::move(inner)}}, net::http_status(fault.code));
 }
 
 /// The submissions inside a POST body.
@@ -205,7 +217,7 @@ asio::awaitable<void> submit(App& app, net::Exchange& exchange, bool bulk) {
   for (std::size_t i = 0; i < bodies->size(); ++i) {
     auto taken = take(app, caller, *(*bodies)[i], *snapshot, false);
     if (!taken.ok()) {
-      exchange.respond_error(taken.error());
+      exchange.respond(refusal(taken.error(), bulk ? std::optional(i) : std::nullopt));
       co_return;
     }
     if (!taken->prepared.errors.empty()) {

@@ -107,6 +107,7 @@ asio::awaitable<void> revoke_token(App& app, net::Exchange& exchange) {
     co_return;
   }
   load_tokens(app);
+  wake_streams(app);  // those that this token opened end now
   exchange.respond(json_answer(json::object{{"id", id}, {"revoked", true}}));
 }
 

@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -18,6 +19,7 @@
 #include "engine/local/local.h"
 #include "server/app.h"
 #include "server/crypto.h"
+#include "server/timed_store.h"
 
 namespace quad::server {
 
@@ -52,23 +54,12 @@ bool is_loopback(std::string_view address) {
   return address == "localhost" || address == "::1" || address.starts_with("127.");
 }
 
-net::Router make_routes(App& app) {
-  net::Router router;
-  add_submit_routes(app, router);
-  add_job_routes(app, router);
-  add_log_routes(app, router);
-  add_event_routes(app, router);
-  add_admin_routes(app, router);
-  add_token_routes(app, router);
-  add_metrics_routes(app, router);
-  add_blob_routes(app, router);
-  add_runner_routes(app, router);
-  router.before([&app](net::Exchange& exchange) { authenticate(app, exchange); });
-  return router;
-}
-
 Result<std::uint16_t> listen(net::HttpServer& http, const ServeOptions& options) {
-  const bool tls = !options.tls_certificate.empty() || !options.tls_key.empty();
+  const bool tls = !options.tls_certificate.empty();
+  if (tls != !options.tls_key.empty()) {
+    return error(ErrorCode::kInvalid,
+                 "--tls-cert and --tls-key belong together: give both, or neither");
+  }
   if (!is_loopback(options.listen) && !tls) {
     return error(ErrorCode::kDenied,
                  fmt::format("Listening on {} would show tokens to the network: give --tls-cert and --tls-key as well",
@@ -94,7 +85,41 @@ Result<std::uint16_t> listen(net::HttpServer& http, const ServeOptions& options)
   return try_port(0);
 }
 
-/// The first administrator's token, in a file that only the server's user can read. Made again when no token is left.
+/// Lets this process open as many files as it may: each connection and each log that is written to
+/// takes one. Returns the limit that was there before, which is the right one for users' programs.
+std::uint64_t raise_open_files() {
+  constexpr rlim_t kEnough = 65'536;
+  rlimit files{};
+  if (::getrlimit(RLIMIT_NOFILE, &files) != 0) {
+    return 0;
+  }
+  const rlim_t before = files.rlim_cur;
+  files.rlim_cur = std::min(files.rlim_max, std::max(files.rlim_cur, kEnough));
+  return ::setrlimit(RLIMIT_NOFILE, &files) == 0 ? before : 0;
+}
+
+/// Connections over TCP: at most half of the files, so that strangers leave enough for runners,
+/// logs and the store.
+std::size_t most_connections() {
+  rlimit files{};
+  const rlim_t most = ::getrlimit(RLIMIT_NOFILE, &files) == 0 ? files.rlim_cur : 1024;
+  return std::min<std::size_t>(net::ServerOptions().max_connections, most / 2);
+}
+
+/// Where runners find this server.
+std::string runners_url(const App& app, const ServeOptions& options, const std::string& socket,
+                        std::uint16_t port) {
+  if (!options.runners_over_tcp) {
+    return "unix:" + socket;
+  }
+  // All addresses are no address that one can connect to.
+  const bool any = options.listen == "0.0.0.0" || options.listen == "::";
+  return any ? fmt::format("{}127.0.0.1:{}", app.url.substr(0, app.url.find("//") + 2), port)
+             : app.url;
+}
+
+/// The first administrator's token, in a file that only the server's user can read. Made again when
+/// no token is left.
 Status first_token(App& app) {
   if (!app.tokens.empty()) {
     return {};
@@ -121,15 +146,13 @@ Status first_token(App& app) {
 
 void take_commit(App& app, std::vector<job::Event> events) {
   for (job::Event& event : events) {
-    app.newest = event.revision;
+    app.newest = std::max(app.newest, event.revision);
     app.recent.push_back(std::move(event));
   }
   while (app.recent.size() > kRecentEvents) {
     app.recent.pop_front();
   }
-  for (net::Wakeup* waiter : app.event_waiters) {
-    waiter->notify();
-  }
+  wake_streams(app);
 }
 
 }  // namespace
@@ -153,7 +176,8 @@ Status serve(const ServeOptions& options) {
   app.clock = &clock;
   app.data_dir = fs::absolute(options.data_dir);
   app.started_at = clock.now().wall;
-  QUAD_ASSIGN(const auto store, store::open_sqlite(app.data_dir));
+  QUAD_ASSIGN(auto opened, store::open_sqlite(app.data_dir));
+  const auto store = std::make_unique<TimedStore>(std::move(opened), app.commit_seconds);
   app.store = store.get();
   QUAD_TRY(make_folders(app.data_dir / "blobs", 0700));
   QUAD_TRY(make_folders(app.data_dir / "logs", 0700));
@@ -163,10 +187,30 @@ Status serve(const ServeOptions& options) {
   app.hot = (app.data_dir / "hot").string();
   app.logs = std::make_unique<LogStore>(app.data_dir / "logs");
 
+  const std::uint64_t open_files = raise_open_files();
+  net::ServerOptions http_options;
+  http_options.max_connections = most_connections();
+  http_options.on_access = [&app](const net::AccessRecord& access) {
+    ++app.answers[access.status / 100];
+    app.request_seconds.record(static_cast<double>(access.duration.count()) / 1e6);
+  };
+  http_options.on_fault = [](std::string_view what) {
+    spdlog::error("a request failed: {}", what);
+  };
+  net::HttpServer http(app.io, make_routes(app), http_options);
+  app.http = &http;
+  QUAD_ASSIGN(const std::uint16_t port, listen(http, options));
+  const bool tls = !options.tls_certificate.empty();
+  const std::string host =
+      options.listen.find(':') == std::string::npos ? options.listen : "[" + options.listen + "]";
+  app.url = fmt::format("{}://{}:{}", tls ? "https" : "http", host, port);
+
   engine::LocalOptions local;
   local.data_dir = app.data_dir;
   local.runner = options.runner;
-  local.server_url = "unix:" + socket;
+  local.server_url = runners_url(app, options, socket, port);
+  local.server_ca = options.tls_ca.empty() ? "" : fs::absolute(options.tls_ca).string();
+  local.open_files = open_files;
   local.nodes = options.nodes;
   local.gpus = options.gpus;
   local.cpu_milli = static_cast<std::int64_t>(options.cpus * 1000);
@@ -185,17 +229,6 @@ Status serve(const ServeOptions& options) {
                            const std::vector<job::Event>& events) {
     asio::post(app.io, [&app, events] { take_commit(app, events); });
   });
-
-  net::ServerOptions http_options;
-  http_options.on_access = [&app](const net::AccessRecord& access) {
-    app.http.count(access.status, static_cast<double>(access.duration.count()) / 1e6);
-  };
-  http_options.on_fault = [](std::string_view what) { spdlog::error("a request failed: {}", what); };
-  net::HttpServer http(app.io, make_routes(app), http_options);
-  QUAD_ASSIGN(const std::uint16_t port, listen(http, options));
-  const bool tls = !options.tls_certificate.empty();
-  const std::string host = options.listen.find(':') == std::string::npos ? options.listen : "[" + options.listen + "]";
-  app.url = fmt::format("{}://{}:{}", tls ? "https" : "http", host, port);
 
   QUAD_TRY(control.start(runner_orders(app)));
   QUAD_TRY(http.listen_unix(socket));
@@ -218,9 +251,7 @@ Status serve(const ServeOptions& options) {
     }
     spdlog::info("stopping; jobs run on, and the next server on this data directory finds them");
     app.stopping = true;
-    for (net::Wakeup* waiter : app.event_waiters) {
-      waiter->notify();
-    }
+    wake_streams(app);
     http.stop(kStopGrace);
   });
   // Starting took memory that running does not need.
