@@ -11,6 +11,7 @@ Started as a program by tests/run.py, it runs one file of tests and writes what 
 """
 
 import argparse
+import contextlib
 import faulthandler
 import importlib.util
 import json
@@ -29,6 +30,11 @@ TERMINAL = ("SUCCEEDED", "FAILED", "CANCELLED")
 def quad_bin():
     default = Path(__file__).resolve().parents[2] / "build" / "release" / "bin" / "quad"
     return os.environ.get("QUAD_BIN", str(default))
+
+
+def cache_folder():
+    """Where ./dev keeps what it got from elsewhere."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quad"
 
 
 def quick(test):
@@ -141,6 +147,8 @@ class Server:
         self.folder = Path(folder or tempfile.mkdtemp(prefix="quad-"))
         self.data = self.folder / "data"
         self.options = ["--nodes", str(nodes), *(["--gpus", gpus] if gpus else []), *options]
+        self.prefix = []  # of the server's command, such as prlimit
+        self.port = 0  # any free one; None: the same again after a restart
         self.process = None
         self.log_path = self.folder / "server.log"
 
@@ -154,7 +162,8 @@ class Server:
         assert self.process is None, "the server runs already"
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
-                [quad_bin(), "serve", "--data-dir", str(self.data), "--port", "0", *self.options],
+                [*self.prefix, quad_bin(), "serve", "--data-dir", str(self.data), *self.options,
+                 *([] if self.port is None else ["--port", str(self.port)])],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=self.folder,
             )  # fmt: skip
 
@@ -282,6 +291,13 @@ class Server:
     def rank_pids(self, command):
         """{pid: start time} of this server's live rank processes with `command` in their arguments."""
         return {pid: start_time(pid) for pid in processes_of(str(self.data), command)}
+
+
+    def kill_runners(self):
+        """kill -9 of every runner; their ranks die with them."""
+        for pid in processes_of(str(self.data), "quad-runner"):
+            with contextlib.suppress(ProcessLookupError):  # some die with others
+                os.kill(pid, signal.SIGKILL)
 
 
 class TestCase(unittest.TestCase):
