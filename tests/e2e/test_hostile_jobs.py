@@ -23,8 +23,7 @@ def task_folder(**files):
 class HostileJobs(quadtest.TestCase):
     @classmethod
     def setUpClass(cls):
-        # What a runner keeps of a job's output while the server is away is small here, so that it overflows soon.
-        cls.shared = quadtest.Server(nodes=4, gpus="", options=("--spool-gb", "0.02"))
+        cls.shared = quadtest.Server(nodes=4, gpus="")
         cls.addClassCleanup(cls.shared.close)
         cls.shared.start()
 
@@ -175,7 +174,9 @@ os.execve("/bin/sleep", ["sleep", "4322"], {})
         server.wait_for_status(job, "CANCELLED")
 
     def test_more_output_than_is_kept_while_the_server_is_away(self):
-        server = self.shared
+        # What a runner keeps while the server is away is small here, so that it overflows soon. (So it would when the
+        # server is only slower than the job, which is why the other tests have a server of their own.)
+        server = self.server(nodes=1, gpus="", options=("--spool-gb", "0.02"))
         lines = 600_000  # of 100 bytes
         job = server.launch(f"""run: |
             echo begin; until [ -e ~/go ]; do sleep 0.02; done
@@ -184,7 +185,6 @@ os.execve("/bin/sleep", ["sleep", "4322"], {})
             """)
         quadtest.wait_until(lambda: "begin" in server.ok("logs", job, "--no-follow"), 30, "it runs")
         home = next(server.data.glob(f"nodes/*/{job}-1-0/home"))
-        before = self.processes("python3"), self.processes("quad-runner")
         server.kill()
         (home / "go").touch()
         quadtest.wait_until((home / "written").exists, 60, "the job is not held up by its output")
@@ -193,7 +193,7 @@ os.execve("/bin/sleep", ["sleep", "4322"], {})
         server.start()
         (home / "end").touch()
         server.wait_for_status(job, "SUCCEEDED")
-        self.assertEqual(server.job(job)["epoch"], 1, before)
+        self.assertEqual(server.job(job)["epoch"], 1)
         log = server.ok("logs", job, "--no-follow").splitlines()
         marks = [line for line in log if line.startswith("[quad: ")]
         self.assertEqual(len(marks), 1, marks)
@@ -207,4 +207,3 @@ os.execve("/bin/sleep", ["sleep", "4322"], {})
         after = [int(line[5:]) for line in log[at + 1 : -1]]
         self.assertEqual(after, list(range(lines - len(after), lines)))
         self.assertGreater(len(after), 100_000)
-        self.assertIn("lost", server.ok("story", job) + "\n".join(marks))

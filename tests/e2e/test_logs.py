@@ -97,7 +97,7 @@ class Logs(quadtest.TestCase):
         for got in (self.log(server, job, "--rank", "1"), one_rank.communicate(timeout=60)[0].splitlines()):
             self.assertRegex(got[200], break_)
             self.assertEqual(got[:200] + [None] + got[201:], both)
-        marked = [r"\(head, rank=0\) ", r"\(worker1, rank=1, ip=127\.\d+\.\d+\.\d+\) "]
+        marked = [r"\(head, rank=0, pid=\d+\) ", r"\(worker1, rank=1, pid=\d+, ip=127\.\d+\.\d+\.\d+\) "]
         for got in (self.log(server, job), follower.communicate(timeout=60)[0].splitlines()):
             for rank in (0, 1):
                 of_rank = [re.sub(marked[rank], "", line) for line in got if re.match(marked[rank], line)]
@@ -162,7 +162,7 @@ class Logs(quadtest.TestCase):
         self.assertEqual(frames.whole.decode().splitlines(), lines_of(1, 0))
         got, err = follower.communicate(timeout=60)
         self.assertEqual(follower.returncode, 0, err)
-        for rank, mark in ((0, r"\(head, rank=0\) "), (1, r"\(worker1, rank=1, ip=[\d.]+\) ")):
+        for rank, mark in ((0, r"\(head, rank=0, pid=\d+\) "), (1, r"\(worker1, rank=1, pid=\d+, ip=[\d.]+\) ")):
             of_rank = [re.sub(mark, "", line) for line in got.splitlines() if re.match(mark, line)]
             self.assertEqual(of_rank, lines_of(1, rank))
         got, err = launched.communicate(timeout=60)

@@ -164,7 +164,7 @@ Result<std::vector<Existing>> LocalEngine::begin(Sink sink) {
   }
   kill_what_outlived(dead);
   for (const auto& [key, folder] : ended_folders_) {
-    remove_control_group(folder, key);
+    remove_group(read_control_group(folder, key));
   }
 
   for (auto& [id, node] : nodes_) {

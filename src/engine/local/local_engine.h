@@ -135,6 +135,7 @@ class LocalEngine final : public Engine {
   void settle_power(const NodeId& id, Node& node);
   void beat(Instant now);
   void throw_away(const RankKey& key, const std::filesystem::path& folder);
+  void remove_group(const std::filesystem::path& group);
 
   [[nodiscard]] std::filesystem::path node_folder(const NodeId& id) const;
   [[nodiscard]] bool frozen(const NodeId& id) const;
@@ -162,6 +163,7 @@ class LocalEngine final : public Engine {
   std::chrono::milliseconds sweep_pause_{0};  ///< until it is looked again whether all have died
   Instant next_sweep_ = Instant::max();       ///< of what ended runners left behind
   std::uint64_t last_number_ = 0;             ///< 0 is the queue's
+  std::vector<std::filesystem::path> busy_groups_;  ///< of dead ranks; tried again with each beat
   std::unique_ptr<Trash> trash_;
   bool stopping_ = false;
 

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cstring>
 #include <utility>
 
@@ -409,7 +410,7 @@ void LocalEngine::report(Runner& runner) {
   const RankKey key = runner.key;
   const fs::path folder = runner.folder;
   cpu_shares_.give_back(key);
-  remove_control_group(folder, key);
+  remove_group(read_control_group(folder, key));
   if (!runner.lost_power) {
     sink_(RunnerEnded{key, read_result(folder), runner.detail});
   }
@@ -427,7 +428,17 @@ void LocalEngine::throw_away(const RankKey& key, const fs::path& folder) {
   }
 }
 
+void LocalEngine::remove_group(const fs::path& group) {
+  // The kernel may take a moment to let go of the last dead process.
+  if (!group.empty() && ::rmdir(group.c_str()) != 0 && errno == EBUSY) {
+    busy_groups_.push_back(group);
+  }
+}
+
 void LocalEngine::beat(Instant now) {
+  for (const fs::path& group : std::exchange(busy_groups_, {})) {
+    remove_group(group);
+  }
   for (const auto& [id, node] : nodes_) {
     if (node.power == Power::kOn) {
       sink_(NodeSeen{id});

@@ -111,13 +111,10 @@ std::vector<int> read_cpus(const fs::path& folder) {
   return cpus;
 }
 
-void remove_control_group(const fs::path& folder, const RankKey& key) {
-  const fs::path group = read_file(folder / "cgroup", 4096).value_or("");
-  // The rank may have written there what it liked; an empty folder of this name is all that it can
-  // lose.
-  if (group.filename().string().starts_with("quad-" + to_string(key) + "-")) {
-    ::rmdir(group.c_str());
-  }
+fs::path read_control_group(const fs::path& folder, const RankKey& key) {
+  fs::path group = read_file(folder / "cgroup", 4096).value_or("");
+  // The rank may have written there what it liked; an empty folder of this name is all that it can lose.
+  return group.filename().string().starts_with("quad-" + to_string(key) + "-") ? group : fs::path();
 }
 
 std::string read_boot_id() {

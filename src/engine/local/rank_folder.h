@@ -61,9 +61,8 @@ struct StartRecord {
   bool this_boot = false;
 };
 
-/// Removes the control group that a runner which was killed has left: nothing of its rank may live
-/// any more.
-void remove_control_group(const std::filesystem::path& folder, const RankKey& key);
+/// The control group that the rank's runner has made, and removes unless it is killed; empty if there is none.
+std::filesystem::path read_control_group(const std::filesystem::path& folder, const RankKey& key);
 
 /// The boot that this machine is in.
 std::string read_boot_id();

@@ -80,17 +80,15 @@ TEST_F(RankFolder, RemembersTheCpusOfItsRank) {
   EXPECT_TRUE(read_cpus(folder_ / "no-such-folder").empty());
 }
 
-TEST_F(RankFolder, ClearsAwayAControlGroupOfItsOwnNameOnly) {
+TEST_F(RankFolder, BelievesAControlGroupOfItsOwnNameOnly) {
   const RankKey key{JobId(17), Epoch(2), Rank(0)};
-  for (const char* name : {"quad-17-2-0-ab12", "quad-17-2-01-ab12"}) {
-    fs::create_directory(folder_ / name);
+  EXPECT_EQ(read_control_group(folder_, key), "");
+  for (const char* group : {"/groups/quad-17-2-0-ab12", "/groups/quad-17-2-01-ab12", "/etc"}) {
     const UniqueFd fd(::open((folder_ / "cgroup").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600));
-    ASSERT_TRUE(write_all(fd.get(), (folder_ / name).string()).ok());
-    remove_control_group(folder_, key);
+    ASSERT_TRUE(write_all(fd.get(), group).ok());
+    const bool own = group == std::string("/groups/quad-17-2-0-ab12");
+    EXPECT_EQ(read_control_group(folder_, key), own ? group : "");
   }
-  EXPECT_FALSE(fs::exists(folder_ / "quad-17-2-0-ab12"));
-  EXPECT_TRUE(fs::exists(folder_ / "quad-17-2-01-ab12"));
-  remove_control_group(folder_ / "no-such-folder", key);
 }
 
 TEST_F(RankFolder, SaysWhichFileCannotBeWritten) {
