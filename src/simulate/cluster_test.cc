@@ -90,7 +90,7 @@ TEST(Cluster, OneSeedGivesOneHistory) {
 }
 
 TEST(Cluster, SurvivesLostNodesAndKilledRunners) {
-  for (const std::uint64_t seed : seeds(50)) {
+  for (const std::uint64_t seed : seeds(30)) {
     ClusterOptions options;
     options.seed = seed;
     options.node_power = Millis(60'000);
@@ -101,7 +101,7 @@ TEST(Cluster, SurvivesLostNodesAndKilledRunners) {
 }
 
 TEST(Cluster, SurvivesServerCrashesAndARefusingStore) {
-  for (const std::uint64_t seed : seeds(50)) {
+  for (const std::uint64_t seed : seeds(30)) {
     ClusterOptions options;
     options.seed = seed;
     options.server_crash = Millis(8'000);
@@ -115,7 +115,7 @@ TEST(Cluster, SurvivesServerCrashesAndARefusingStore) {
 }
 
 TEST(Cluster, NeverRunsTwoEpochsAtOnceThroughFreezesAndPartitions) {
-  for (const std::uint64_t seed : seeds(50)) {
+  for (const std::uint64_t seed : seeds(30)) {
     ClusterOptions options;
     options.seed = seed;
     options.nodes = 8;
@@ -127,7 +127,7 @@ TEST(Cluster, NeverRunsTwoEpochsAtOnceThroughFreezesAndPartitions) {
 }
 
 TEST(Cluster, NeverRunsTwoEpochsOfAStrictJobAtOnceWhenStorageStallsToo) {
-  for (const std::uint64_t seed : seeds(50)) {
+  for (const std::uint64_t seed : seeds(30)) {
     ClusterOptions options;
     options.seed = seed;
     options.nodes = 8;
@@ -167,7 +167,7 @@ TEST(Cluster, AStrictJobWaitsForTheLeaseOfALostRankAndNotForADeadOne) {
 }
 
 TEST(Cluster, SurvivesEverythingAtOnce) {
-  for (const std::uint64_t seed : seeds(80)) {
+  for (const std::uint64_t seed : seeds(50)) {
     ClusterOptions options;
     options.seed = seed;
     options.nodes = 6;

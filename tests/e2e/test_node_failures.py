@@ -105,7 +105,7 @@ class NodeFailures(quadtest.TestCase):
         server = self.server(nodes=25, gpus="H100:1",
                              options=("--cpus", "1", "--memory", "2", "--node-lost-after", "2"))  # fmt: skip
         witness = evidence.Witness(server)
-        jobs = {moment: self.launch(witness, moment, moment, random_, LOCK=0, STEPS=60) for moment in MOMENTS}
+        jobs = {moment: self.launch(witness, moment, moment, random_, LOCK=0, STEPS=9999) for moment in MOMENTS}
         nodes, zombies = {}, {}
         for moment, job in jobs.items():
             self.reach(witness, moment, moment)
@@ -135,6 +135,8 @@ class NodeFailures(quadtest.TestCase):
             witness.wait_for(moment, "checkpoint", epoch=2)
             server.ok("node", "fail", server.job(job)["attempts"][1]["nodes"][0])
         for moment, job in jobs.items():
+            witness.wait_for(moment, "checkpoint", epoch=3)
+            witness.say(moment, "end")
             with self.subTest(moment):
                 server.wait_for_status(job, "SUCCEEDED")
                 witness.expect_sound(moment, job, zombies=[(1, thawed[moment])])

@@ -89,7 +89,7 @@ class Recovery(quadtest.TestCase):
         random_ = evidence.seeded(self)
         server = self.server(nodes=9, gpus="H100:1", options=("--cpus", "1", "--memory", "2"))
         witness = evidence.Witness(server)
-        jobs = {f"job-{i}": witness.launch(f"job-{i}", ranks=1 + i % 2, STEPS=80, EVERY=4) for i in range(6)}
+        jobs = {f"job-{i}": witness.launch(f"job-{i}", ranks=1 + i % 2, STEPS=9999, EVERY=4) for i in range(6)}
         kills = {name: [] for name in jobs}
         for round_ in range(18):
             name = f"job-{round_ % len(jobs)}"
@@ -107,6 +107,7 @@ class Recovery(quadtest.TestCase):
             }[what]
             self.kill_all(filter(chosen, processes))
         for name, job in jobs.items():
+            witness.say(name, "end")
             with self.subTest(name, kills=kills[name]):
                 server.wait_for_status(job, "SUCCEEDED")
                 witness.expect_sound(name, job)
@@ -118,7 +119,7 @@ class Recovery(quadtest.TestCase):
         random_ = evidence.seeded(self)
         server = self.server(nodes=9, gpus="H100:1", options=("--cpus", "1", "--memory", "2"))
         witness = evidence.Witness(server)
-        jobs = {f"job-{i}": witness.launch(f"job-{i}", ranks=1 + i % 2, setup=i % 3 == 0, STEPS=60, EVERY=4)
+        jobs = {f"job-{i}": witness.launch(f"job-{i}", ranks=1 + i % 2, setup=i % 3 == 0, STEPS=9999, EVERY=4)
                 for i in range(6)}  # fmt: skip
         for round_ in range(1, 5):
             for name in jobs:
@@ -133,6 +134,8 @@ class Recovery(quadtest.TestCase):
             time.sleep(random_.choice([0, 0, random_.uniform(0, 1)]))
             server.start()
         for name, job in jobs.items():
+            witness.wait_for(name, "checkpoint", epoch=5)
+            witness.say(name, "end")
             with self.subTest(name):
                 server.wait_for_status(job, "SUCCEEDED")
                 witness.expect_sound(name, job)

@@ -1,6 +1,7 @@
 """A rank that testifies (see witness.py): counts steps, and writes down everything that it does.
 
-Its variables: WITNESS and NAME say where to. STEPS (20) steps of PAUSE (0.1) seconds, a checkpoint with every EVERY (5).
+Its variables: WITNESS and NAME say where to. STEPS (20) steps of PAUSE (0.1) seconds, or until the test says `end`; a
+checkpoint with every EVERY (5).
 FORMAT of checkpoints: safetensors or torch. HOLD stops the first attempt for good at a moment, which is recorded:
 
     setup    rank 0 in its setup
@@ -95,7 +96,7 @@ def run():
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             record("locked_out")
-    while step < STEPS:
+    while step < STEPS and not (FOLDER / f"{NAME}.end").exists():
         time.sleep(float(os.environ.get("PAUSE", 0.1)))
         step += 1
         print(f"epoch {EPOCH} rank {RANK} step {step}", flush=True)
