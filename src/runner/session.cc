@@ -162,6 +162,7 @@ class Session {
   void log(std::string_view text);
   [[nodiscard]] json::object hello() const;
   [[nodiscard]] bool has_lease() const;
+  [[nodiscard]] MonoTime lease_until() const { return lease_asked_ + order_->checkpoint.lease; }
   void renew_lease(std::int64_t asked_ms);
   void keep_lease();
   bool start_rank();
@@ -208,7 +209,8 @@ class Session {
   MonoTime checkpoints_at_{0};
   bool waits_behind_fence_ = false;
   MonoTime fence_wait_until_{0};
-  MonoTime lease_until_{0};
+  MonoTime hello_at_{0};     // of the present connection
+  MonoTime lease_asked_{0};  // when it was asked for what was last answered
 
   ProgressTail progress_;
   MonoTime progress_at_{0};
@@ -235,7 +237,10 @@ int Session::run() {
   options.target =
       fmt::format("/v1/runner?job={}&epoch={}&rank={}&nonce={}", start_.key.job.value(),
                   start_.key.epoch.value(), start_.key.rank.value(), nonce_);
-  uplink_ = std::make_unique<Uplink>(std::move(options), spool_, [this] { return hello(); });
+  uplink_ = std::make_unique<Uplink>(std::move(options), spool_, [this] {
+    hello_at_ = now_;
+    return hello();
+  });
   now_ = clock_.now().mono;
   heartbeat_at_ = now_ + kHeartbeat;
   if (auto earlier = read_result(folder_)) {
@@ -292,7 +297,7 @@ int Session::timeout() const {
     consider(fence_wait_until_);
   }
   if (has_lease()) {
-    consider(lease_until_);
+    consider(lease_until());
   }
   return static_cast<int>(std::clamp<std::int64_t>((next - now_).count(), 0, 60'000));
 }
@@ -448,17 +453,16 @@ bool Session::has_lease() const {
 // A lease runs from when it was asked for, not from when the answer came: that may have been long
 // under way, or have waited for a process that stood still.
 void Session::renew_lease(std::int64_t asked_ms) {
-  if (order_.has_value() && asked_ms <= now_.millis) {
-    lease_until_ = std::max(lease_until_, MonoTime{asked_ms} + order_->checkpoint.lease);
+  if (asked_ms <= now_.millis) {
+    lease_asked_ = std::max(lease_asked_, MonoTime{asked_ms});
   }
 }
 
 void Session::keep_lease() {
-  if (has_lease() && now_ >= lease_until_) {
-    stop(Millis(0),
-         fmt::format(
-             "neither the server nor the fence could be reached for {}, and the fence is strict",
-             format_duration(order_->checkpoint.lease)));
+  if (has_lease() && now_ >= lease_until()) {
+    stop(Millis(0), fmt::format("neither the server nor the fence could be reached for {}, and the "
+                                "fence is strict",
+                                format_duration(order_->checkpoint.lease)));
   }
 }
 
@@ -516,7 +520,13 @@ void Session::on_order(const json::object& message) {
     return;
   }
   order_ = std::move(order).value();
-  lease_until_ = now_ + order_->checkpoint.lease;
+  // The order answers the hello of this connection. It may have waited for a process that stood
+  // still.
+  renew_lease(hello_at_.millis);
+  keep_lease();
+  if (stopping_) {
+    return;
+  }
   if (!order_->checkpoint.job_dir.empty()) {
     fence_at_ = now_ + kFenceDelay;
   }

@@ -488,6 +488,24 @@ TEST_F(Ranks, WhatStoodStillBeyondItsLeaseStartsNothingAnyMore) {
   EXPECT_EQ(server.output, "");
 }
 
+TEST_F(Ranks, AnOrderThatCameWhileTheRunnerStoodStillBeyondItsLeaseStartsNothing) {
+  FakeServer server(socket());
+  json::object strict = order("echo never", "echo never");
+  strict["checkpoint"] = {{"job_dir", (root_ / "hot/17").string()}, {"lease_ms", 3000}};
+  RunnerProcess::Options options;
+  options.rank = 1;
+  RunnerProcess runner(folder(), socket(), options);
+  ASSERT_TRUE(
+      server.until([&] { return !server.hellos.empty() && !server.hellos.back().empty(); }));
+  runner.signal(SIGSTOP);
+  server.send(strict);
+  server.until([] { return false; }, 4.0);
+  runner.signal(SIGCONT);
+  ASSERT_TRUE(server.until([&] { return server.exited(); }));
+  EXPECT_EQ(get_string(*server.find("exited"), "how"), "never_ran");
+  EXPECT_EQ(server.output, "");
+}
+
 TEST_F(Ranks, TheWaitBehindTheFenceCanBeEnded) {
   FakeServer server(socket());
   const fs::path job = root_ / "hot/17";

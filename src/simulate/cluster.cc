@@ -48,7 +48,8 @@ struct Runner {
   bool has_go = false;
   bool stopping = false;
   Millis lease{0};  ///< 0: not strict
-  std::int64_t lease_until = 0;
+  std::int64_t hello_at = 0;
+  std::int64_t lease_asked = 0;  ///< when it was asked for what was last answered: hello, heartbeat or fence
   bool waits_behind_fence = false;
   std::int64_t step = 0;
   std::int64_t resumed_step = 0;
@@ -304,11 +305,8 @@ struct Cluster::World final : engine::Engine {
   /// the heartbeat.
   void renew_by_server(const Runner& runner) {
     const auto job = core->snapshot()->find(runner.key.job);
-    if (runner.lease.count() > 0 && job != nullptr &&
-        job::is_in_charge(*job, runner.key, runner.nonce)) {
-      to_runner(runner.key, [this, asked = now_ms](Runner& r) {
-        r.lease_until = std::max(r.lease_until, asked + r.lease.count());
-      });
+    if (job != nullptr && job->request->recovery.strict_fence && job::is_in_charge(*job, runner.key, runner.nonce)) {
+      to_runner(runner.key, [asked = now_ms](Runner& r) { r.lease_asked = std::max(r.lease_asked, asked); });
     }
   }
 
@@ -345,6 +343,7 @@ struct Cluster::World final : engine::Engine {
         return;
       }
       r.connected = true;
+      r.hello_at = now_ms;
       if (r.phase == Phase::kConnecting) {
         r.phase = Phase::kWaiting;
       }
@@ -409,7 +408,10 @@ struct Cluster::World final : engine::Engine {
     runner.phase = Phase::kPreparing;
     const job::Attempt* attempt = job.live();
     runner.lease = attempt == nullptr ? Millis(0) : attempt->lease;
-    runner.lease_until = now_ms + runner.lease.count();
+    runner.lease_asked = std::max(runner.lease_asked, runner.hello_at);  // the order answers it
+    if (!may_go_on(runner)) {
+      return;
+    }
     if (runner.key.rank == Rank(0)) {
       raise_fence(runner, attempt == nullptr ? Millis(0) : attempt->fence_wait);
     } else {
@@ -492,9 +494,9 @@ struct Cluster::World final : engine::Engine {
       return false;
     }
     if (!stalled && runner.lease.count() > 0) {
-      runner.lease_until = std::max(runner.lease_until, now_ms + runner.lease.count());
+      runner.lease_asked = now_ms;
     }
-    if (runner.lease.count() > 0 && now_ms >= runner.lease_until) {
+    if (runner.lease.count() > 0 && now_ms >= runner.lease_asked + runner.lease.count()) {
       job::RankEnd end;
       end.how = job::RankEnd::How::kSignaled;
       end.code = 9;
@@ -520,7 +522,7 @@ struct Cluster::World final : engine::Engine {
     newest = std::max(newest, runner.key.epoch.value());
     for (const auto& [key, other] : runners) {
       if (key.job == runner.key.job && key.epoch < runner.key.epoch && other.has_order &&
-          other.phase != Phase::kEnded && now_ms < other.lease_until) {
+          other.phase != Phase::kEnded && now_ms < other.lease_asked + other.lease.count()) {
         broken(fmt::format("rank {} of a strict job runs while rank {} has a lease",
                            to_string(runner.key), to_string(key)));
       }

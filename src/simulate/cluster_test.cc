@@ -18,6 +18,7 @@ std::vector<std::uint64_t> seeds(int count) {
   for (int i = 0; i < count; ++i) {
     all.push_back(static_cast<std::uint64_t>(i + 1));
   }
+  all.push_back(5034);        // an order waited for a strict rank whose node stood still
   all.push_back(4208779694);  // a zombie said hello while the others of its attempt were still ending
   return all;
 }
