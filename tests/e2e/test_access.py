@@ -22,14 +22,15 @@ def mode(path):
 
 
 def files_with(folder, needle):
-    """Files below the folder that hold the bytes."""
+    """Files below the folder that hold the bytes; what vanishes meanwhile is none."""
     found = []
-    for path in Path(folder).rglob("*"):
-        try:
-            if path.is_file() and needle in path.read_bytes():
-                found.append(path)
-        except OSError:
-            pass
+    for parent, _, names in os.walk(folder):
+        for path in (Path(parent, name) for name in names):
+            try:
+                if stat.S_ISREG(os.lstat(path).st_mode) and needle in path.read_bytes():
+                    found.append(path)
+            except OSError:
+                pass
     return found
 
 

@@ -67,6 +67,15 @@ QUAD_IN_VFORK_CHILD int become_runner(void* argument) {
         ::dup2(plan.log, 1) < 0 || ::dup2(plan.log, 2) < 0) {
       return false;
     }
+    // All other files go at once: among them is the lock on the data directory, which a server that
+    // is killed now would otherwise leave to this process for as long as a busy disk holds up the
+    // line below.
+    constexpr int kRecord = 3;
+    if (plan.record != kRecord && ::dup2(plan.record, kRecord) < 0) {
+      return false;
+    }
+    ::fcntl(kRecord, F_SETFD, FD_CLOEXEC);
+    ::syscall(SYS_close_range, kRecord + 1U, ~0U, 0U);
     struct sigaction usual {};
     usual.sa_handler = SIG_DFL;
     for (int signal = 1; signal < NSIG; ++signal) {
@@ -79,7 +88,7 @@ QUAD_IN_VFORK_CHILD int become_runner(void* argument) {
     }
     // The line is written before anything of the runner has happened; the lock goes when the files
     // are closed, by close_range here or, on older kernels, by exec.
-    if (!record_itself(plan.record)) {
+    if (!record_itself(kRecord)) {
       return false;
     }
     ::syscall(SYS_close_range, 3U, ~0U, 0U);
