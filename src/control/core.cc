@@ -162,9 +162,16 @@ void Core::handle(SubmitJobs& message, Now now) {
     message.done(*store_failure_);
     return;
   }
-  if (const Status room = store_.room(); !room.ok()) {
-    message.done(room.error());
-    return;
+  const auto is_known = [this](const Submission& submission) {
+    return !submission.client_key.empty() &&
+           client_keys_.contains(std::make_pair(submission.request.owner, submission.client_key));
+  };
+  // What was acknowledged before is answered again in any case.
+  if (!std::all_of(message.submissions.begin(), message.submissions.end(), is_known)) {
+    if (const Status room = store_.room(); !room.ok()) {
+      message.done(room.error());
+      return;
+    }
   }
   std::vector<JobId> ids;
   for (Submission& submission : message.submissions) {

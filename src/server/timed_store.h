@@ -28,6 +28,7 @@ class TimedStore final : public store::Store {
         std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count());
     return status;
   }
+  [[nodiscard]] Status room() const override { return inner_->room(); }
   Result<std::vector<job::Event>> events(const store::EventFilter& filter) const override {
     return inner_->events(filter);
   }

@@ -62,6 +62,7 @@ class MemoryStore final : public store::Store {
     return {};
   }
 
+  [[nodiscard]] Status room() const override { return {}; }
   Result<std::vector<job::Event>> events(const store::EventFilter& filter) const override {
     std::vector<job::Event> found;
     for (const job::Event& event : events_) {

@@ -66,7 +66,7 @@ class Store {
   virtual Status commit(const Batch& batch) = 0;
   /// kExhausted while there is too little room for anything new to begin; what has begun may still
   /// be recorded. Any thread; one system call.
-  [[nodiscard]] virtual Status room() const { return {}; }
+  [[nodiscard]] virtual Status room() const = 0;
   /// Events that match, oldest first unless asked otherwise. Any thread.
   virtual Result<std::vector<job::Event>> events(const EventFilter& filter) const = 0;
   /// A request's body (opaque JSON text), by job. Any thread.
