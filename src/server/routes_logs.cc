@@ -14,7 +14,7 @@ namespace asio = boost::asio;
 
 namespace {
 
-constexpr std::size_t kPiece = 256 * 1024;      ///< read at once, of all ranks together
+constexpr std::size_t kPiece = 1024 * 1024;     ///< read at once, of all ranks together
 constexpr std::size_t kLeastPiece = 4 * 1024;   ///< read at once of one rank
 constexpr std::size_t kLongestLine = 1U << 20U;  ///< a longer one is cut, so that a reader without newlines is bounded
 
@@ -279,8 +279,10 @@ asio::awaitable<void> logs(App& app, net::Exchange& exchange) {
       if (!sent.ok()) {
         co_return;
       }
-      // A long search writes nothing for a while: others have their turn in between.
-      co_await asio::post(exchange.executor(), asio::use_awaitable);
+      if (piece.text.empty()) {
+        // A long search writes nothing for a while: others have their turn in between.
+        co_await asio::post(exchange.executor(), asio::use_awaitable);
+      }
       continue;
     }
     if (attempt_over && !fixed && job->epoch() > epoch) {

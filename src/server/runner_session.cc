@@ -54,10 +54,12 @@ class RunnerSession : public std::enable_shared_from_this<RunnerSession> {
 
   asio::awaitable<void> read_loop() {
     runner::FrameReader frames;
-    constexpr std::size_t kRead = 256 * 1024;
+    // Much less than a follower is given at once (routes_logs.cc): both take turns on one thread, and who reads the
+    // output must keep up with who prints it.
+    constexpr std::size_t kRead = 64 * 1024;
     while (!closed_) {
       char* room = frames.room(kRead);
-      const auto got = co_await stream_.read_some({room, frames.room_size()});
+      const auto got = co_await stream_.read_some({room, kRead});
       if (!got.ok() || *got == 0) {
         break;
       }
