@@ -30,7 +30,7 @@ int list_nodes(Program& program) {
     print_json(*answer);
     return kOk;
   }
-  std::vector<std::vector<std::string>> rows = {{"NODE", "HEALTH", "GPUS FREE", "CPUS FREE", "GIB FREE", "JOBS", "NOTE"}};
+  Table table({{"NODE"}, {"HEALTH"}, {"GPUS FREE"}, {"CPUS FREE"}, {"GIB FREE"}, {"JOBS", true}, {"NOTE", true}});
   for (const json::value& value : *get_array(*answer, "nodes")) {
     const json::object& node = value.as_object();
     std::string jobs;
@@ -38,7 +38,7 @@ int list_nodes(Program& program) {
       jobs += (jobs.empty() ? "" : " ") + std::to_string(job.as_int64());
     }
     constexpr double kGiB = 1024.0 * 1024 * 1024;
-    rows.push_back({text_of(node, "name"), coloured(get_string(node, "health")) + (get_bool(node, "drained") ? ", drained" : ""),
+    table.add({text_of(node, "name"), coloured(get_string(node, "health")) + (get_bool(node, "drained") ? ", drained" : ""),
                     get_int(node, "gpus") == 0 ? "-"
                                                : fmt::format("{} of {} {}", get_int(node, "gpus_free"), get_int(node, "gpus"),
                                                              get_string(node, "gpu_model")),
@@ -47,7 +47,7 @@ int list_nodes(Program& program) {
                     jobs.empty() ? "-" : jobs,
                     text_of(node, "reason") + (get_bool(node, "pretend") ? (get_string(node, "reason").empty() ? "pretend" : "; pretend") : "")});
   }
-  print_table(rows);
+  table.print();
   return kOk;
 }
 
@@ -59,30 +59,48 @@ int act_on_node(Program& program, const std::string& name, const std::string& ve
   if (program.globals.json()) {
     print_json(*answer);
   } else {
-    fmt::print("{}: {} done.\n", name, verb);
+    const std::string_view done = verb == "fail"     ? "is powered off"
+                                  : verb == "return" ? "is powered on again"
+                                  : verb == "freeze" ? "is frozen"
+                                  : verb == "thaw"   ? "goes on"
+                                  : verb == "drain"  ? "starts nothing new; what runs there goes on"
+                                                     : "takes work again";
+    fmt::print("Node {} {}.\n", name, done);
   }
   return kOk;
 }
 
-int list_gpus(Program& program) {
-  const auto answer = call(program, false, "/v1/gpus");
+int list_gpus(Program& program, const std::string& wanted) {
+  auto answer = call(program, false, "/v1/gpus");
   if (!answer.ok()) {
     return fail(answer.error());
   }
+  // As SkyPilot: MODEL or MODEL:COUNT, for the models that have so many on one node.
+  const std::size_t colon = wanted.find(':');
+  const std::string model = wanted.substr(0, colon);
+  const std::int64_t count = colon == std::string::npos ? 0 : std::atoll(wanted.c_str() + colon + 1);
+  json::array kept;
+  for (json::value& value : answer->at("gpus").as_array()) {
+    const json::object& gpu = value.as_object();
+    if ((model.empty() || net::equal_ignoring_case(get_string(gpu, "gpu"), model)) && get_int(gpu, "most_per_node") >= count) {
+      kept.push_back(gpu);
+    }
+  }
+  (*answer)["gpus"] = kept;
   if (program.globals.json()) {
     print_json(*answer);
     return kOk;
   }
-  std::vector<std::vector<std::string>> rows = {{"GPU", "FREE", "TOTAL", "MOST ON ONE NODE", "NODES"}};
-  for (const json::value& value : *get_array(*answer, "gpus")) {
+  Table table({{"GPU"}, {"FREE"}, {"TOTAL"}, {"MOST ON ONE NODE"}, {"NODES"}});
+  for (const json::value& value : kept) {
     const json::object& gpu = value.as_object();
-    rows.push_back({text_of(gpu, "gpu"), std::to_string(get_int(gpu, "free")), std::to_string(get_int(gpu, "total")),
-                    std::to_string(get_int(gpu, "most_per_node")), std::to_string(get_int(gpu, "nodes"))});
+    table.add({text_of(gpu, "gpu"), std::to_string(get_int(gpu, "free")), std::to_string(get_int(gpu, "total")),
+               std::to_string(get_int(gpu, "most_per_node")), std::to_string(get_int(gpu, "nodes"))});
   }
-  if (rows.size() == 1) {
-    fmt::print("No node has GPUs.\n");
+  if (table.empty()) {
+    fmt::print("No node has {}.\n", wanted.empty() ? "GPUs" : wanted);
   } else {
-    print_table(rows);
+    table.print();
   }
   return kOk;
 }
@@ -99,20 +117,72 @@ int show(Program& program, const Result<json::object>& answer, const std::string
   return kOk;
 }
 
+/// One object, or a sentence.
+int say(Program& program, const json::object& object, const std::string& sentence) {
+  if (program.globals.json()) {
+    print_json(object);
+  } else {
+    fmt::print("{}\n", sentence);
+  }
+  return kOk;
+}
+
+int start_local(Program& program) {
+  const bool ran = Client::connect(program.globals, false).ok();
+  const auto client = Client::connect(program.globals);
+  if (!client.ok()) {
+    return fail(client.error());
+  }
+  return say(program, {{"running", true}, {"started", !ran}}, ran ? "The server runs already." : "The server has started.");
+}
+
 int stop_server(Program& program) {
   const auto data_dir = data_dir_of(program.globals);
   const auto endpoint = server::read_endpoint(data_dir);
   if (!endpoint.ok() || !Client::connect(program.globals, false).ok()) {
-    fmt::print("No server runs on {}.\n", data_dir.string());
-    return kOk;
+    return say(program, {{"running", false}, {"stopped", false}}, fmt::format("No server runs on {}.", data_dir.string()));
   }
   if (::kill(endpoint->pid, SIGTERM) != 0) {
     return fail(errno_error("The server cannot be stopped", errno));
   }
-  for (int i = 0; i < 1000 && ::kill(endpoint->pid, 0) == 0; ++i) {
+  constexpr int kTries = 3000;
+  for (int i = 0; i < kTries && ::kill(endpoint->pid, 0) == 0; ++i) {
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }
-  fmt::print("The server has stopped; jobs run on, and the next one finds them.\n");
+  if (::kill(endpoint->pid, 0) == 0) {
+    return fail(error(ErrorCode::kTimeout, fmt::format("The server (process {}) has not ended yet", endpoint->pid)));
+  }
+  return say(program, {{"running", false}, {"stopped", true}},
+             "The server has stopped. Jobs run on; the next quad command starts it again, and it finds them.");
+}
+
+/// `status`: whether one runs, never starting one. `info`: which it is, and who I am there.
+int show_server(Program& program, bool only_status) {
+  auto client = Client::connect(program.globals, !only_status);
+  if (!client.ok()) {
+    if (only_status && program.globals.json() && client.error().code == ErrorCode::kUnavailable) {
+      print_json(json::object{{"running", false}});
+      return kUnreachable;
+    }
+    return fail(client.error());
+  }
+  auto info = client->get("/v1/info");
+  if (!info.ok()) {
+    return fail(info.error());
+  }
+  (*info)["running"] = true;
+  if (program.globals.json()) {
+    print_json(*info);
+    return kOk;
+  }
+  Table table({{"Quad"}, {text_of(*info, "version")}});
+  for (const auto& member : *info) {
+    if (member.key() != "version" && member.key() != "running" && !member.value().is_object() && !member.value().is_array()) {
+      const json::value& value = member.value();
+      table.add({std::string(member.key()), value.is_string() ? std::string(value.get_string()) : to_text(value)});
+    }
+  }
+  table.print();
   return kOk;
 }
 
@@ -154,13 +224,15 @@ void add_node_commands(CLI::App& app, Program& program) {
   for (const auto& [verb_name, help] : verbs) {
     auto name = std::make_shared<std::string>();
     CLI::App* verb = add_verb(*node, program, verb_name, help);
-    verb->add_option("name", *name, "The node's name")->required();
+    verb->add_option("node", *name, "The node's name")->required();
     on_chosen(verb, program, [&program, name, what = std::string(verb_name)] { return act_on_node(program, *name, what); });
   }
   CLI::App* gpus = app.add_subcommand("gpus", "GPUs");
   gpus->require_subcommand(1);
-  on_chosen(add_verb(*gpus, program, "list", "Which GPUs there are, and how many are free"), program,
-            [&program] { return list_gpus(program); });
+  auto wanted = std::make_shared<std::string>();
+  CLI::App* list = add_verb(*gpus, program, "list", "Which GPUs there are, and how many are free");
+  list->add_option("gpu", *wanted, "Only this model, or MODEL:COUNT");
+  on_chosen(list, program, [&program, wanted] { return list_gpus(program, *wanted); });
 }
 
 void add_server_commands(CLI::App& app, Program& program) {
@@ -203,18 +275,10 @@ void add_server_commands(CLI::App& app, Program& program) {
 
   CLI::App* api = app.add_subcommand("api", "The server of this user");
   api->require_subcommand(1);
-  on_chosen(add_verb(*api, program, "start", "Start it in the background"), program, [&program] {
-    const auto client = Client::connect(program.globals);
-    if (!client.ok()) {
-      return fail(client.error());
-    }
-    fmt::print("The server runs.\n");
-    return kOk;
-  });
+  on_chosen(add_verb(*api, program, "start", "Start it in the background"), program, [&program] { return start_local(program); });
   on_chosen(add_verb(*api, program, "stop", "Stop it; jobs run on"), program, [&program] { return stop_server(program); });
-  const auto info = [&program] { return show(program, call(program, false, "/v1/info"), ""); };
-  on_chosen(add_verb(*api, program, "info", "Which server, and who I am there"), program, info);
-  on_chosen(add_verb(*api, program, "status", "The same"), program, info);
+  on_chosen(add_verb(*api, program, "status", "Whether it runs; starts none"), program, [&program] { return show_server(program, true); });
+  on_chosen(add_verb(*api, program, "info", "Which server, and who I am there"), program, [&program] { return show_server(program, false); });
 
   CLI::App* token = app.add_subcommand("token", "Tokens, by which people and programs reach the server");
   token->require_subcommand(1);
@@ -232,12 +296,12 @@ void add_server_commands(CLI::App& app, Program& program) {
     if (!answer.ok() || program.globals.json()) {
       return show(program, answer, "");
     }
-    std::vector<std::vector<std::string>> rows = {{"ID", "USER", "ROLE", "NAME", "MADE"}};
+    Table table({{"ID"}, {"USER"}, {"ROLE"}, {"NAME"}, {"MADE"}});
     for (const json::value& value : *get_array(*answer, "tokens")) {
       const json::object& one = value.as_object();
-      rows.push_back({text_of(one, "id"), text_of(one, "user"), text_of(one, "role"), text_of(one, "name"), ago(get_string(one, "created_at"))});
+      table.add({text_of(one, "id"), text_of(one, "user"), text_of(one, "role"), text_of(one, "name"), ago(get_string(one, "created_at"))});
     }
-    print_table(rows);
+    table.print();
     return kOk;
   });
   auto id = std::make_shared<std::string>();

@@ -2,9 +2,10 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <poll.h>
 #include <pwd.h>
 #include <spawn.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -14,6 +15,7 @@
 
 #include "base/file.h"
 #include "base/text.h"
+#include "cli/output.h"
 #include "server/server.h"
 
 extern char** environ;
@@ -79,7 +81,7 @@ Result<Client> Client::connect(const Globals& globals, bool may_start) {
     }
   }
   return error(ErrorCode::kUnavailable,
-               fmt::format("No Quad server runs on {}; start one with 'quad serve' or 'quad api start'", data_dir.string()));
+               fmt::format("No Quad server runs on {}; 'quad api start' starts one", data_dir.string()));
 }
 
 Result<json::object> Client::read(Result<net::ClientResponse> response) {
@@ -94,8 +96,15 @@ Result<json::object> Client::read(Result<net::ClientResponse> response) {
 
 Result<json::object> Client::get(const std::string& target) { return read(http_.get(target)); }
 
-Result<json::object> Client::post(const std::string& target, const json::object& body) {
-  return read(http_.post(target, to_text(body)));
+Result<json::object> Client::post(const std::string& target, const json::object& body, json::object* refused) {
+  auto response = http_.post(target, to_text(body));
+  if (refused != nullptr && response.ok() && !response->ok()) {
+    const auto answer = parse_json_object(response->body);
+    if (const json::object* inner = answer.ok() ? get_object(*answer, "error") : nullptr) {
+      *refused = *inner;
+    }
+  }
+  return read(std::move(response));
 }
 
 Result<json::object> Client::remove(const std::string& target) { return read(http_.request("DELETE", target)); }
@@ -115,23 +124,46 @@ Status Client::upload(const std::string& hash, const fs::path& file) {
   return answer.ok() ? Status() : Status(answer.to_error());
 }
 
-Status Client::stream(const std::string& target, const net::ChunkSink& sink, const net::Headers& headers) {
-  QUAD_ASSIGN(const net::ClientResponse answer, http_.stream("GET", target, sink, Millis(0), {}, headers));
+Status Client::stream(const std::string& target, const net::ChunkSink& sink, Millis silence, const net::Headers& headers) {
+  QUAD_ASSIGN(const net::ClientResponse answer, http_.stream("GET", target, sink, silence, {}, headers));
   return answer.ok() ? Status() : Status(answer.to_error());
 }
 
-Status start_server(const Globals& globals) {
-  const fs::path data_dir = data_dir_of(globals);
-  QUAD_TRY(make_folders(data_dir, 0700));
-  std::error_code failure;
-  const fs::path self = fs::read_symlink("/proc/self/exe", failure);
-  const std::string log = (data_dir / "server.log").string();
-  if (const UniqueFd writable(::open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600)); !writable) {
-    return error(ErrorCode::kUnavailable,
-                 errno_error(fmt::format("No server can be started, as {} cannot be written to", log), errno).message);
+namespace {
+
+/// Only the directory's owner starts a server there: another's files in it would be in the owner's way.
+Status check_owner(const fs::path& data_dir) {
+  struct stat info {};
+  if (::stat(data_dir.c_str(), &info) != 0) {
+    return errno_error(fmt::format("Cannot use the data directory {}", data_dir.string()), errno);
   }
-  std::string program = self.string();
+  if (info.st_uid == ::geteuid()) {
+    return {};
+  }
+  const passwd* owner = ::getpwuid(info.st_uid);
+  return error(ErrorCode::kDenied,
+               fmt::format("The data directory {} belongs to {}; name their server with --server and a token in "
+                           "QUAD_TOKEN, or a directory of your own with --data-dir",
+                           data_dir.string(), owner == nullptr ? fmt::format("user {}", info.st_uid) : owner->pw_name));
+}
+
+bool answers(const Globals& globals, const fs::path& data_dir) {
+  const auto endpoint = server::read_endpoint(data_dir);
+  if (!endpoint.ok()) {
+    return false;
+  }
+  auto http = client_for("unix:" + endpoint->socket, globals, "");
+  return http.ok() && http->get("/healthz").ok();
+}
+
+/// `quad serve` in a session of its own, so that a Ctrl-C here is not for it.
+Result<pid_t> spawn_server(const fs::path& data_dir, const std::string& log) {
+  std::error_code failure;
+  std::string program = fs::read_symlink("/proc/self/exe", failure).string();
   std::string folder = data_dir.string();
+  std::string serve = "serve";
+  std::string flag = "--data-dir";
+  char* const arguments[] = {program.data(), serve.data(), flag.data(), folder.data(), nullptr};
   posix_spawn_file_actions_t actions;
   posix_spawnattr_t attributes;
   posix_spawn_file_actions_init(&actions);
@@ -141,9 +173,6 @@ Status start_server(const Globals& globals) {
   posix_spawn_file_actions_adddup2(&actions, 1, 2);
   posix_spawn_file_actions_addclosefrom_np(&actions, 3);
   posix_spawnattr_setflags(&attributes, static_cast<short>(POSIX_SPAWN_SETSID));
-  std::string serve = "serve";
-  std::string flag = "--data-dir";
-  char* const arguments[] = {program.data(), serve.data(), flag.data(), folder.data(), nullptr};
   pid_t pid = 0;
   const int code = posix_spawn(&pid, program.c_str(), &actions, &attributes, arguments, environ);
   posix_spawn_file_actions_destroy(&actions);
@@ -151,25 +180,55 @@ Status start_server(const Globals& globals) {
   if (code != 0) {
     return errno_error(fmt::format("Cannot start {}", program), code);
   }
-  constexpr int kTries = 1000;
-  for (int i = 0; i < kTries; ++i) {
-    if (const auto endpoint = server::read_endpoint(data_dir); endpoint.ok()) {
-      auto http = client_for("unix:" + endpoint->socket, globals, "");
-      if (http.ok() && http->get("/healthz").ok()) {
-        return {};
-      }
+  return pid;
+}
+
+}  // namespace
+
+Status start_server(const Globals& globals) {
+  const fs::path data_dir = data_dir_of(globals);
+  QUAD_TRY(make_folders(data_dir, 0700));
+  QUAD_TRY(check_owner(data_dir));
+  const UniqueFd lock(::open((data_dir / "start.lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  if (!lock) {
+    return errno_error(fmt::format("Cannot write in the data directory {}", data_dir.string()), errno);
+  }
+  while (::flock(lock.get(), LOCK_EX) != 0 && errno == EINTR) {
+  }
+  if (answers(globals, data_dir)) {
+    return {};  // another call was faster
+  }
+  const std::string log = (data_dir / "server.log").string();
+  if (const UniqueFd writable(::open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600)); !writable) {
+    return error(ErrorCode::kUnavailable,
+                 errno_error(fmt::format("No server can be started, as {} cannot be written to", log), errno).message);
+  }
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+  pid_t pid = 0;
+  for (int i = 0; std::chrono::steady_clock::now() < deadline; ++i) {
+    if (pid == 0) {
+      QUAD_ASSIGN(pid, spawn_server(data_dir, log));
+    }
+    if (answers(globals, data_dir)) {
+      return {};
     }
     int status = 0;
     if (::waitpid(pid, &status, WNOHANG) == pid) {
       const std::string text = read_file(log).value_or("");
-      const std::string_view last = trim(text);
-      const std::size_t line = last.rfind('\n');
-      return error(ErrorCode::kUnavailable,
-                   fmt::format("The server ended at once: {}", line == std::string_view::npos ? last : last.substr(line + 1)));
+      const std::string_view all = trim(text);
+      const std::size_t newline = all.rfind('\n');
+      std::string_view last = newline == std::string_view::npos ? all : all.substr(newline + 1);
+      last.remove_prefix(last.starts_with("error: ") ? 7 : 0);
+      if (!WIFEXITED(status) || WEXITSTATUS(status) != kExists) {
+        return error(ErrorCode::kUnavailable, fmt::format("The server could not start: {}", last));
+      }
+      // Another server has the directory: one that is just starting, or that has been told to stop and is not yet gone.
+      pid = 0;
+      std::this_thread::sleep_for(std::chrono::milliseconds(200));
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(i < 50 ? 5 : 20));
   }
-  return error(ErrorCode::kTimeout, fmt::format("The server does not answer; see {}", log));
+  return error(ErrorCode::kTimeout, fmt::format("The server on {} does not answer; see {}", data_dir.string(), log));
 }
 
 }  // namespace quad::cli

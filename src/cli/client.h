@@ -33,12 +33,13 @@ class Client {
   static Result<Client> connect(const Globals& globals, bool may_start = true);
 
   Result<json::object> get(const std::string& target);
-  Result<json::object> post(const std::string& target, const json::object& body = {});
+  /// `refused`: gets the members of the error's object when the server says no.
+  Result<json::object> post(const std::string& target, const json::object& body = {}, json::object* refused = nullptr);
   Result<json::object> remove(const std::string& target);
   /// Uploads a file as the blob `hash`, unless the server has it.
   Status upload(const std::string& hash, const std::filesystem::path& file);
-  /// Gives each piece of a body to `sink`; waits without end for the next.
-  Status stream(const std::string& target, const net::ChunkSink& sink, const net::Headers& headers = {});
+  /// Gives each piece of a body to `sink`; kTimeout after `silence` without one, which is never if it is 0.
+  Status stream(const std::string& target, const net::ChunkSink& sink, Millis silence, const net::Headers& headers = {});
 
  private:
   explicit Client(net::HttpClient http) : http_(std::move(http)) {}
@@ -47,7 +48,8 @@ class Client {
   net::HttpClient http_;
 };
 
-/// Starts `quad serve` on the data directory in the background and waits until it answers.
+/// Starts `quad serve` on the data directory in the background, unless one runs there, and waits until it answers. Of
+/// several that do this at the same moment one starts it, and the others wait with it.
 Status start_server(const Globals& globals);
 
 }  // namespace quad::cli

@@ -4,13 +4,18 @@
 
 #pragma once
 
+#include <cstdint>
 #include <functional>
+#include <string>
+#include <vector>
 
 #include "cli/client.h"
 
 namespace CLI {
 class App;
-}
+class Option;
+class Validator;
+}  // namespace CLI
 
 namespace quad::cli {
 
@@ -20,17 +25,23 @@ struct Program {
 };
 
 void add_launch(CLI::App& app, Program& program);
-void add_job_commands(CLI::App& app, Program& program);   ///< status, queue, logs, cancel, why, story, checkpoints, events
-void add_node_commands(CLI::App& app, Program& program);  ///< node, gpus
+void add_job_commands(CLI::App& app, Program& program);  ///< status, queue, logs, cancel; jobs …
+void add_job_views(CLI::App& app, Program& program);     ///< why, story, checkpoints
+void add_events(CLI::App& app, Program& program);
+void add_node_commands(CLI::App& app, Program& program);    ///< node, gpus
 void add_server_commands(CLI::App& app, Program& program);  ///< serve, api, token, admin
 void add_validate(CLI::App& app, Program& program);
 void add_completion(CLI::App& app, Program& program);
 
-/// `-o json` and the like, on each verb.
+/// A verb, with `-o json` and the like.
 CLI::App* add_verb(CLI::App& app, Program& program, const char* name, const char* help);
+inline constexpr const char* kJobNumber = "a job's number";
+/// Accepts whole numbers from `least` on; refuses others as not being `what`.
+CLI::Validator whole_number(std::int64_t least, const char* what);
+/// The positional argument `job`: a job's number.
+CLI::Option* add_job_argument(CLI::App& verb, std::int64_t& id);
 
-/// Prints a job's log as it grows, with a live line of state on a terminal; returns the job's exit
-/// code at its end.
-int follow_job(const Globals& globals, Client& client, std::int64_t job);
+/// `quad status JOB…`
+int show_jobs(Program& program, const std::vector<std::int64_t>& ids);
 
 }  // namespace quad::cli

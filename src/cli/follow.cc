@@ -1,210 +1,334 @@
 #include "cli/follow.h"
 
+#include <fmt/chrono.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
-#include <charconv>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
+#include <ctime>
+#include <map>
 #include <thread>
 
-#include "net/sse.h"
+#include "base/time.h"
+#include "cli/log_frames.h"
+#include "cli/output.h"
+#include "cli/terminal.h"
+#include "net/message.h"
 
 namespace quad::cli {
 
 namespace {
 
-/// How long a server may be away before its followers give up.
+using std::chrono::steady_clock;
+
+/// A follower hears something each second; after this much silence the connection counts as broken.
+constexpr Millis kSilence{20'000};
+/// How long a follower tries to find the server again.
 constexpr std::chrono::minutes kPatience{5};
-constexpr std::chrono::milliseconds kPause{200};
 
-/// Waits until the server answers again; anything else than its being away is an error at once.
-Result<Client> come_back(const Globals& globals) {
-  const auto give_up = std::chrono::steady_clock::now() + kPatience;
-  fmt::print(stderr, "The connection to the server broke; waiting for it to come back.\n");
-  for (;;) {
-    // Never started from here: its options are not known.
-    Result<Client> client = Client::connect(globals, false);
-    if (client.ok()) {
-      const auto answer = client->get("/v1/info");
-      if (answer.ok()) {
-        return client;
-      }
-      client = answer.error();
-    }
-    if (client.error().code != ErrorCode::kUnavailable ||
-        std::chrono::steady_clock::now() > give_up) {
-      return client.error();
-    }
-    std::this_thread::sleep_for(kPause);
+std::string target_of(const LogOptions& options, const LogPlace& place) {
+  std::string target = fmt::format("/v1/jobs/{}/logs?format=frames&follow={}", options.job, options.follow ? 1 : 0);
+  const auto put = [&target](std::string_view key, const std::string& value) {
+    target += fmt::format("&{}={}", key, net::percent_encode(value));
+  };
+  if (options.rank >= 0) {
+    put("rank", std::to_string(options.rank));
   }
-}
-
-bool print_bytes(std::string_view bytes) {
-  const bool written = std::fwrite(bytes.data(), 1, bytes.size(), stdout) == bytes.size();
-  return std::fflush(stdout) == 0 && written;
-}
-
-}  // namespace
-
-Result<bool> LogFrames::feed(std::string_view piece,
-                             const std::function<bool(std::string_view)>& sink) {
-  constexpr std::size_t kLongestHead = 1U << 20U;
-  constexpr std::size_t kLargest = 256U << 20U;
-  held_ += piece;
-  std::size_t at = 0;
-  bool more = true;
-  while (more) {
-    const std::size_t newline = held_.find('\n', at);
-    if (newline == std::string::npos) {
-      if (held_.size() - at > kLongestHead) {
-        return error(ErrorCode::kInvalid, "The server sent something else than frames of output");
-      }
-      break;
-    }
-    const std::string_view head = std::string_view(held_).substr(at, newline - at);
-    const std::size_t space = head.find(' ');
-    std::size_t length = 0;
-    const std::string_view number =
-        space == std::string_view::npos ? std::string_view() : head.substr(space + 1);
-    const auto [end, failure] =
-        std::from_chars(number.data(), number.data() + number.size(), length);
-    if (number.empty() || failure != std::errc() || end != number.data() + number.size() ||
-        length > kLargest) {
-      return error(ErrorCode::kInvalid, "The server sent something else than frames of output");
-    }
-    if (held_.size() - newline - 1 < length) {
-      break;
-    }
-    more = sink(std::string_view(held_).substr(newline + 1, length));
-    cursor_ = head.substr(0, space);
-    at = newline + 1 + length;
+  if (options.attempt > 0) {
+    put("attempt", std::to_string(options.attempt));
   }
-  held_.erase(0, at);
-  return more;
-}
-
-Status print_log(const Globals& globals, Client& client, std::int64_t job, const std::string& query,
-                 bool follow) {
-  LogFrames frames;
-  for (;;) {
-    Status broken;
-    bool cut = false;  // by the reader of our output
-    const std::string target = fmt::format("/v1/jobs/{}/logs?follow={:d}&cursor={}{}", job, follow,
-                                           frames.cursor(), query);
-    Status status = client.stream(target, [&](std::string_view piece) {
-      const auto more = frames.feed(piece, print_bytes);
-      broken = more.ok() ? Status() : Status(more.error());
-      cut = more.ok() && !*more;
-      return more.ok() && *more;
-    });
-    if (cut || !broken.ok()) {
-      return broken;
-    }
-    if (status.ok() || !follow || status.error().code != ErrorCode::kUnavailable) {
-      return status;
-    }
-    frames.restart();
-    QUAD_ASSIGN(client, come_back(globals));
+  if (options.tail >= 0) {
+    put("tail", std::to_string(options.tail));
   }
+  if (options.line > 0) {
+    put("line", std::to_string(options.line));
+  }
+  if (!options.since.empty()) {
+    put("since", options.since);
+  }
+  if (!options.grep.empty()) {
+    put("grep", options.grep);
+  }
+  if (place.known()) {
+    put("from", place.text());
+  }
+  return target;
 }
 
-namespace {
+/// "at 14:05", with the day if that is not today's.
+std::string clock_time(Millis from_now) {
+  const std::time_t now = std::time(nullptr);
+  const std::time_t then = now + from_now.count() / 1000;
+  std::tm today{};
+  std::tm day{};
+  localtime_r(&now, &today);
+  localtime_r(&then, &day);
+  const bool same = today.tm_yday == day.tm_yday && today.tm_year == day.tm_year;
+  return same ? fmt::format("at {:%H:%M}", day) : fmt::format("on {:%a %d %b at %H:%M}", day);
+}
 
-class EventReader {
+/// State, step, rate and expected end.
+std::string live_text(const json::object& state) {
+  const json::object* row = get_object(state, "job");
+  if (row == nullptr) {
+    return {};
+  }
+  const std::string_view status = get_string(*row, "status");
+  std::string text = fmt::format("Job {} {}", get_int(*row, "id"), coloured(status, STDERR_FILENO));
+  if (const json::object* waits = get_object(state, "waits")) {
+    text += fmt::format(", number {} in the queue: {}", get_int(*waits, "position"),
+                        printable(get_string(*waits, "message")));
+  } else if (status == "RUNNING") {
+    const std::string progress = progress_text(*row);
+    text += progress.empty() ? fmt::format(" for {}", between(get_string(*row, "started_at"), "")) : ": " + progress;
+    const auto* reported = get_object(*row, "progress");
+    const double left = reported == nullptr ? -1 : get_double(*reported, "eta_s", -1);
+    if (left >= 0) {
+      text += fmt::format(", ends {}", clock_time(Millis(std::llround(left * 1000))));
+    }
+    if (const std::int64_t recoveries = get_int(*row, "recoveries"); recoveries > 0) {
+      text += fmt::format(", {} recover{}", recoveries, recoveries == 1 ? "y" : "ies");
+    }
+  } else {
+    text += fmt::format(": {}", printable(get_string(*row, "message")));
+  }
+  return text;
+}
+
+class Follower {
  public:
-  EventReader(const Globals& globals, Client& client, const EventQuery& query,
-              const std::function<void(const json::object&)>& print)
-      : globals_(globals), client_(client), query_(query), print_(print), last_(query.after) {}
+  Follower(const Globals& globals, const LogOptions& options) : globals_(globals), options_(options) {}
 
-  Status pages() {
-    constexpr std::size_t kPage = 1000;
-    for (;;) {
-      QUAD_ASSIGN(
-          const json::object answer,
-          client_.get(fmt::format("/v1/events?after={}&limit={}{}", last_, kPage, query_.filter)));
-      const json::array* events = get_array(answer, "events");
-      if (events == nullptr) {
-        return error(ErrorCode::kInvalid, "The server sent something else than events");
-      }
-      for (const json::value& event : *events) {
-        show(event.as_object());
-      }
-      if (events->size() < kPage) {
-        last_ = std::max(last_, get_int(answer, "revision"));
-        return {};
-      }
-    }
-  }
-
-  /// What is old comes as pages, of which none is left out however many there are; what is new as a
-  /// stream.
-  Status follow() {
-    for (;;) {
-      Status status = pages();
-      if (status.ok()) {
-        status = stream();
-      }
-      if (!status.ok()) {
-        if (status.error().code != ErrorCode::kUnavailable) {
-          return status;
-        }
-        QUAD_ASSIGN(client_, come_back(globals_));
-      }
-    }
-  }
+  Status run(Client& client);
+  [[nodiscard]] const json::object& last() const { return last_; }
+  [[nodiscard]] bool unread() const { return unread_; }
+  Screen& screen() { return screen_; }
 
  private:
-  void show(const json::object& event) {
-    last_ = std::max(last_, get_int(event, "revision"));
-    print_(event);
-  }
-
-  /// Until the connection breaks, or a resync says that pages are due.
-  Status stream() {
-    net::SseParser parser;
-    Status broken;
-    const std::string target = fmt::format("/v1/events?follow=1&after={}{}", last_, query_.filter);
-    const Status status = client_.stream(target, [&](std::string_view piece) {
-      const auto more = parser.feed(piece, [&](const net::SseEvent& event) { return take(event); });
-      broken = more.ok() ? Status() : Status(more.error());
-      return more.ok() && *more;
-    });
-    return broken.ok() ? status : broken;
-  }
-
-  bool take(const net::SseEvent& event) {
-    const auto data = parse_json_object(event.data);
-    if (!data.ok()) {
-      return true;
-    }
-    if (event.event != "resync") {
-      show(*data);
-      return true;
-    }
-    if (get_string(*data, "reason") == "unknown_cursor") {
-      fmt::print(stderr,
-                 "The server's history is another one than before: it goes on from event {}.\n",
-                 get_int(*data, "revision"));
-      last_ = get_int(*data, "revision");
-      return true;
-    }
-    return false;
-  }
+  bool take(const json::object& head, std::string_view bytes);
+  bool take_output(const json::object& head, std::string_view bytes);
+  void add_object(std::int64_t attempt, std::int64_t rank, std::string_view line);
+  /// Lines that will have no end: their attempt is over.
+  bool finish_lines();
+  void note_attempt(const json::object& head);
+  /// A client that reaches the server again; the error once patience is at an end.
+  Result<Client> find_again(steady_clock::time_point lost_at);
 
   const Globals& globals_;
-  Client& client_;
-  const EventQuery& query_;
-  const std::function<void(const json::object&)>& print_;
-  std::int64_t last_;
+  const LogOptions& options_;
+  Screen screen_;
+  LogPlace place_;
+  json::object last_;  ///< the job's row
+  std::string lines_;  ///< what is being written
+  std::map<std::int64_t, std::string> begun_;  ///< with -o json: lines whose end has not come yet, by rank
+  std::int64_t attempt_ = 0;
+  bool ended_ = false;
+  bool unread_ = false;  ///< nobody reads the output
 };
+
+bool Follower::take(const json::object& head, std::string_view bytes) {
+  const std::string_view type = get_string(head, "type");
+  if (type == "output") {
+    unread_ = !take_output(head, bytes);
+    place_.see_output(head);
+    return !unread_;
+  }
+  if (type == "attempt") {
+    finish_lines();
+    note_attempt(head);
+    place_.see_attempt(head);
+  } else if (type == "state") {
+    if (const json::object* row = get_object(head, "job")) {
+      last_ = *row;
+    }
+    if (screen_.has_live() && !options_.quiet) {
+      screen_.live(live_text(head));
+    }
+  } else if (type == "end") {
+    finish_lines();
+    ended_ = true;
+  }
+  return true;
+}
+
+bool Follower::take_output(const json::object& head, std::string_view bytes) {
+  if (options_.quiet) {
+    return true;
+  }
+  const std::string_view prefix = get_string(head, "prefix");
+  if (prefix.empty() && !globals_.json()) {
+    return screen_.output(bytes);
+  }
+  lines_.clear();
+  const std::int64_t rank = get_int(head, "rank");
+  attempt_ = get_int(head, "attempt");
+  for (std::size_t start = 0; start < bytes.size();) {
+    const std::size_t end = bytes.find('\n', start);
+    const std::string_view line = bytes.substr(start, end - start);
+    if (!globals_.json()) {
+      lines_ += prefix;
+      lines_ += line;
+      lines_ += '\n';
+    } else if (std::string& begun = begun_[rank]; end == std::string_view::npos) {
+      begun += line;
+    } else {
+      add_object(attempt_, rank, begun.empty() ? line : std::string_view(begun += line));
+      begun.clear();
+    }
+    start = end == std::string_view::npos ? bytes.size() : end + 1;
+  }
+  return screen_.output(lines_);
+}
+
+void Follower::add_object(std::int64_t attempt, std::int64_t rank, std::string_view line) {
+  lines_ += to_text(json::object{{"attempt", attempt}, {"rank", rank}, {"line", valid_utf8(line)}});
+  lines_ += '\n';
+}
+
+bool Follower::finish_lines() {
+  lines_.clear();
+  for (auto& [rank, begun] : begun_) {
+    if (!begun.empty()) {
+      add_object(attempt_, rank, std::exchange(begun, {}));
+    }
+  }
+  return screen_.output(lines_);
+}
+
+void Follower::note_attempt(const json::object& head) {
+  const json::value* before = head.if_contains("before");
+  if (before == nullptr || !before->is_string() || options_.quiet) {
+    return;
+  }
+  const std::int64_t attempt = get_int(head, "attempt");
+  if (!globals_.json()) {
+    screen_.output(fmt::format("[quad: attempt {} ended: {}; attempt {} follows]\n", attempt - 1,
+                               std::string_view(before->get_string()), attempt));
+  }
+}
+
+Result<Client> Follower::find_again(steady_clock::time_point lost_at) {
+  Millis pause{50};
+  for (;;) {
+    // Whoever stopped the server does not want a follower to start it.
+    auto client = Client::connect(globals_, false);
+    if (client.ok() || client.error().code == ErrorCode::kInvalid || steady_clock::now() - lost_at > kPatience) {
+      return client;
+    }
+    std::this_thread::sleep_for(pause);
+    pause = std::min(pause * 2, Millis(1'000));
+  }
+}
+
+Status Follower::run(Client& first) {
+  std::optional<Client> again;
+  std::optional<steady_clock::time_point> lost_at;
+  for (;;) {
+    Client& client = again ? *again : first;
+    LogFrames frames;
+    std::optional<Error> broken;
+    const Status status = client.stream(
+        target_of(options_, place_),
+        [&](std::string_view piece) {
+          if (lost_at) {
+            lost_at.reset();
+            if (!options_.quiet) {
+              screen_.note("The server is back.");
+            }
+          }
+          const auto more =
+              frames.feed(piece, [this](const json::object& head, std::string_view bytes) { return take(head, bytes); });
+          if (!more.ok()) {
+            broken = more.error();
+          }
+          return more.ok() && *more;
+        },
+        options_.follow ? kSilence : Millis(0));
+    if (ended_ || unread_) {
+      return {};
+    }
+    if (broken) {
+      return *broken;
+    }
+    const bool server_away = status.ok() || status.error().code == ErrorCode::kUnavailable ||
+                             status.error().code == ErrorCode::kTimeout;
+    if (!server_away || !options_.follow) {
+      return status.ok() ? error(ErrorCode::kUnavailable, "The server stopped in the middle of the log") : status;
+    }
+    if (!lost_at) {
+      lost_at = steady_clock::now();
+      if (!options_.quiet) {
+        screen_.clear();
+        screen_.note("The server is away; the job goes on. Trying to reach it again.");
+      }
+    } else if (steady_clock::now() - *lost_at > kPatience) {
+      return status.ok() ? error(ErrorCode::kUnavailable, "The server keeps breaking off the log") : status;
+    } else {
+      std::this_thread::sleep_for(Millis(50));
+    }
+    auto found = find_again(*lost_at);
+    if (!found.ok()) {
+      return found.error();
+    }
+    again.emplace(std::move(*found));
+  }
+}
 
 }  // namespace
 
-Status print_events(const Globals& globals, Client& client, const EventQuery& query,
-                    const std::function<void(const json::object&)>& print) {
-  EventReader reader(globals, client, query, print);
-  return query.follow ? reader.follow() : reader.pages();
+std::string progress_text(const json::object& row) {
+  const auto* progress = get_object(row, "progress");
+  if (progress == nullptr) {
+    return {};
+  }
+  std::string text = fmt::format("step {}", get_int(*progress, "step"));
+  if (const std::int64_t total = get_int(*progress, "total", -1); total >= 0) {
+    text += fmt::format("/{}", total);
+  }
+  if (const double rate = get_double(*progress, "rate"); rate > 0) {
+    text += fmt::format(", {:.3g}/s", rate);
+  }
+  if (const double left = get_double(*progress, "eta_s", -1); left >= 0) {
+    text += fmt::format(", {} left", format_duration(Millis(std::llround(left * 1000))));
+  }
+  return text;
+}
+
+int show_log(const Globals& globals, Client& client, const LogOptions& options, json::object* last) {
+  std::fflush(stdout);
+  Follower follower(globals, options);
+  std::optional<Interruption> interruption;
+  if (options.follow) {
+    interruption.emplace(fmt::format("\nJob {0} goes on. Follow it: quad logs -f {0}   Cancel it: quad cancel {0}\n",
+                                     options.job));
+  }
+  const Status status = follower.run(client);
+  follower.screen().clear();
+  if (!status.ok()) {
+    if (options.follow && status.error().code == ErrorCode::kUnavailable) {
+      fmt::print(stderr, "The log breaks off here; the job goes on. Follow it again: quad logs -f {}\n", options.job);
+    }
+    return fail(status.error());
+  }
+  if (follower.unread() || !options.follow) {
+    return kOk;
+  }
+  const json::object& row = follower.last();
+  if (last != nullptr) {
+    *last = row;
+  }
+  const std::string_view state = get_string(row, "status");
+  if (state != "SUCCEEDED" && state != "FAILED" && state != "CANCELLED") {
+    return kOk;  // the end of the one attempt that was asked for
+  }
+  if (!globals.json() && !options.quiet) {
+    fmt::print(stderr, "Job {} {}\n", options.job, outcome_text(row, STDERR_FILENO));
+  }
+  const auto code = static_cast<int>(get_int(row, "exit_code"));
+  return state == "SUCCEEDED" ? kOk : code > 0 && code < 256 ? code : kFailed;
 }
 
 }  // namespace quad::cli

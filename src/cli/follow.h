@@ -1,50 +1,34 @@
 // cli/follow.h
 //
-// Following a job's output or the events for longer than a server lives: when the connection
-// breaks, the follower waits for the server, goes on from its cursor, and prints nothing twice. One
-// thread; blocks; prints to standard output.
+// Showing a job's log: what there is, or as it grows until the job ends, over its recoveries and over restarts of the
+// server, with a live line on a terminal. One thread; blocks.
 
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <string>
-#include <string_view>
 
-#include "base/result.h"
 #include "cli/client.h"
 
 namespace quad::cli {
 
-/// Takes the framed body of GET /v1/jobs/{id}/logs?cursor= in whatever pieces it comes. A frame
-/// counts once it is whole: what a broken connection left of one comes again.
-class LogFrames {
- public:
-  /// Calls `sink` with the bytes of each frame that becomes whole; false if it returned false.
-  /// kInvalid for what is no frame.
-  Result<bool> feed(std::string_view piece, const std::function<bool(std::string_view)>& sink);
-  /// Where to go on: "start" before the first frame.
-  [[nodiscard]] const std::string& cursor() const { return cursor_; }
-  /// The connection broke: forgets the frame under way.
-  void restart() { held_.clear(); }
-
- private:
-  std::string held_;
-  std::string cursor_ = "start";
-};
-
-/// Prints a job's output. `query`: what is asked of it besides, "&rank=0…". With `follow`, until
-/// the job is over.
-Status print_log(const Globals& globals, Client& client, std::int64_t job, const std::string& query,
-                 bool follow);
-
-struct EventQuery {
-  std::int64_t after = 0;
-  std::string filter;  ///< "&job=7…"
+struct LogOptions {
+  std::int64_t job = 0;
   bool follow = false;
+  int rank = -1;          ///< -1: all
+  int attempt = 0;        ///< 0: all
+  std::int64_t tail = -1;  ///< -1: not given
+  std::int64_t line = 0;   ///< 0: not given
+  std::string since, grep;
+  bool quiet = false;  ///< waits for the end without showing anything
 };
-/// Gives each event to `print`, oldest first.
-Status print_events(const Globals& globals, Client& client, const EventQuery& query,
-                    const std::function<void(const json::object&)>& print);
+
+/// Writes the log to standard output: the lines as they are, or with -o json an object a line. The exit code: for a
+/// followed job that of its end (0 SUCCEEDED, else the job's own, or 1), else 0; of a log that cannot be had, the
+/// error's. `last`: the job as the follower saw it last; null if it was not followed to its end.
+int show_log(const Globals& globals, Client& client, const LogOptions& options, json::object* last = nullptr);
+
+/// "step 120/600, 3.2 a second, 2 min 30 s left" of a job's row; empty if it reports nothing.
+std::string progress_text(const json::object& row);
 
 }  // namespace quad::cli

@@ -6,13 +6,16 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
-#include <map>
+#include <fstream>
 
 #include "base/file.h"
 #include "base/text.h"
 #include "cli/commands.h"
+#include "cli/follow.h"
 #include "cli/output.h"
 #include "cli/pack.h"
+#include "cli/task_input.h"
+#include "cli/terminal.h"
 #include "spec/parse.h"
 
 namespace quad::cli {
@@ -23,74 +26,163 @@ namespace {
 
 struct LaunchOptions {
   std::vector<std::string> entrypoint;
-  std::string name;
-  std::string gpus, cpus, memory, workdir, infra, image_id, disk_size;
+  std::string name, gpus, cpus, memory, workdir, git_url, git_ref, image_id, disk_size;
+  std::string infra, cloud, region, zone, instance_type, disk_tier, network_tier, local_disk;
   int num_nodes = 0;
-  int priority = 0;
-  bool has_priority = false;
-  bool use_spot = false;
+  std::optional<int> priority;
+  std::optional<bool> use_spot;
+  std::vector<std::string> ports, configs;
   bool detach = false;
   bool dryrun = false;
-  bool yes = false;
+  bool ignored = false;
   std::vector<std::string> envs, secrets, env_files, secret_files;
   std::string client_key;
 };
 
-/// NAME=VALUE, or NAME alone for the caller's own value.
-Result<spec::NamedValue> assignment(const std::string& text, std::string_view flag) {
-  const std::size_t equals = text.find('=');
-  std::string name = text.substr(0, equals);
-  if (name.empty()) {
-    return error(ErrorCode::kInvalid, fmt::format("{} '{}' has no name; write it as NAME=VALUE", flag, text));
+/// The command line over the file: for spec here, and as JSON for spec in the server.
+struct Given {
+  spec::Overrides overrides;
+  json::object json;
+
+  void text(std::string_view key, const std::string& value, std::optional<std::string>& slot) {
+    if (!value.empty()) {
+      json[key] = value;
+      slot = value;
+    }
   }
-  if (equals != std::string::npos) {
-    return spec::NamedValue{std::move(name), text.substr(equals + 1)};
+  void pairs(std::string_view key, std::vector<spec::NamedValue> values, std::vector<spec::NamedValue>& slot) {
+    json::array array;
+    for (const auto& [name, value] : values) {
+      array.push_back(json::array{name, value});
+    }
+    if (!array.empty()) {
+      json[key] = std::move(array);
+    }
+    slot = std::move(values);
   }
-  const char* value = std::getenv(name.c_str());
-  if (value == nullptr) {
-    return error(ErrorCode::kInvalid, fmt::format("{} {}: there is no such variable here; write {}=VALUE", flag, name, name));
+};
+
+/// --infra, or what --cloud, --region and --zone come to.
+Result<std::string> infra_of(const LaunchOptions& options) {
+  if (options.cloud.empty() && options.region.empty() && options.zone.empty()) {
+    return options.infra;
   }
-  return spec::NamedValue{std::move(name), value};
+  if (!options.infra.empty()) {
+    return error(ErrorCode::kInvalid, "Give either --infra, or --cloud, --region and --zone");
+  }
+  const auto or_any = [](const std::string& text) { return text.empty() ? std::string("*") : text; };
+  std::string infra = or_any(options.cloud);
+  if (!options.region.empty() || !options.zone.empty()) {
+    infra += "/" + or_any(options.region);
+  }
+  return options.zone.empty() ? infra : infra + "/" + options.zone;
 }
 
-Result<std::vector<spec::NamedValue>> assignments(const std::vector<std::string>& files,
-                                                  const std::vector<std::string>& given, std::string_view flag) {
-  std::vector<spec::NamedValue> all;
-  for (const std::string& file : files) {
-    QUAD_ASSIGN(const std::string text, read_file(file, 1U << 20U));
-    QUAD_ASSIGN(auto pairs, spec::parse_env_file(text, [](std::string_view name) -> std::optional<std::string> {
-                  const char* value = std::getenv(std::string(name).c_str());
-                  return value == nullptr ? std::nullopt : std::optional<std::string>(value);
-                }));
-    all.insert(all.end(), pairs.begin(), pairs.end());
+/// --config KEY.KEY=VALUE, or a file that holds what would stand under config:.
+Result<std::vector<spec::NamedValue>> configs_of(const LaunchOptions& options) {
+  std::vector<spec::NamedValue> configs;
+  for (const std::string& text : options.configs) {
+    const std::size_t equals = text.find('=');
+    if (equals != std::string::npos && equals > 0) {
+      configs.emplace_back(text.substr(0, equals), text.substr(equals + 1));
+      continue;
+    }
+    auto file = read_task_text(text);
+    if (!file.ok()) {
+      return error(ErrorCode::kInvalid, fmt::format("--config takes KEY.KEY=VALUE or a file: {}", file.error().message));
+    }
+    configs.emplace_back("", std::move(*file));
   }
-  for (const std::string& text : given) {
-    QUAD_ASSIGN(auto pair, assignment(text, flag));
-    all.push_back(std::move(pair));
-  }
-  return all;
+  return configs;
 }
 
-json::array to_array(const std::vector<spec::NamedValue>& pairs) {
-  json::array array;
-  for (const auto& [name, value] : pairs) {
-    array.push_back(json::array{name, value});
+Result<Given> read_given(const LaunchOptions& options) {
+  Given given;
+  spec::Overrides& over = given.overrides;
+  QUAD_ASSIGN(const std::string infra, infra_of(options));
+  if (!options.workdir.empty() && (!options.git_url.empty() || !options.git_ref.empty())) {
+    return error(ErrorCode::kInvalid, "Give either --workdir, or --git-url and --git-ref");
   }
-  return array;
+  given.text("name", options.name, over.name);
+  given.text("gpus", options.gpus, over.gpus);
+  given.text("cpus", options.cpus, over.cpus);
+  given.text("memory", options.memory, over.memory);
+  given.text("workdir", options.workdir, over.workdir);
+  given.text("git_url", options.git_url, over.git_url);
+  given.text("git_ref", options.git_ref, over.git_ref);
+  given.text("infra", infra, over.infra);
+  given.text("image_id", options.image_id, over.image_id);
+  given.text("disk_size", options.disk_size, over.disk_size);
+  given.text("instance_type", options.instance_type, over.instance_type);
+  given.text("disk_tier", options.disk_tier, over.disk_tier);
+  given.text("network_tier", options.network_tier, over.network_tier);
+  given.text("local_disk", options.local_disk, over.local_disk);
+  if (options.num_nodes > 0) {
+    given.json["num_nodes"] = options.num_nodes;
+    over.num_nodes = options.num_nodes;
+  }
+  if (options.priority) {
+    given.json["priority"] = *options.priority;
+    over.priority = options.priority;
+  }
+  if (options.use_spot) {
+    given.json["use_spot"] = *options.use_spot;
+    over.use_spot = options.use_spot;
+  }
+  if (!options.ports.empty()) {
+    given.json["ports"] = json::array(options.ports.begin(), options.ports.end());
+    over.ports = options.ports;
+  }
+  QUAD_ASSIGN(auto envs, read_pairs(options.env_files, "--env-file", options.envs, "--env"));
+  QUAD_ASSIGN(auto secrets, read_pairs(options.secret_files, "--secret-file", options.secrets, "--secret"));
+  QUAD_ASSIGN(auto configs, configs_of(options));
+  given.pairs("envs", std::move(envs), over.envs);
+  given.pairs("secrets", std::move(secrets), over.secrets);
+  given.pairs("config", std::move(configs), over.config);
+  return given;
+}
+
+bool is_script(const std::string& path) {
+  char head[2] = {};
+  std::ifstream file(path, std::ios::binary);
+  return file.read(head, 2) && head[0] == '#' && head[1] == '!';
+}
+
+/// What is to run: the text of a task file, or a command.
+struct Entry {
+  std::string file;  ///< its path; empty for a command
+  std::string text;
+};
+
+/// One argument that names a file is a task file, unless it is a script; anything else is a command.
+Result<Entry> read_entry(const std::vector<std::string>& words) {
+  if (words.empty()) {
+    return error(ErrorCode::kInvalid, "Name a task file, or a command: quad launch 'python train.py'");
+  }
+  const std::string& first = words[0];
+  if (words.size() > 1) {
+    std::string command;
+    for (const std::string& word : words) {
+      command += (command.empty() ? "" : " ") + shell_quote(word);
+    }
+    return Entry{"", std::move(command)};
+  }
+  std::error_code ignored;
+  const bool yaml = first.ends_with(".yaml") || first.ends_with(".yml") || first == "-";
+  if (yaml || (fs::exists(first, ignored) && !fs::is_directory(first, ignored) && !is_script(first))) {
+    QUAD_ASSIGN(std::string text, read_task_text(first));
+    return Entry{first, std::move(text)};
+  }
+  return Entry{"", first};
 }
 
 void print_problems(const std::vector<spec::Diagnostic>& problems, std::string_view word, const std::string& file) {
   for (const spec::Diagnostic& one : problems) {
-    std::string where = file;
-    if (one.line > 0) {
-      where += fmt::format(":{}:{}", one.line, one.column);
-    }
-    fmt::print(stderr, "{}: {}: {}{}{}\n", where.empty() ? "quad" : where, word,
-               one.key.empty() ? "" : one.key + ": ", one.message, one.hint.empty() ? "" : " (" + one.hint + ")");
+    fmt::print(stderr, "{}\n", line_of(one, word, file));
   }
 }
 
-void print_problems(const json::object& answer, std::string_view member, std::string_view word, const std::string& file) {
+std::vector<spec::Diagnostic> problems_of(const json::object& answer, std::string_view member) {
   std::vector<spec::Diagnostic> problems;
   if (const auto* array = get_array(answer, member)) {
     for (const json::value& value : *array) {
@@ -103,7 +195,48 @@ void print_problems(const json::object& answer, std::string_view member, std::st
       }
     }
   }
-  print_problems(problems, word, file);
+  return problems;
+}
+
+fs::path local_path(const std::string& text) {
+  if (text.starts_with("~/")) {
+    const char* home = std::getenv("HOME");
+    return fs::path(home == nullptr ? "" : home) / text.substr(2);
+  }
+  return text;
+}
+
+/// A local folder or file that the task brings along.
+struct Upload {
+  std::string key;          ///< for messages: "workdir", "file_mounts./data"
+  std::string destination;  ///< of a file mount; empty for the workdir
+  fs::path source;
+};
+
+Result<std::vector<Upload>> uploads_of(const spec::TaskSet& set) {
+  std::vector<Upload> uploads;
+  for (const spec::Task& task : set.tasks) {
+    if (const auto* workdir = std::get_if<spec::LocalWorkdir>(&task.workdir)) {
+      uploads.push_back({"workdir", "", local_path(workdir->path)});
+    }
+    for (const spec::FileMount& mount : task.file_mounts) {
+      if (mount.kind == spec::FileMount::Kind::kLocal) {
+        uploads.push_back({"file_mounts." + mount.destination, mount.destination, local_path(mount.source)});
+      }
+    }
+  }
+  for (const Upload& upload : uploads) {
+    std::error_code failure;
+    const auto status = fs::status(upload.source, failure);
+    const bool folder = fs::is_directory(status);
+    if (!folder && (upload.destination.empty() || !fs::is_regular_file(status))) {
+      return error(ErrorCode::kInvalid,
+                   fmt::format("{}: {} {}", upload.key, upload.source.string(),
+                               !fs::exists(status) ? "is not there; the path counts from the folder you are in"
+                                                   : upload.destination.empty() ? "is not a folder" : "is neither a folder nor a file"));
+    }
+  }
+  return uploads;
 }
 
 /// Packs a local source and uploads it; removes the temporary file in any case.
@@ -133,83 +266,144 @@ void warn_of_left_out(const Blob& blob, const std::string& key, const std::strin
                  "warning", file);
 }
 
-fs::path local_path(const std::string& text) {
-  if (text.starts_with("~/")) {
-    const char* home = std::getenv("HOME");
-    return fs::path(home == nullptr ? "" : home) / text.substr(2);
+Status send_all(Client& client, const std::vector<Upload>& uploads, const std::string& file, json::object& body) {
+  json::object mounts;
+  for (const Upload& upload : uploads) {
+    const auto blob = send(client, upload.source);
+    if (!blob.ok()) {
+      return error(blob.error().code, fmt::format("{}: {}", upload.key, blob.error().message));
+    }
+    warn_of_left_out(*blob, upload.key, file);
+    if (upload.destination.empty()) {
+      body["workdir_blob"] = blob->hash;
+    } else {
+      mounts[upload.destination] = json::object{{"blob", blob->hash}, {"is_file", blob->is_file}};
+    }
   }
-  return text;
+  body["mount_blobs"] = std::move(mounts);
+  return {};
+}
+
+/// Submits. The client's key makes it one job however often it is sent: a server that goes away in the middle is asked
+/// again.
+Result<json::object> submit(const Globals& globals, Client& client, const json::object& body, json::object& refused) {
+  auto answer = client.post("/v1/jobs", body, &refused);
+  for (int tries = 0; tries < 3 && !answer.ok() && refused.empty() && answer.error().code == ErrorCode::kUnavailable; ++tries) {
+    QUAD_ASSIGN(client, Client::connect(globals));
+    answer = client.post("/v1/jobs", body, &refused);
+  }
+  return answer;
+}
+
+std::string shape_text(const json::object& shape) {
+  std::string text;
+  if (const std::int64_t gpus = get_int(shape, "gpus"); gpus > 0) {
+    text = fmt::format("{} {}, ", gpus, get_string(shape, "gpu_model", "GPUs"));
+  }
+  return text + fmt::format("{:g} CPUs and {:.1f} GB of memory", get_double(shape, "cpu_milli") / 1000,
+                            get_double(shape, "memory_bytes") / 1e9);
+}
+
+/// The plan of one task, for people.
+void print_plan(const json::object& request, const json::object& plan) {
+  const std::int64_t ranks = get_int(request, "ranks", 1);
+  fmt::print("Job '{}' on {}{}:\n", printable(get_string(request, "name")), counted(ranks, "node"),
+             ranks == 1 ? "" : ", all at once");
+  const json::array& shapes = *get_array(request, "shapes");
+  for (std::size_t i = 0; i < shapes.size(); ++i) {
+    fmt::print("  {}{}{}\n", i == 0 ? "" : "or ", shape_text(shapes[i].as_object()), ranks == 1 ? "" : " on each");
+  }
+  if (const std::int64_t restarts = get_int(request, "max_restarts_on_errors"); restarts > 0) {
+    fmt::print("  started again up to {} after an error of its own\n", counted(restarts, "time"));
+  }
+  if (const auto* nodes = get_array(plan, "nodes"); nodes != nullptr && !nodes->empty()) {
+    std::vector<std::string_view> names;
+    for (const json::value& node : *nodes) {
+      if (std::find(names.begin(), names.end(), node.as_string()) == names.end()) {
+        names.emplace_back(node.as_string());
+      }
+    }
+    fmt::print("It would start at once on {}.\n", join_words(names));
+  } else if (const auto* why = get_object(plan, "why")) {
+    fmt::print("It would wait. {}\n", get_string(*why, "message"));
+    if (const std::int64_t ahead = get_int(*why, "ahead"); ahead > 0) {
+      fmt::print("{} ahead of it in the queue.\n", ahead == 1 ? std::string("1 job would be") : fmt::format("{} jobs would be", ahead));
+    }
+    fmt::print("Of all nodes, so many are left after each condition:\n");
+    for (const json::value& step : *get_array(*why, "funnel")) {
+      fmt::print("  {:>6}  {}\n", get_int(step.as_object(), "nodes"), get_string(step.as_object(), "condition"));
+    }
+  }
+}
+
+void print_dryrun(const json::object& answer, const Entry& entry, const std::vector<Upload>& uploads) {
+  fmt::print("{}\n", entry.file.empty() ? fmt::format("Read as a command: {}", printable(entry.text))
+                                        : fmt::format("Read as a task file: {}", entry.file));
+  for (const Upload& upload : uploads) {
+    fmt::print("{} would be brought from {}.\n", upload.destination.empty() ? "The workdir" : upload.destination,
+               upload.source.string());
+  }
+  const json::array& requests = *get_array(answer, "requests");
+  const json::array& plans = *get_array(answer, "plans");
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    print_plan(requests[i].as_object(), plans[i].as_object());
+  }
+  fmt::print("Nothing was submitted.\n");
+}
+
+int show_submitted(Program& program, Client& client, const LaunchOptions& options, const json::object& answer) {
+  json::array jobs = *get_array(answer, "jobs");
+  const std::int64_t id = jobs.empty() ? 0 : get_int(jobs.front().as_object(), "id");
+  const bool as_json = program.globals.json();
+  if (!as_json) {
+    fmt::print(stderr, "Job {} submitted.\n", id);
+  }
+  LogOptions log;
+  log.job = id;
+  log.follow = true;
+  log.quiet = as_json;  // one object is promised, and nothing beside it
+  int code = kOk;
+  if (!options.detach) {
+    json::object last;
+    code = show_log(program.globals, client, log, &last);
+    if (as_json && !last.empty()) {
+      json::object& job = jobs.front().as_object();
+      job["status"] = get_string(last, "status");
+      job["message"] = get_string(last, "message");
+      job["exit_code"] = last.at("exit_code");
+    }
+  }
+  if (as_json) {
+    print_json(json::object{{"job", id}, {"jobs", std::move(jobs)}, {"warnings", answer.at("warnings")}});
+  } else if (options.detach) {
+    fmt::print("quad logs -f {}   # to see its output\n", id);
+  }
+  return code;
 }
 
 int launch(Program& program, const LaunchOptions& options) {
-  json::object body;
-  spec::Overrides overrides;
-  json::object given;
-  const auto put = [&given](std::string_view key, const std::string& text, std::optional<std::string>& slot) {
-    if (!text.empty()) {
-      given[key] = text;
-      slot = text;
-    }
-  };
-  put("name", options.name, overrides.name);
-  put("gpus", options.gpus, overrides.gpus);
-  put("cpus", options.cpus, overrides.cpus);
-  put("memory", options.memory, overrides.memory);
-  put("workdir", options.workdir, overrides.workdir);
-  put("infra", options.infra, overrides.infra);
-  put("image_id", options.image_id, overrides.image_id);
-  put("disk_size", options.disk_size, overrides.disk_size);
-  if (options.num_nodes > 0) {
-    given["num_nodes"] = options.num_nodes;
-    overrides.num_nodes = options.num_nodes;
+  auto given = read_given(options);
+  if (!given.ok()) {
+    return fail(given.error());
   }
-  if (options.has_priority) {
-    given["priority"] = options.priority;
-    overrides.priority = options.priority;
+  const auto entry = read_entry(options.entrypoint);
+  if (!entry.ok()) {
+    return fail(entry.error());
   }
-  auto envs = assignments(options.env_files, options.envs, "--env");
-  if (!envs.ok()) {
-    return fail(envs.error());
-  }
-  auto secrets = assignments(options.secret_files, options.secrets, "--secret");
-  if (!secrets.ok()) {
-    return fail(secrets.error());
-  }
-  overrides.envs = *envs;
-  overrides.secrets = *secrets;
-  given["envs"] = to_array(*envs);
-  given["secrets"] = to_array(*secrets);
-
-  // One argument that names a file is a task file; anything else is a command.
-  std::string file;
-  spec::TaskSet set;
-  const bool one = options.entrypoint.size() == 1;
-  const bool looks_yaml = one && (options.entrypoint[0].ends_with(".yaml") || options.entrypoint[0].ends_with(".yml"));
-  if (options.entrypoint.empty()) {
-    return fail(error(ErrorCode::kInvalid, "Name a task file, or a command: quad launch 'python train.py'"));
-  }
-  if (one && (looks_yaml || fs::is_regular_file(options.entrypoint[0]))) {
-    file = options.entrypoint[0];
-    const auto text = read_file(file, 8U << 20U);
-    if (!text.ok()) {
-      return fail(text.error());
-    }
-    set = spec::parse(*text, overrides);
-    body["yaml"] = *text;
-  } else {
-    std::string command;
-    for (const std::string& word : options.entrypoint) {
-      command += command.empty() ? "" : " ";
-      command += one ? word : shell_quote(word);
-    }
-    set = spec::from_command(command, overrides);
-    body["command"] = command;
-  }
+  const bool is_command = entry->file.empty();
+  const spec::TaskSet set = is_command ? spec::from_command(entry->text, given->overrides)
+                                       : spec::parse(entry->text, given->overrides);
   if (!set.ok()) {
-    print_problems(set.errors, "error", file);
+    print_problems(set.errors, "error", entry->file);
     return kUsage;
   }
-  body["overrides"] = std::move(given);
+  const auto uploads = uploads_of(set);
+  if (!uploads.ok()) {
+    return fail(Error{ErrorCode::kInvalid, (is_command ? "" : entry->file + ": ") + uploads.error().message, {}});
+  }
+  json::object body;
+  body[is_command ? "command" : "yaml"] = entry->text;
+  body["overrides"] = std::move(given->json);
   body["dryrun"] = options.dryrun;
   body["client_key"] = options.client_key.empty() ? random_hex(12) : options.client_key;
 
@@ -217,93 +411,81 @@ int launch(Program& program, const LaunchOptions& options) {
   if (!client.ok()) {
     return fail(client.error());
   }
-  json::object mounts;
-  for (const spec::Task& task : set.tasks) {
-    if (const auto* workdir = std::get_if<spec::LocalWorkdir>(&task.workdir)) {
-      const auto blob = send(*client, local_path(workdir->path));
-      if (!blob.ok()) {
-        return fail(error(blob.error().code, fmt::format("workdir: {}", blob.error().message)));
-      }
-      warn_of_left_out(*blob, "workdir", file);
-      body["workdir_blob"] = blob->hash;
-    }
-    for (const spec::FileMount& mount : task.file_mounts) {
-      if (mount.kind == spec::FileMount::Kind::kLocal) {
-        const auto blob = send(*client, local_path(mount.source));
-        if (!blob.ok()) {
-          return fail(error(blob.error().code,
-                            fmt::format("file_mounts.{}: {}", mount.destination, blob.error().message)));
-        }
-        warn_of_left_out(*blob, "file_mounts." + mount.destination, file);
-        mounts[mount.destination] = json::object{{"blob", blob->hash}, {"is_file", blob->is_file}};
-      }
+  if (!options.dryrun) {
+    const Status sent = send_all(*client, *uploads, entry->file, body);
+    if (!sent.ok()) {
+      return fail(sent.error());
     }
   }
-  body["mount_blobs"] = std::move(mounts);
-  const auto answer = client->post("/v1/jobs", body);
+  json::object refused;
+  const auto answer = submit(program.globals, *client, body, refused);
   if (!answer.ok()) {
-    return fail(Error{answer.error().code,
-                      (file.empty() ? "" : file + ": ") +
-                          (answer.error().where.empty() ? "" : answer.error().where + ": ") + answer.error().message,
-                      {}});
-  }
-  print_problems(*answer, "warnings", "warning", file);
-  if (options.dryrun) {
-    if (program.globals.json()) {
-      print_json(*answer);
-    } else {
-      fmt::print("This would be accepted as it stands.\n");
+    const auto problems = problems_of(refused, "errors");
+    if (problems.empty()) {
+      return fail(answer.error());
     }
-    return kOk;
+    print_problems(problems, "error", entry->file);
+    print_problems(problems_of(refused, "warnings"), "warning", entry->file);
+    return kUsage;
   }
-  const auto* jobs = get_array(*answer, "jobs");
-  const std::int64_t id = jobs == nullptr || jobs->empty() ? 0 : get_int(jobs->front().as_object(), "id");
+  if (!program.globals.json()) {
+    print_problems(problems_of(*answer, "warnings"), "warning", entry->file);
+  }
+  if (!options.dryrun) {
+    return show_submitted(program, *client, options, *answer);
+  }
   if (program.globals.json()) {
-    json::object shown{{"job", id}, {"jobs", *jobs}, {"warnings", answer->at("warnings")}};
-    print_json(shown);
-    std::fflush(stdout);
+    print_json(*answer);
   } else {
-    fmt::print(stderr, "Job {} submitted.\n", id);
+    print_dryrun(*answer, *entry, *uploads);
   }
-  if (options.detach) {
-    if (!program.globals.json()) {
-      fmt::print("quad logs {} --follow   # to see its output\n", id);
-    }
-    return kOk;
-  }
-  return follow_job(program.globals, *client, id);
+  return kOk;
+}
+
+void add_place_options(CLI::App& verb, LaunchOptions& options) {
+  verb.add_option("--gpus", options.gpus, "GPUs of each node, such as H100:8");
+  verb.add_option("--cpus", options.cpus, "CPUs of each node, such as 4 or 4+");
+  verb.add_option("--memory", options.memory, "Memory of each node in GB, such as 32 or 32+");
+  verb.add_option("--num-nodes", options.num_nodes, "How many nodes")->check(CLI::Range(1, 100'000));
+  verb.add_option("--infra", options.infra, "Where: local, k8s/CONTEXT, aws/REGION/ZONE, …");
+  verb.add_option("--cloud", options.cloud, "The first part of --infra");
+  verb.add_option("--region", options.region, "Its second part");
+  verb.add_option("--zone", options.zone, "Its third part");
+  verb.add_option("-t,--instance-type", options.instance_type, "A cloud's instance type");
+  verb.add_option("--image-id", options.image_id, "The image, such as docker:ubuntu:22.04");
+  verb.add_option("--disk-size", options.disk_size, "Disk of each node in GB");
+  verb.add_option("--disk-tier", options.disk_tier, "low, medium, high, ultra or best");
+  verb.add_option("--network-tier", options.network_tier, "standard or best");
+  verb.add_option("--local-disk", options.local_disk, "Local disks, such as nvme:100+");
+  verb.add_option("--ports", options.ports, "A port or a range to open, such as 8080 or 9000-9010")->allow_extra_args(false);
+  verb.add_flag_callback("--use-spot", [&options] { options.use_spot = true; }, "On nodes that may be reclaimed");
+  verb.add_flag_callback("--no-use-spot", [&options] { options.use_spot = false; }, "On nodes that are not");
+  verb.add_option("--priority", options.priority, "-1000 to 1000, higher first")->check(CLI::Range(-1000, 1000));
 }
 
 }  // namespace
 
 void add_launch(CLI::App& app, Program& program) {
   auto options = std::make_shared<LaunchOptions>();
-  const auto define = [&](CLI::App& parent) {
-    CLI::App* verb = add_verb(parent, program, "launch", "Run a task file, or a command, as a job");
-    verb->add_option("entrypoint", options->entrypoint, "A task file, or a command");
-    verb->add_option("-n,--name", options->name, "The job's name");
-    verb->add_option("--gpus", options->gpus, "GPUs of each node, such as H100:8");
-    verb->add_option("--cpus", options->cpus, "CPUs of each node, such as 4 or 4+");
-    verb->add_option("--memory", options->memory, "Memory of each node in GB, such as 32 or 32+");
-    verb->add_option("--num-nodes", options->num_nodes, "How many nodes");
-    verb->add_option("--workdir", options->workdir, "The folder that becomes ~/sky_workdir");
-    verb->add_option("--infra", options->infra, "Where: local, k8s/CONTEXT, …");
-    verb->add_option("--image-id", options->image_id, "The image, such as docker:ubuntu:22.04");
-    verb->add_option("--disk-size", options->disk_size, "Disk of each node in GB");
-    verb->add_option("--priority", options->priority, "-1000 to 1000, higher first")->each([options](const std::string&) {
-      options->has_priority = true;
-    });
-    verb->add_option("--env", options->envs, "NAME=VALUE, or NAME for this shell's value")->allow_extra_args(false);
-    verb->add_option("--secret", options->secrets, "The same, never shown again")->allow_extra_args(false);
-    verb->add_option("--env-file", options->env_files, "A dotenv file")->allow_extra_args(false);
-    verb->add_option("--secret-file", options->secret_files, "A dotenv file of secrets")->allow_extra_args(false);
-    verb->add_option("--client-key", options->client_key, "The same key again is the same job");
-    verb->add_flag("-d,--detach-run,--detach,--async", options->detach, "Do not wait for the job's end");
-    verb->add_flag("--dryrun", options->dryrun, "Only check whether it would be accepted");
-    verb->add_flag("-y,--yes", options->yes, "Nothing is asked anyway");
-    verb->callback([&program, options] { program.chosen = [&program, options] { return launch(program, *options); }; });
-  };
-  define(app);
+  CLI::App* verb = add_verb(app, program, "launch", "Run a task file, or a command, as a job");
+  verb->add_option("entrypoint", options->entrypoint, "A task file (- is standard input), or a command: -- python x.py --lr 1");
+  verb->add_option("-n,--name", options->name, "The job's name");
+  add_place_options(*verb, *options);
+  verb->add_option("--workdir", options->workdir, "The folder that becomes ~/sky_workdir");
+  verb->add_option("--git-url", options->git_url, "A git repository that becomes ~/sky_workdir");
+  verb->add_option("--git-ref", options->git_ref, "A branch, tag or commit of it");
+  verb->add_option("--env", options->envs, "NAME=VALUE, or NAME for this shell's value")->allow_extra_args(false);
+  verb->add_option("--env-file", options->env_files, "A dotenv file")->allow_extra_args(false);
+  verb->add_option("--secret", options->secrets, "As --env, never shown again")->allow_extra_args(false);
+  verb->add_option("--secret-file", options->secret_files, "A dotenv file of secrets")->allow_extra_args(false);
+  verb->add_option("--config", options->configs, "KEY.KEY=VALUE under config:, or a file of that")->allow_extra_args(false);
+  verb->add_option("--client-key", options->client_key, "The same key again is the same job");
+  verb->add_flag("-d,--detach-run,--detach,--async", options->detach, "Do not wait for the job's end");
+  verb->add_flag("--dryrun", options->dryrun, "Show what would happen, and submit nothing");
+  verb->add_flag("-y,--yes", options->ignored, "Nothing is asked anyway");
+  verb->add_flag("-r,--retry-until-up", options->ignored, "A job waits for its place anyway");
+  verb->add_flag("--down", options->ignored, "A job gives its nodes back anyway");
+  verb->callback([&program, options] { program.chosen = [&program, options] { return launch(program, *options); }; });
 }
 
 }  // namespace quad::cli

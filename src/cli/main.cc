@@ -2,15 +2,18 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <string>
+#include <vector>
 
-#include "base/text.h"
 #include "cli/commands.h"
+#include "cli/completion.h"
 #include "cli/output.h"
+#include "cli/terminal.h"
 
 int main(int argc, char** argv) {
   using namespace quad::cli;  // NOLINT(google-build-using-namespace): the program's own file
   Program program;
-  CLI::App app("Quad: a cluster as one computer");
+  CLI::App app("Quad: a cluster as one computer", "quad");
   app.set_version_flag("--version", "quad " QUAD_VERSION);
   app.require_subcommand(1);
   app.fallthrough();
@@ -19,10 +22,16 @@ int main(int argc, char** argv) {
   app.add_option("--ca", program.globals.ca, "PEM file of the authority that signed its certificate (QUAD_CA)");
   add_launch(app, program);
   add_job_commands(app, program);
+  add_job_views(app, program);
+  add_events(app, program);
   add_node_commands(app, program);
   add_validate(app, program);
   add_server_commands(app, program);
   add_completion(app, program);
+  const std::vector<std::string> words(argv + std::min(argc, 1), argv + argc);
+  if (!words.empty() && words[0] == "__complete") {
+    return complete(app, program, {words.begin() + 1, words.end()});
+  }
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp& help) {
@@ -32,20 +41,12 @@ int main(int argc, char** argv) {
   } catch (const CLI::CallForVersion& version) {
     return app.exit(version);
   } catch (const CLI::ParseError& problem) {
-    std::string hint;
-    if (argc > 1) {
-      std::vector<std::string> names;
-      for (const CLI::App* one : app.get_subcommands({})) {
-        names.push_back(one->get_name());
-      }
-      const std::vector<std::string_view> views(names.begin(), names.end());
-      const auto near = quad::nearest(argv[1], views);
-      if (near && *near != argv[1]) {
-        hint = fmt::format(" (did you mean '{}'?)", *near);
-      }
-    }
-    fmt::print(stderr, "error: {}{}\nSee 'quad --help'.\n", problem.what(), hint);
-    return kUsage;
+    return fail(quad::error(quad::ErrorCode::kInvalid, usage_error(app, words, problem.what())));
   }
-  return program.chosen ? program.chosen() : kUsage;
+  const int code = program.chosen ? program.chosen() : kUsage;
+  if (std::fflush(stdout) != 0 && code == kOk) {
+    fmt::print(stderr, "error: the output could not be written\n");
+    return kFailed;
+  }
+  return code;
 }

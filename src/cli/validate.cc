@@ -2,11 +2,10 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
-#include <cstdlib>
 
-#include "base/file.h"
 #include "cli/commands.h"
 #include "cli/output.h"
+#include "cli/task_input.h"
 #include "spec/parse.h"
 
 namespace quad::cli {
@@ -14,51 +13,37 @@ namespace quad::cli {
 namespace {
 
 struct ValidateOptions {
-  std::vector<std::string> files, envs, secrets, env_files;
+  std::vector<std::string> files, envs, secrets, env_files, secret_files;
 };
 
-Result<std::vector<spec::NamedValue>> pairs(const std::vector<std::string>& given, const char* flag) {
-  std::vector<spec::NamedValue> all;
-  for (const std::string& text : given) {
-    const std::size_t equals = text.find('=');
-    const std::string name = text.substr(0, equals);
-    const char* own = std::getenv(name.c_str());
-    if (name.empty() || (equals == std::string::npos && own == nullptr)) {
-      return error(ErrorCode::kInvalid, fmt::format("{} '{}' has no {}; write it as NAME=VALUE", flag, text,
-                                                    name.empty() ? "name" : "value, here or in this shell"));
-    }
-    all.emplace_back(name, equals == std::string::npos ? own : text.substr(equals + 1));
+void print_set(const spec::TaskSet& set, const std::string& file) {
+  for (const spec::Diagnostic& one : set.errors) {
+    fmt::print("{}\n", line_of(one, "error", file));
   }
-  return all;
-}
-
-void print(const spec::Diagnostic& one, std::string_view word, const std::string& file) {
-  fmt::print("{}:{}:{}: {}: {}{}{}\n", file, one.line, one.column, word, one.key.empty() ? "" : one.key + ": ", one.message,
-             one.hint.empty() ? "" : " (" + one.hint + ")");
+  for (const spec::Diagnostic& one : set.warnings) {
+    fmt::print("{}\n", line_of(one, "warning", file));
+  }
+  if (!set.ok()) {
+    return;
+  }
+  for (const spec::Task& task : set.tasks) {
+    fmt::print("{}: good: {} on {}\n{}", file, task.name.value_or("(no name)"), counted(task.num_nodes, "node"),
+               to_pretty_text(spec::to_json(task, spec::Redact::kYes)));
+  }
 }
 
 int validate(Program& program, const ValidateOptions& options) {
-  spec::Overrides overrides;
-  for (const std::string& file : options.env_files) {
-    const auto text = read_file(file, 1U << 20U);
-    auto found = text.ok() ? spec::parse_env_file(*text) : Result<std::vector<spec::NamedValue>>(text.error());
-    if (!found.ok()) {
-      fail(found.error());
-      return kUsage;
-    }
-    overrides.envs.insert(overrides.envs.end(), found->begin(), found->end());
-  }
-  auto envs = pairs(options.envs, "--env");
-  auto secrets = pairs(options.secrets, "--secret");
+  auto envs = read_pairs(options.env_files, "--env-file", options.envs, "--env");
+  auto secrets = read_pairs(options.secret_files, "--secret-file", options.secrets, "--secret");
   if (!envs.ok() || !secrets.ok()) {
     return fail(envs.ok() ? secrets.error() : envs.error());
   }
-  overrides.envs.insert(overrides.envs.end(), envs->begin(), envs->end());
-  overrides.secrets = *secrets;
+  spec::Overrides overrides;
+  overrides.envs = std::move(*envs);
+  overrides.secrets = std::move(*secrets);
   bool all_good = true;
   for (const std::string& file : options.files) {
-    constexpr std::uint64_t kLargest = 256ULL << 20U;
-    const auto text = read_file(file, kLargest);
+    const auto text = read_task_text(file);
     spec::TaskSet set;
     if (text.ok()) {
       set = spec::parse(*text, overrides);
@@ -67,20 +52,9 @@ int validate(Program& program, const ValidateOptions& options) {
     }
     all_good = all_good && set.ok();
     if (program.globals.json()) {
-      fmt::print("{}\n", to_text(spec::to_json(set, file)));
-      continue;
-    }
-    for (const spec::Diagnostic& one : set.errors) {
-      print(one, "error", file);
-    }
-    for (const spec::Diagnostic& one : set.warnings) {
-      print(one, "warning", file);
-    }
-    if (set.ok()) {
-      for (const spec::Task& task : set.tasks) {
-        fmt::print("{}: good: {} on {} node{}\n", file, task.name.value_or("(no name)"), task.num_nodes, task.num_nodes == 1 ? "" : "s");
-        fmt::print("{}", to_pretty_text(spec::to_json(task, spec::Redact::kYes)));
-      }
+      fmt::print("{}\n", to_text(spec::to_json(set, valid_utf8(file))));
+    } else {
+      print_set(set, file);
     }
   }
   return all_good ? kOk : kFailed;
@@ -91,46 +65,12 @@ int validate(Program& program, const ValidateOptions& options) {
 void add_validate(CLI::App& app, Program& program) {
   auto options = std::make_shared<ValidateOptions>();
   CLI::App* verb = add_verb(app, program, "validate", "Check task files and print what they mean");
-  verb->add_option("files", options->files, "Task files")->required();
-  verb->add_option("--env", options->envs, "NAME=VALUE")->allow_extra_args(false);
-  verb->add_option("--secret", options->secrets, "NAME=VALUE")->allow_extra_args(false);
+  verb->add_option("files", options->files, "Task files; - is standard input")->required();
+  verb->add_option("--env", options->envs, "NAME=VALUE, or NAME for this shell's value")->allow_extra_args(false);
+  verb->add_option("--secret", options->secrets, "The same, never shown again")->allow_extra_args(false);
   verb->add_option("--env-file", options->env_files, "A dotenv file")->allow_extra_args(false);
+  verb->add_option("--secret-file", options->secret_files, "A dotenv file of secrets")->allow_extra_args(false);
   verb->callback([&program, options] { program.chosen = [&program, options] { return validate(program, *options); }; });
-}
-
-void add_completion(CLI::App& app, Program& program) {
-  auto shell = std::make_shared<std::string>();
-  CLI::App* verb = add_verb(app, program, "completion", "Completion for a shell: eval \"$(quad completion bash)\"");
-  verb->add_option("shell", *shell, "bash, zsh or fish")->required()->check(CLI::IsMember({"bash", "zsh", "fish"}));
-  verb->callback([&app, &program, shell] {
-    program.chosen = [&app, shell] {
-      std::string top;
-      std::string inner;
-      for (const CLI::App* one : app.get_subcommands({})) {
-        top += " " + one->get_name();
-        std::string words;
-        for (const CLI::App* sub : one->get_subcommands({})) {
-          words += " " + sub->get_name();
-        }
-        for (const CLI::Option* option : one->get_options()) {
-          if (option->nonpositional()) {
-            words += " " + option->get_name(false, true).substr(option->get_name(false, true).rfind(',') + 1);
-          }
-        }
-        inner += *shell == "fish" ? fmt::format("complete -c quad -n '__fish_seen_subcommand_from {}' -a '{}'\n", one->get_name(), words)
-                                  : fmt::format("    {}) words=\"{}\";;\n", one->get_name(), words);
-      }
-      if (*shell == "fish") {
-        fmt::print("complete -c quad -n '__fish_use_subcommand' -a '{}'\n{}", top, inner);
-      } else {
-        fmt::print("{}_quad() {{\n  local words=\"{}\"\n  case \"${{COMP_WORDS[1]}}\" in\n{}  esac\n"
-                   "  [ \"$COMP_CWORD\" = 1 ] && words=\"{}\"\n"
-                   "  COMPREPLY=($(compgen -W \"$words\" -f -- \"${{COMP_WORDS[COMP_CWORD]}}\"))\n}}\ncomplete -F _quad quad\n",
-                   *shell == "zsh" ? "autoload -U +X bashcompinit && bashcompinit\n" : "", top, inner, top);
-      }
-      return kOk;
-    };
-  });
 }
 
 }  // namespace quad::cli

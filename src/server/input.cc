@@ -236,6 +236,19 @@ std::vector<std::pair<std::string, std::string>> ObjectReader::pairs(std::string
   return all;
 }
 
+std::vector<std::string> ObjectReader::texts(std::string_view name) {
+  std::vector<std::string> all;
+  const json::array* given = array(name);
+  for (std::size_t i = 0; given != nullptr && i < given->size(); ++i) {
+    if (!(*given)[i].is_string()) {
+      refuse(name, "an array of texts");
+      break;
+    }
+    all.emplace_back((*given)[i].get_string());
+  }
+  return all;
+}
+
 void ObjectReader::refuse(std::string_view name, std::string_view allowed) {
   fail(error(ErrorCode::kInvalid, fmt::format("'{}{}' must be {}", where_, name, allowed),
              fmt::format("{}{}", where_, name)));

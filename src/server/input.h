@@ -64,6 +64,8 @@ class ObjectReader {
   const json::array* array(std::string_view name);
   /// [["NAME", "value"], …]
   std::vector<std::pair<std::string, std::string>> pairs(std::string_view name);
+  /// ["text", …]
+  std::vector<std::string> texts(std::string_view name);
   void refuse(std::string_view name, std::string_view allowed);
   void fail(Error fault);
   /// The first fault: a value, or a member that was never asked for.

@@ -6,6 +6,7 @@
 
 #include "job/record.h"
 #include "server/app.h"
+#include "server/foresee.h"
 #include "server/input.h"
 #include "server/submit.h"
 
@@ -47,6 +48,13 @@ Status read_overrides(const json::object& object, spec::Overrides& overrides) {
   overrides.infra = reader.text("infra");
   overrides.image_id = reader.text("image_id");
   overrides.disk_size = reader.text("disk_size");
+  overrides.git_url = reader.text("git_url");
+  overrides.git_ref = reader.text("git_ref");
+  overrides.instance_type = reader.text("instance_type");
+  overrides.disk_tier = reader.text("disk_tier");
+  overrides.network_tier = reader.text("network_tier");
+  overrides.local_disk = reader.text("local_disk");
+  overrides.ports = reader.texts("ports");
   overrides.use_spot = reader.flag("use_spot");
   if (const auto nodes = reader.integer("num_nodes", {1, 100'000})) {
     overrides.num_nodes = static_cast<int>(*nodes);
@@ -102,7 +110,6 @@ Result<Taken> take(App& app, const Caller& caller, const json::object& body, con
   context.owner = caller.user;
   context.secret_key = app.secret_key;
   context.snapshot = &snapshot;
-  context.uploads_follow = only_validate;
   ObjectReader reader(body);
   const auto yaml = reader.text("yaml");
   const auto command = reader.text("command");
@@ -129,6 +136,7 @@ Result<Taken> take(App& app, const Caller& caller, const json::object& body, con
   if (!context.workdir_blob.empty()) {
     QUAD_TRY(check_blob(app, context.workdir_blob, "workdir_blob"));
   }
+  context.uploads_follow = only_validate || taken.dryrun;
   spec::Overrides overrides;
   if (given != nullptr) {
     QUAD_TRY(read_overrides(*given, overrides));
@@ -214,6 +222,7 @@ asio::awaitable<void> submit(App& app, net::Exchange& exchange, bool bulk) {
   json::array warnings;
   json::array plans;
   bool dryrun = false;
+  std::vector<job::Request> requests;  // of a dry run
   for (std::size_t i = 0; i < bodies->size(); ++i) {
     auto taken = take(app, caller, *(*bodies)[i], *snapshot, false);
     if (!taken.ok()) {
@@ -231,13 +240,21 @@ asio::awaitable<void> submit(App& app, net::Exchange& exchange, bool bulk) {
     for (job::Request& request : taken->prepared.requests) {
       if (dryrun) {
         plans.push_back(plan_of(request));
+        requests.push_back(std::move(request));
+        continue;
       }
       submissions.push_back({std::move(request), taken->client_key});
     }
   }
   if (dryrun) {
-    exchange.respond(
-        json_answer(json::object{{"dryrun", true}, {"requests", std::move(plans)}, {"warnings", std::move(warnings)}}));
+    json::array foreseen;
+    for (const Foresight& one : foresee(*snapshot, requests)) {
+      foreseen.push_back(to_json(one));
+    }
+    exchange.respond(json_answer(json::object{{"dryrun", true},
+                                              {"requests", std::move(plans)},
+                                              {"plans", std::move(foreseen)},
+                                              {"warnings", std::move(warnings)}}));
     co_return;
   }
   const std::function<void(std::function<void(Result<std::vector<JobId>>)>)> start =

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "job/record.h"
+#include "server/foresee.h"
 
 namespace quad::server {
 
@@ -169,16 +170,7 @@ json::object why_view(const job::Job& job, const control::Snapshot& snapshot) {
     }
     return view;
   }
-  view["code"] = why->code;
-  view["message"] = why->message;
-  view["position"] = why->position;
-  view["ahead"] = why->ahead;
-  view["impossible"] = why->impossible;
-  json::array funnel;
-  for (const plan::FunnelStep& step : why->funnel) {
-    funnel.push_back(json::object{{"condition", step.condition}, {"nodes", step.nodes}});
-  }
-  view["funnel"] = std::move(funnel);
+  put_why(view, *why);
   return view;
 }
 

@@ -56,8 +56,31 @@ void replace_typed(Node& task, std::string_view key, const Node& value) {
   }
 }
 
+/// Members of `from` into `into`, mapping by mapping.
+void merge(Node& into, const Node& from) {
+  for (const Entry& entry : from.entries) {
+    Node* known = entry.key.is_string() ? into.find(entry.key.text) : nullptr;
+    if (known != nullptr && known->is_mapping() && entry.value.is_mapping()) {
+      merge(*known, entry.value);
+    } else if (entry.key.is_string()) {
+      into.set(entry.key.text, entry.value);
+    }
+  }
+}
+
 void override_config(Node& task, const NamedValue& option, Issues& issues) {
   YamlStream value = read_yaml(option.second);
+  if (option.first.empty()) {
+    if (value.error || value.documents.size() != 1 || !value.documents[0].is_mapping()) {
+      issues.fail("config", {}, "the file of --config must hold one mapping, as under config:");
+      return;
+    }
+    if (const Node* known = task.find("config"); known == nullptr || !known->is_mapping()) {
+      task.set("config", Node::make_mapping());
+    }
+    merge(*task.find("config"), value.documents[0]);
+    return;
+  }
   const auto path = split(option.first, '.');
   if (value.error || value.documents.size() > 1 ||
       std::any_of(path.begin(), path.end(), [](std::string_view p) { return p.empty(); })) {
@@ -79,6 +102,28 @@ void override_config(Node& task, const NamedValue& option, Issues& issues) {
   at->set(keys.back(), value.documents.empty() ? Node() : std::move(value.documents[0]));
 }
 
+void override_git(Node& task, const Overrides& overrides, Issues& issues) {
+  if (!overrides.git_url && !overrides.git_ref) {
+    return;
+  }
+  Node git = Node::make_mapping();
+  if (const Node* given = task.find_value("workdir"); given != nullptr && given->is_mapping()) {
+    git = *given;
+  }
+  if (overrides.git_url) {
+    git = Node::make_mapping();
+    git.set("url", Node::make_string(*overrides.git_url));
+  }
+  if (overrides.git_ref) {
+    if (git.find_value("url") == nullptr) {
+      issues.fail("workdir", {}, "--git-ref needs --git-url, or a file whose workdir has a url");
+      return;
+    }
+    git.set("ref", Node::make_string(*overrides.git_ref));
+  }
+  task.set("workdir", std::move(git));
+}
+
 }  // namespace
 
 void apply_overrides(Node& task, const Overrides& overrides, Issues& issues) {
@@ -88,6 +133,7 @@ void apply_overrides(Node& task, const Overrides& overrides, Issues& issues) {
   if (overrides.workdir) {
     task.set("workdir", Node::make_string(*overrides.workdir));
   }
+  override_git(task, overrides, issues);
   if (overrides.num_nodes) {
     task.set("num_nodes", Node::make_int(*overrides.num_nodes));
   }
@@ -97,6 +143,17 @@ void apply_overrides(Node& task, const Overrides& overrides, Issues& issues) {
   override_resource(task, "infra", overrides.infra, {"cloud", "region", "zone"});
   override_resource(task, "image_id", overrides.image_id);
   override_resource(task, "disk_size", overrides.disk_size);
+  override_resource(task, "instance_type", overrides.instance_type);
+  override_resource(task, "disk_tier", overrides.disk_tier);
+  override_resource(task, "network_tier", overrides.network_tier);
+  override_resource(task, "local_disk", overrides.local_disk);
+  if (!overrides.ports.empty()) {
+    Node ports = Node::make_sequence();
+    for (const std::string& port : overrides.ports) {
+      ports.items.push_back(Node::make_string(port));
+    }
+    replace_typed(task, "ports", ports);
+  }
   if (overrides.priority) {
     replace_typed(task, "priority", Node::make_int(*overrides.priority));
   }

@@ -25,9 +25,13 @@ namespace quad::spec {
 struct Overrides {
   std::vector<NamedValue> envs, secrets;  ///< a name that the file lacks is added
   std::optional<std::string> name, workdir, cpus, memory, gpus, infra, image_id, disk_size;
+  std::optional<std::string> git_url, git_ref;  ///< a git workdir; the ref alone changes the file's
+  std::optional<std::string> instance_type, disk_tier, network_tier, local_disk;
+  std::vector<std::string> ports;
   std::optional<int> num_nodes, priority;
   std::optional<bool> use_spot;
-  std::vector<NamedValue> config;  ///< "kubernetes.provision_timeout" → YAML text of its value
+  /// "kubernetes.provision_timeout" → YAML text of its value; "" → YAML text of a whole config.
+  std::vector<NamedValue> config;
 };
 
 struct TaskSet {

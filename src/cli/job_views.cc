@@ -1,0 +1,279 @@
+// What the command line shows of one job: everything about it, why it waits, what happened to it, its checkpoints.
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+
+#include "base/text.h"
+#include "base/time.h"
+#include "cli/commands.h"
+#include "cli/follow.h"
+#include "cli/output.h"
+#include "cli/terminal.h"
+
+namespace quad::cli {
+
+namespace {
+
+std::string words_of(const json::object& object, std::string_view key) {
+  std::vector<std::string_view> words;
+  if (const auto* array = get_array(object, key)) {
+    for (const json::value& value : *array) {
+      if (value.is_string() && std::find(words.begin(), words.end(), value.get_string()) == words.end()) {
+        words.emplace_back(value.get_string());
+      }
+    }
+  }
+  return join_words(words);
+}
+
+/// "  Started    12 min ago (14:05:09.123)"
+void print_fact(std::string_view what, const std::string& value) {
+  if (!value.empty()) {
+    fmt::print("  {:<12}{}\n", what, value);
+  }
+}
+
+std::string moment(const json::object& row, std::string_view key) {
+  const std::string_view time = get_string(row, key);
+  if (time.empty()) {
+    return {};
+  }
+  std::string day;
+  return fmt::format("{} ({})", ago(time), local_time(time, day).substr(0, 19));
+}
+
+std::string metrics_text(const json::object& row) {
+  const json::object* progress = get_object(row, "progress");
+  const json::object* metrics = progress == nullptr ? nullptr : get_object(*progress, "metrics");
+  std::string text;
+  if (metrics != nullptr) {
+    for (const auto& metric : *metrics) {
+      text += fmt::format("{}{} {:.6g}", text.empty() ? "" : ", ", printable(metric.key()),
+                          metric.value().is_number() ? metric.value().to_number<double>() : 0.0);
+    }
+  }
+  return text;
+}
+
+/// The ranks of a live attempt, a row each.
+void print_ranks(const json::object& attempt) {
+  Table table({{"  RANK"}, {"NODE", true}, {"PHASE"}, {"GPUS"}, {"CPU"}, {"MEMORY"}, {"HEARD"}});
+  for (const json::value& value : *get_array(attempt, "ranks")) {
+    const json::object& rank = value.as_object();
+    std::string gpus;
+    for (const json::value& gpu : *get_array(rank, "gpus")) {
+      gpus += (gpus.empty() ? "" : ",") + std::to_string(gpu.as_int64());
+    }
+    const bool heard = rank.contains("heard_at");
+    table.add({fmt::format("  {}", get_int(rank, "rank")), std::string(get_string(rank, "node")),
+               std::string(get_string(rank, "phase")), gpus.empty() ? "-" : gpus,
+               heard ? fmt::format("{:.0f} %", get_double(rank, "cpu_percent")) : "-",
+               heard ? fmt::format("{:.0f} MB", get_double(rank, "rss_bytes") / 1e6) : "-",
+               !heard                           ? "-"
+               : get_bool(rank, "connected") ? ago(get_string(rank, "heard_at"))
+                                                : ago(get_string(rank, "heard_at")) + ", no connection"});
+  }
+  table.print();
+}
+
+void print_attempts(const json::object& job) {
+  const json::array& attempts = *get_array(job, "attempts");
+  if (attempts.empty()) {
+    return;
+  }
+  fmt::print("  Attempts\n");
+  for (const json::value& value : attempts) {
+    const json::object& attempt = value.as_object();
+    const bool over = !get_string(attempt, "ended_at").empty();
+    std::string text = fmt::format("    {}  on {}", get_int(attempt, "epoch"), words_of(attempt, "nodes"));
+    if (attempt.at("resumed_step").is_int64()) {
+      text += fmt::format(", from step {}", get_int(attempt, "resumed_step"));
+    }
+    const std::string_view running = get_string(attempt, "running_at");
+    if (!running.empty()) {
+      text += fmt::format(", {} {}", over ? "ran" : "running for", between(running, get_string(attempt, "ended_at")));
+    }
+    if (attempt.at("checkpoint_step").is_int64()) {
+      text += fmt::format(", newest checkpoint at step {}", get_int(attempt, "checkpoint_step"));
+    }
+    if (over) {
+      text += fmt::format(": {}", printable(get_string(attempt, "reason")));
+    }
+    fmt::print("{}\n", text);
+  }
+  const json::object& last = attempts.back().as_object();
+  if (get_string(last, "ended_at").empty()) {
+    print_ranks(last);
+  }
+}
+
+void print_why(const json::object& why) {
+  const auto* funnel = get_array(why, "funnel");
+  if (funnel == nullptr || funnel->empty()) {
+    return;
+  }
+  fmt::print("Of all nodes, so many are left after each condition:\n");
+  for (const json::value& step : *funnel) {
+    fmt::print("  {:>6}  {}\n", get_int(step.as_object(), "nodes"), get_string(step.as_object(), "condition"));
+  }
+}
+
+std::string place_in_queue(const json::object& why) {
+  const std::int64_t ahead = get_int(why, "ahead");
+  return ahead == 0 ? "It is the first in the queue."
+                    : fmt::format("It is number {} in the queue; {} ahead of it.", get_int(why, "position"),
+                                  ahead == 1 ? std::string("1 job is") : fmt::format("{} jobs are", ahead));
+}
+
+int print_job(Client& client, const json::object& job) {
+  const std::int64_t id = get_int(job, "id");
+  fmt::print("Job {} ({}) {}\n", id, printable(get_string(job, "name")), outcome_text(job, STDOUT_FILENO));
+  print_fact("User", std::string(get_string(job, "owner")));
+  print_fact("Resources", fmt::format("{} on {}", get_string(job, "resources"), counted(get_int(job, "num_nodes"), "node")));
+  if (const std::int64_t priority = get_int(job, "priority"); priority != 0) {
+    print_fact("Priority", std::to_string(priority));
+  }
+  print_fact("Submitted", moment(job, "submitted_at"));
+  print_fact("Started", moment(job, "started_at"));
+  const std::string_view ended = get_string(job, "ended_at");
+  print_fact("Ended", moment(job, "ended_at"));
+  if (!get_string(job, "started_at").empty()) {
+    print_fact("Duration", between(get_string(job, "started_at"), ended));
+  }
+  if (job.at("exit_code").is_int64() && get_string(job, "status") == "FAILED") {
+    print_fact("Exit code", std::to_string(get_int(job, "exit_code")));
+    print_fact("Cause", std::string(get_string(job, "cause")));
+  }
+  if (const std::int64_t recoveries = get_int(job, "recoveries"); recoveries > 0) {
+    print_fact("Recoveries", std::to_string(recoveries));
+  }
+  print_fact("Progress", progress_text(job));
+  print_fact("Metrics", metrics_text(job));
+  print_attempts(job);
+  if (get_array(job, "attempts")->empty() && ended.empty()) {
+    if (const auto why = client.get(fmt::format("/v1/jobs/{}/why", id)); why.ok() && why->contains("position")) {
+      print_fact("Waits", printable(get_string(*why, "message")) + " " + place_in_queue(*why));
+    }
+  }
+  fmt::print("  Output: quad logs {0}    What happened: quad story {0}\n", id);
+  return kOk;
+}
+
+int show_why(Program& program, std::int64_t id) {
+  auto client = Client::connect(program.globals);
+  const auto why = client.ok() ? client->get(fmt::format("/v1/jobs/{}/why", id)) : Result<json::object>(client.error());
+  if (!why.ok()) {
+    return fail(why.error());
+  }
+  if (program.globals.json()) {
+    print_json(*why);
+    return kOk;
+  }
+  const std::string_view message = get_string(*why, "message");
+  if (!why->contains("position")) {
+    fmt::print("Job {} does not wait. It is {}\n", id, outcome_text(*why, STDOUT_FILENO));
+    return kOk;
+  }
+  fmt::print("Job {} is {} and waits for a place. {}\n{}\n", id, coloured(get_string(*why, "status")), message,
+             place_in_queue(*why));
+  print_why(*why);
+  return kOk;
+}
+
+int show_story(Program& program, std::int64_t id) {
+  auto client = Client::connect(program.globals);
+  const auto story = client.ok() ? client->get(fmt::format("/v1/jobs/{}/story", id)) : Result<json::object>(client.error());
+  if (!story.ok()) {
+    return fail(story.error());
+  }
+  if (program.globals.json()) {
+    print_json(*story);
+    return kOk;
+  }
+  json::object row = *story;
+  row["message"] = get_string(*story, "headline");
+  fmt::print("Job {} ({}) is {}\n", id, printable(get_string(*story, "name")), outcome_text(row, STDOUT_FILENO));
+  std::string day;
+  for (const json::value& line : *get_array(*story, "lines")) {
+    const std::string before = day;
+    const std::string at = local_time(get_string(line.as_object(), "at"), day);
+    if (day != before) {
+      fmt::print("{}\n", day);
+    }
+    fmt::print("  {}  {}\n", at.substr(at.size() - 12), printable(get_string(line.as_object(), "message")));
+  }
+  return kOk;
+}
+
+int show_checkpoints(Program& program, std::int64_t id) {
+  auto client = Client::connect(program.globals);
+  const auto answer = client.ok() ? client->get(fmt::format("/v1/jobs/{}/checkpoints", id)) : Result<json::object>(client.error());
+  if (!answer.ok()) {
+    return fail(answer.error());
+  }
+  if (program.globals.json()) {
+    print_json(*answer);
+    return kOk;
+  }
+  Table table({{"STEP"}, {"ATTEMPT"}, {"COMPLETE"}, {"MB"}, {"PATH", true}});
+  for (const json::value& value : *get_array(*answer, "checkpoints")) {
+    const json::object& one = value.as_object();
+    const std::int64_t step = get_int(one, "step", -1);
+    table.add({step < 0 ? "-" : std::to_string(step), std::to_string(get_int(one, "epoch")), ago(get_string(one, "at")),
+               fmt::format("{:.1f}", get_double(one, "bytes") / 1e6), printable(get_string(one, "path"))});
+  }
+  if (table.empty()) {
+    fmt::print("Job {} has written no complete checkpoint.\n", id);
+  } else {
+    table.print();
+  }
+  return kOk;
+}
+
+void add_one_job_verb(CLI::App& app, Program& program, const char* name, const char* help,
+                      int (*run)(Program&, std::int64_t)) {
+  auto id = std::make_shared<std::int64_t>(0);
+  CLI::App* verb = add_verb(app, program, name, help);
+  add_job_argument(*verb, *id)->required();
+  verb->callback([&program, id, run] { program.chosen = [&program, id, run] { return run(program, *id); }; });
+}
+
+}  // namespace
+
+int show_jobs(Program& program, const std::vector<std::int64_t>& ids) {
+  auto client = Client::connect(program.globals);
+  if (!client.ok()) {
+    return fail(client.error());
+  }
+  json::array jobs;
+  int code = kOk;
+  for (const std::int64_t id : ids) {
+    const auto job = client->get(fmt::format("/v1/jobs/{}", id));
+    if (!job.ok()) {
+      code = fail(job.error());
+      continue;
+    }
+    if (program.globals.json()) {
+      jobs.push_back(*job);
+    } else {
+      print_job(*client, *job);
+    }
+  }
+  if (program.globals.json() && (code == kOk || !jobs.empty())) {
+    print_json(json::object{{"jobs", std::move(jobs)}});  // the same shape as for many
+  }
+  return code;
+}
+
+void add_job_views(CLI::App& app, Program& program) {
+  add_one_job_verb(app, program, "why", "Why a job waits, and for what", show_why);
+  add_one_job_verb(app, program, "story", "What happened to a job, in sentences", show_story);
+  add_one_job_verb(app, program, "checkpoints", "A job's complete checkpoints", show_checkpoints);
+}
+
+}  // namespace quad::cli

@@ -1,0 +1,85 @@
+// server/log_reader.h
+//
+// The output of an attempt's ranks on its way to one reader: where each rank's begins (tail, line, time, or the place
+// that an earlier reader had reached), which lines are wanted, and how far each rank has been read. Gives pieces; how
+// they look on the wire is the route's. Io thread only; bounded memory for each rank.
+//
+// A piece of several ranks' output, or of a search, is whole lines; of one rank alone it is the bytes as they came.
+
+#pragma once
+
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "job/job.h"
+#include "server/log_store.h"
+
+namespace quad::server {
+
+/// A place in a job's output: what a reader that lost its connection gives to go on. "2:0=1234,1=880".
+struct LogCursor {
+  Epoch attempt;
+  std::map<std::int32_t, std::uint64_t> offsets;  ///< by rank; a rank that is not named begins at 0
+};
+std::optional<LogCursor> parse_log_cursor(std::string_view text);
+
+/// What of a job's output is asked for.
+struct LogWanted {
+  std::optional<Epoch> attempt;
+  std::optional<Rank> rank;
+  bool follow = false;
+  std::optional<std::int64_t> tail;
+  std::optional<WallTime> since;
+  std::optional<std::int64_t> line;
+  std::string grep;
+  std::optional<LogCursor> from;  ///< outranks the other places to begin at
+};
+
+class LogReader {
+ public:
+  LogReader(LogStore& logs, LogWanted wanted) : logs_(logs), wanted_(std::move(wanted)) {}
+  LogReader(const LogReader&) = delete;
+  LogReader& operator=(const LogReader&) = delete;
+  ~LogReader() { unwatch(); }
+
+  /// Begins with an attempt. `first`: the places to begin at that were asked for count.
+  void begin(const job::Job& job, Epoch epoch, bool first);
+
+  struct Piece {
+    Rank rank;
+    std::string prefix;      ///< for each of its lines; empty if there is one rank only
+    std::string text;
+    std::uint64_t next = 0;  ///< where to go on after it
+  };
+  /// What there is after what was given before. `last`: also what has no line end yet. False if nothing was read.
+  bool next(const job::Job& job, bool last, std::vector<Piece>& out);
+  /// Where each rank goes on.
+  [[nodiscard]] std::vector<std::pair<Rank, std::uint64_t>> places() const;
+
+  /// Calls `callback` when there is more.
+  void watch(const std::function<void()>& callback);
+  void unwatch();
+
+ private:
+  struct Source {
+    RankKey key;
+    std::uint64_t at = 0;
+    std::string partial;  ///< a line whose end has not come yet, where lines matter
+  };
+
+  [[nodiscard]] bool by_lines() const { return several_ || !wanted_.grep.empty(); }
+  void take_lines(Source& source, std::string_view bytes, std::string& out) const;
+  void take_line(std::string_view line, std::string& out) const;
+
+  LogStore& logs_;
+  LogWanted wanted_;
+  bool several_ = false;
+  std::vector<Source> sources_;
+  std::vector<std::pair<RankKey, std::uint64_t>> watched_;
+};
+
+}  // namespace quad::server
