@@ -226,7 +226,7 @@ std::vector<Candidate> values_of(const CLI::Option& option, const Walk& walk, Kn
     return words({"active", "finished", "PENDING", "STARTING", "RUNNING", "RECOVERING", "CANCELLING", "SUCCEEDED", "FAILED", "CANCELLED"});
   }
   if (name == "--infra" || name == "--cloud") {
-    return words({"local"});
+    return words({"kubernetes", "slurm"});
   }
   constexpr std::array kPaths = {"files", "file", "entrypoint", "--workdir", "--env-file", "--secret-file", "--config",
                                  "--data-dir", "--ca", "--tls-cert", "--tls-key"};
@@ -291,7 +291,7 @@ _quad() {
       found+=("${word//:/\\:}:${line#*$'\t'}")
     fi
   done < <("${words[1]}" __complete "${(@Q)words[2,CURRENT]}" 2>/dev/null)
-  (( $#found )) && _describe -V 'quad' found
+  (( $#found )) && _describe 'quad' found
 }
 if [[ "${funcstack[1]}" == _quad ]]; then
   _quad "$@"

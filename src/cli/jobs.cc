@@ -50,7 +50,7 @@ int list_jobs(Program& program, const ListOptions& options) {
     print_json(*answer);
     return kOk;
   }
-  Table table({{"ID"}, {"NAME", true}, {"USER", true}, {"RESOURCES", true}, {"SUBMITTED"}, {"DURATION"}, {"#RECOVERIES"}, {"STATUS"}, {"PROGRESS", true}});
+  Table table({{"ID"}, {"NAME", true}, {"USER", true, true}, {"RESOURCES", true}, {"SUBMITTED"}, {"DURATION"}, {"#RECOVERIES", false, true}, {"STATUS"}, {"PROGRESS", true}});
   for (const json::value& value : *get_array(*answer, "jobs")) {
     const json::object& job = value.as_object();
     const std::string_view started = get_string(job, "started_at");

@@ -300,8 +300,9 @@ std::string shape_text(const json::object& shape) {
   if (const std::int64_t gpus = get_int(shape, "gpus"); gpus > 0) {
     text = fmt::format("{} {}, ", gpus, get_string(shape, "gpu_model", "GPUs"));
   }
-  return text + fmt::format("{:g} CPUs and {:.1f} GB of memory", get_double(shape, "cpu_milli") / 1000,
-                            get_double(shape, "memory_bytes") / 1e9);
+  constexpr double kGiB = 1024.0 * 1024 * 1024;
+  return text + fmt::format("{:g} CPUs and {:.1f} GiB of memory", get_double(shape, "cpu") / 1000,
+                            get_double(shape, "memory") / kGiB);
 }
 
 /// The plan of one task, for people.
@@ -447,7 +448,7 @@ void add_place_options(CLI::App& verb, LaunchOptions& options) {
   verb.add_option("--cpus", options.cpus, "CPUs of each node, such as 4 or 4+");
   verb.add_option("--memory", options.memory, "Memory of each node in GB, such as 32 or 32+");
   verb.add_option("--num-nodes", options.num_nodes, "How many nodes")->check(CLI::Range(1, 100'000));
-  verb.add_option("--infra", options.infra, "Where: local, k8s/CONTEXT, aws/REGION/ZONE, …");
+  verb.add_option("--infra", options.infra, "Where: k8s/CONTEXT, aws/REGION/ZONE, …");
   verb.add_option("--cloud", options.cloud, "The first part of --infra");
   verb.add_option("--region", options.region, "Its second part");
   verb.add_option("--zone", options.zone, "Its third part");

@@ -61,15 +61,24 @@ std::string Table::text(std::size_t width) const {
       widths[i] = std::max(widths[i], cells(row[i]));
     }
   }
-  std::size_t total = kGap * (columns_.size() - 1);
+  std::vector<bool> shown(columns_.size(), true);
+  std::size_t total = 0;
   for (const std::size_t one : widths) {
-    total += one;
+    total += one + kGap;
+  }
+  total -= kGap;
+  for (std::size_t i = 0; i < columns_.size() && width > 0 && total > width; ++i) {
+    if (columns_[i].spare) {
+      shown[i] = false;
+      total -= widths[i] + kGap;
+    }
   }
   while (width > 0 && total > width) {
     std::size_t widest = columns_.size();
     for (std::size_t i = 0; i < columns_.size(); ++i) {
       const std::size_t least = std::max(kLeastColumn, cells(columns_[i].head));
-      if (columns_[i].elastic && widths[i] > least && (widest == columns_.size() || widths[i] > widths[widest])) {
+      if (shown[i] && columns_[i].elastic && widths[i] > least &&
+          (widest == columns_.size() || widths[i] > widths[widest])) {
         widest = i;
       }
     }
@@ -83,14 +92,14 @@ std::string Table::text(std::size_t width) const {
   const auto add_row = [&](const std::vector<std::string>& row) {
     std::string line;
     for (std::size_t i = 0; i < row.size() && i < widths.size(); ++i) {
-      const std::string cell = fitted(row[i], widths[i]);
-      line += cell;
-      if (i + 1 < row.size()) {
+      if (shown[i]) {
+        const std::string cell = fitted(row[i], widths[i]);
+        line += cell;
         line.append(widths[i] - cells(cell) + kGap, ' ');
       }
     }
     line.erase(line.find_last_not_of(' ') + 1);
-    out += line + '\n';
+    out += (width > 0 ? fitted(line, width) : line) + '\n';
   };
   std::vector<std::string> head;
   for (const Column& column : columns_) {

@@ -25,12 +25,14 @@ inline constexpr int kExists = 5;       ///< it is there already: a server on th
 /// The text in a status's colour, if the terminal `fd` has colours.
 std::string coloured(std::string_view status, int fd = 1);
 
-/// Columns padded to their widest cell. On a terminal that is too narrow the elastic columns are cut, the widest first.
+/// Columns padded to their widest cell. On a terminal that is too narrow the spare columns are left out, the first of
+/// them first, then the elastic ones are cut, the widest first, and then the lines.
 class Table {
  public:
   struct Column {
     std::string head;
     bool elastic = false;  ///< may be cut
+    bool spare = false;    ///< may be left out
   };
   explicit Table(std::vector<Column> columns) : columns_(std::move(columns)) {}
   void add(std::vector<std::string> cells) { rows_.push_back(std::move(cells)); }

@@ -10,6 +10,8 @@
 #include <optional>
 
 #include "base/file.h"
+#include "cli/output.h"
+#include "cli/terminal.h"
 
 namespace quad::cli {
 
@@ -23,6 +25,12 @@ std::string_view kind_of(mode_t mode) {
          : S_ISFIFO(mode) ? "a named pipe"
          : S_ISSOCK(mode) ? "a socket"
                           : "a device";
+}
+
+/// For messages.
+std::string shortened(const std::string& path) {
+  constexpr std::size_t kMost = 200;
+  return printable(valid_utf8(path.size() <= kMost ? path : path.substr(0, kMost) + "…"));
 }
 
 /// All that `fd` gives, or kExhausted past the bound.
@@ -44,9 +52,10 @@ Result<std::string> read_all(int fd, const std::string& path, std::size_t most) 
   }
 }
 
-Result<std::string> read_plain_file(const std::string& path, std::size_t most, std::string_view what) {
+Result<std::string> read_plain_file(const std::string& name, std::size_t most, std::string_view what) {
+  const std::string path = shortened(name);
   // Without O_NONBLOCK the opening of a pipe waits for its writer.
-  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
+  const UniqueFd fd(::open(name.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
   if (!fd) {
     return error(ErrorCode::kInvalid, errno == ENOENT ? fmt::format("There is no file {}", path)
                                                       : fmt::format("{} cannot be read: {}", path, std::strerror(errno)));

@@ -7,6 +7,8 @@
 #include <csignal>
 #include <cstring>
 
+#include "base/text.h"
+
 namespace quad::job {
 
 namespace {
@@ -67,7 +69,19 @@ std::string nodes_of(const Attempt& attempt) {
       names.push_back(name);
     }
   }
-  return fmt::format("{}", fmt::join(names, ", "));
+  return join_words(names);
+}
+
+/// "Rank 1 on gpu-7 exited with code 3." or, where the reason is not about the rank itself, "Rank 1 ended: node …".
+std::string sentence_of_end(std::size_t rank, const std::string& reason) {
+  const std::string own = fmt::format("rank {} on ", rank);
+  if (reason.starts_with(own)) {
+    return "R" + reason.substr(1) + ".";
+  }
+  if (reason.starts_with("the setup of " + own)) {
+    return "T" + reason.substr(1) + ".";
+  }
+  return fmt::format("Rank {} ended: {}.", rank, reason);
 }
 
 bool all_ranks(const Attempt& attempt, auto&& holds) {
@@ -478,9 +492,9 @@ void Transition::end_rank(Attempt& attempt, Rank rank, RankEnd end) {
   if (!well || attempt.ranks.size() > 1) {
     Event& event =
         record("rank.ended", how.how == RankEnd::How::kNodeLost ? "control" : "runner",
-               how.by_quad ? fmt::format("Rank {} was stopped.", rank.value())
-               : well      ? fmt::format("Rank {} exited with code 0.", rank.value())
-                           : fmt::format("Rank {} ended: {}.", rank.value(), judged.reason));
+               how.by_quad ? fmt::format("Rank {} on {} was stopped.", rank.value(), ending.holding.node.value())
+               : well      ? fmt::format("Rank {} on {} exited with code 0.", rank.value(), ending.holding.node.value())
+                           : sentence_of_end(at, judged.reason));
     event.rank = rank;
     event.node = ending.holding.node.value();
     event.data["code"] = how.code;

@@ -233,7 +233,7 @@ Why Fifo::explain(const pool::Pool& pool, const std::set<NodeId>& reserved, cons
   why.funnel.push_back({"healthy and open for work", healthy});
   why.funnel.push_back({"not kept for a job that is ahead", open});
   why.funnel.push_back({fmt::format("with {} free", describe(shape)), free});
-  const std::string need = key.ranks == 1 ? describe(shape) : fmt::format("{} on each of {} ranks", describe(shape), key.ranks);
+  const std::string need = key.ranks == 1 ? describe(shape) : fmt::format("{} on each of {} nodes", describe(shape), key.ranks);
   bool any_possible = false;
   for (const job::Shape& each : key.shapes) {
     any_possible = any_possible || possible(pool, key, each, use_avoided);
@@ -244,14 +244,21 @@ Why Fifo::explain(const pool::Pool& pool, const std::set<NodeId>& reserved, cons
   } else if (!any_possible) {
     why.impossible = true;
     why.code = "no_node_fits";
-    why.message = fmt::format("Needs {}; the {} nodes there are could not hold that even if all were free.", need, nodes);
+    why.message = nodes == 1 ? fmt::format("It needs {}; the one node there is could not hold that even if it were free.", need)
+                             : fmt::format("It needs {}; the {} nodes there are could not hold that even if all were free.", need, nodes);
   } else if (room >= key.ranks || open < healthy) {
     why.code = "behind_others";
-    why.message = fmt::format("Needs {}; the free nodes are kept for jobs that are ahead.", need);
+    why.message = fmt::format("It needs {}; the free nodes are kept for jobs that are ahead of it.", need);
   } else {
     why.code = "waiting_for_resources";
-    why.message = fmt::format("Needs {}; {} of the {} ranks have room now ({} nodes could hold one, {} of them healthy).",
-                              need, room, key.ranks, fitting, healthy);
+    const std::string now = key.ranks == 1 ? std::string("No node has that free now")
+                            : room == 0    ? std::string("No node has that free for even one of them now")
+                                           : fmt::format("There is room for {} of them now", room);
+    why.message = fmt::format("It needs {}. {}; {} large enough{}.", need, now,
+                              fitting == 1 ? std::string("1 node is") : fmt::format("{} nodes are", fitting),
+                              healthy == fitting ? ""
+                                                 : fmt::format(", and {} of {} healthy and open for work", healthy,
+                                                               fitting == 1 ? "it" : "them"));
   }
   return why;
 }

@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <cmath>
 #include <ctime>
+#include <iterator>
 
 #include "base/text.h"
 #include "server/crypto.h"
+#include "server/unhonoured.h"
 
 namespace quad::server {
 
@@ -38,96 +40,45 @@ class Preparer {
   void add(const spec::Task& task);
 
  private:
-  void refuse(std::string key, std::string message, std::string hint = {}) {
-    out_.errors.push_back({.message = std::move(message), .key = std::move(key), .hint = std::move(hint)});
-  }
-  void warn(std::string key, std::string message) {
-    out_.warnings.push_back({.message = std::move(message), .key = std::move(key)});
-  }
-  void check_supported(const spec::Task& task);
+  /// An alternative that fits nowhere: an error if it is the only one, else a warning, as it will not be tried.
+  void refuse(bool alone, std::string key, std::string message, std::string hint = {});
   std::optional<job::Shape> shape_of(const spec::Resources& resources, bool alone);
   json::array mounts_of(const spec::Task& task);
 
+  void check_exclusions(const spec::QuadBlock& quad);
+
   const SubmitContext& context_;
   Prepared& out_;
+  Findings findings_;
 };
 
-void Preparer::check_supported(const spec::Task& task) {
-  if (task.service) {
-    refuse(task.service->is_pool ? "pool" : "service",
-           "Services and pools cannot be launched yet; leave this section out to run the task as a job.");
+void Preparer::refuse(bool alone, std::string key, std::string message, std::string hint) {
+  if (alone) {
+    findings_.refuse(std::move(key), std::move(message), std::move(hint));
+  } else {
+    findings_.warn(std::move(key), message + " This alternative is left out.");
   }
-  if (!task.volumes.empty()) {
-    refuse("volumes", "Volumes are not brought to local nodes; use a path under the job's home instead.");
+}
+
+void Preparer::check_exclusions(const spec::QuadBlock& quad) {
+  std::vector<std::string_view> known;
+  for (const auto& [id, node] : context_.snapshot->pool.nodes()) {
+    known.push_back(id.value());
   }
-  for (const spec::Secret& secret : task.secrets) {
-    if (!secret.value) {
-      refuse("secrets." + secret.name,
-             fmt::format("Secret '{0}' has no value; give one with --secret {0}=VALUE.", secret.name));
-    }
-    if (secret.mount_path) {
-      refuse("managed_secrets." + secret.name, "Secrets can be variables here, not files yet; leave mount_path out.");
-    }
-  }
-  if (!task.hooks.empty()) {
-    warn("config.hooks", "Hooks are not run on local nodes.");
-  }
-  if (task.event_callback) {
-    warn("event_callback", "The callback is not run yet; follow 'quad events' instead.");
-  }
-  if (!task.inputs.empty() || !task.outputs.empty()) {
-    warn("inputs", "inputs and outputs only estimate costs, and are ignored.");
-  }
-  if (!task.config.empty()) {
-    warn("config", "Settings for other engines have no effect on local nodes.");
-  }
-  if (task.quad) {
-    const spec::QuadBlock& quad = *task.quad;
-    if (!quad.depends_on.empty()) {
-      refuse("quad.depends_on", "Dependencies between jobs are not supported yet.");
-    }
-    if (quad.array) {
-      refuse("quad.array", "Job arrays are not supported yet.");
-    }
-    if (!quad.notify.empty()) {
-      warn("quad.notify", "Notices are not sent yet; follow 'quad events' instead.");
-    }
-    if (quad.queue) {
-      warn("quad.queue", "There is one queue only; the name is ignored.");
-    }
-    if (quad.kind != spec::JobKind::kBatch) {
-      warn("quad.kind", "Sessions and services run as a batch job for now.");
+  for (const std::string& name : quad.exclude_nodes) {
+    if (std::find(known.begin(), known.end(), name) == known.end()) {
+      const auto near = nearest(name, known);
+      findings_.warn("quad.exclude_nodes", fmt::format("There is no node '{}'{}.", name,
+                                                       near ? fmt::format("; did you mean '{}'?", *near) : ""));
     }
   }
 }
 
 std::optional<job::Shape> Preparer::shape_of(const spec::Resources& resources, bool alone) {
-  if (resources.cloud && !same_ignoring_case(*resources.cloud, "local") &&
-      !same_ignoring_case(*resources.cloud, "kubernetes")) {
-    if (alone) {
-      refuse("resources.infra",
-             fmt::format("This server runs jobs on its own machine and has no '{}'.", *resources.infra()),
-             "leave infra out, or write infra: local");
-    }
+  if (is_elsewhere(resources)) {
+    refuse(alone, "resources.infra",
+           fmt::format("This server runs jobs on its own machine and has no '{}'.", *resources.infra()), "leave infra out");
     return std::nullopt;
-  }
-  if (resources.cloud && same_ignoring_case(*resources.cloud, "kubernetes")) {
-    warn("resources.infra", "This server has no Kubernetes; the job runs on local nodes.");
-  }
-  if (resources.instance_type) {
-    warn("resources.instance_type", "Instance types are a cloud's; here cpus, memory and accelerators count.");
-  }
-  if (resources.use_spot.value_or(false)) {
-    warn("resources.use_spot", "Local nodes are not reclaimed; use_spot has no effect.");
-  }
-  if (!resources.images.empty() || resources.docker_image) {
-    warn("resources.image_id", "Local nodes run jobs without containers; the image is ignored.");
-  }
-  if (!resources.ports.empty()) {
-    warn("resources.ports", "Ports of local nodes are open to this machine only.");
-  }
-  if (resources.autostop && resources.autostop->enabled) {
-    warn("resources.autostop", "A job's nodes are free when it ends; autostop has no effect.");
   }
   job::Shape shape;
   std::int64_t biggest_cpus = 0;
@@ -147,13 +98,11 @@ std::optional<job::Shape> Preparer::shape_of(const spec::Resources& resources, b
       return same_ignoring_case(model, resources.accelerator->name);
     });
     if (known == models.end()) {
-      if (alone) {
-        const auto near = nearest(resources.accelerator->name, models);
-        refuse("resources.accelerators",
-               fmt::format("No node has '{}' GPUs; there are {}.", resources.accelerator->name,
-                           models.empty() ? "none at all" : join_words(models)),
-               near ? fmt::format("did you mean {}?", *near) : "");
-      }
+      const auto near = nearest(resources.accelerator->name, models);
+      refuse(alone, "resources.accelerators",
+             fmt::format("No node has '{}' GPUs; there are {}.", resources.accelerator->name,
+                         models.empty() ? "none at all" : join_words(models)),
+             near ? fmt::format("did you mean {}?", *near) : "");
       return std::nullopt;
     }
     shape.gpu_model = *known;
@@ -168,10 +117,8 @@ std::optional<job::Shape> Preparer::shape_of(const spec::Resources& resources, b
       }
     }
     if (shape.per_rank.gpus > most_gpus) {
-      if (alone) {
-        refuse("resources.accelerators", fmt::format("No node has {} {} GPUs; the largest has {}.", shape.per_rank.gpus,
-                                                     shape.gpu_model, most_gpus));
-      }
+      refuse(alone, "resources.accelerators", fmt::format("No node has {} {} GPUs; the largest has {}.", shape.per_rank.gpus,
+                                                          shape.gpu_model, most_gpus));
       return std::nullopt;
     }
   }
@@ -184,19 +131,15 @@ std::optional<job::Shape> Preparer::shape_of(const spec::Resources& resources, b
       resources.memory ? pod_bytes(resources.memory->bytes * per_cpu / 1000) : std::min(usual_memory, biggest_memory);
   const std::string which = shape.gpu_model.empty() ? "No node" : fmt::format("No node with {} GPUs", shape.gpu_model);
   if (shape.per_rank.cpu_milli > biggest_cpus) {
-    if (alone) {
-      refuse("resources.cpus", fmt::format("{} has {:g} CPUs; the largest has {:g}.", which,
-                                           static_cast<double>(shape.per_rank.cpu_milli) / 1000,
-                                           static_cast<double>(biggest_cpus) / 1000));
-    }
+    refuse(alone, "resources.cpus", fmt::format("{} has {:g} CPUs; the largest has {:g}.", which,
+                                                static_cast<double>(shape.per_rank.cpu_milli) / 1000,
+                                                static_cast<double>(biggest_cpus) / 1000));
     return std::nullopt;
   }
   if (shape.per_rank.memory_bytes > biggest_memory) {
-    if (alone) {
-      refuse("resources.memory", fmt::format("{} has {:.1f} GB of memory; the largest has {:.1f}.", which,
-                                             static_cast<double>(shape.per_rank.memory_bytes) / 1e9,
-                                             static_cast<double>(biggest_memory) / 1e9));
-    }
+    refuse(alone, "resources.memory", fmt::format("{} has {:.1f} GB of memory; the largest has {:.1f}.", which,
+                                                  static_cast<double>(shape.per_rank.memory_bytes) / 1e9,
+                                                  static_cast<double>(biggest_memory) / 1e9));
     return std::nullopt;
   }
   return shape;
@@ -215,7 +158,7 @@ json::array Preparer::mounts_of(const spec::Task& task) {
           if (context_.uploads_follow) {
             continue;
           }
-          refuse(key, fmt::format("'{}' was not uploaded with the task; launch it with the quad command.", mount.source));
+          findings_.refuse(key, fmt::format("'{}' was not uploaded with the task; launch it with the quad command.", mount.source));
           continue;
         }
         one["kind"] = "blob";
@@ -235,7 +178,7 @@ json::array Preparer::mounts_of(const spec::Task& task) {
         break;
       case spec::FileMount::Kind::kBucket:
       case spec::FileMount::Kind::kStorage:
-        refuse(key, fmt::format("Buckets are not brought to jobs yet{}; copy the data to a local or http(s) source.",
+        findings_.refuse(key, fmt::format("Buckets are not brought to jobs yet{}; copy the data to a local or http(s) source.",
                                 mount.source.empty() ? "" : " (" + mount.source + ")"));
         continue;
     }
@@ -245,7 +188,7 @@ json::array Preparer::mounts_of(const spec::Task& task) {
 }
 
 void Preparer::add(const spec::Task& task) {
-  check_supported(task);
+  check_task(task, findings_);
   for (spec::Diagnostic& problem : spec::launch_errors(task)) {
     out_.errors.push_back(std::move(problem));
   }
@@ -255,12 +198,13 @@ void Preparer::add(const spec::Task& task) {
   request.ranks = task.num_nodes;
   request.priority = task.priority();
   for (const spec::Resources& one : task.resources) {
+    check_resources(one, findings_);
     if (auto shape = shape_of(one, task.resources.size() == 1)) {
       request.shapes.push_back(std::move(*shape));
     }
   }
   if (request.shapes.empty() && task.resources.size() > 1) {
-    refuse("resources", "None of the alternatives fits any node here.");
+    findings_.refuse("resources", "None of the alternatives fits any node here.");
   }
   const spec::JobRecovery recovery = task.job_recovery();
   request.recovery.max_restarts_on_errors = recovery.max_restarts_on_errors;
@@ -271,6 +215,7 @@ void Preparer::add(const spec::Task& task) {
     request.stop_grace = task.quad->stop_grace;
     request.max_duration = task.quad->max_duration;
     request.recovery.strict_fence = task.quad->fence == spec::Fence::kStrict;
+    check_exclusions(*task.quad);
     for (const std::string& node : task.quad->exclude_nodes) {
       request.exclude_nodes.emplace_back(node);
     }
@@ -296,7 +241,7 @@ void Preparer::add(const spec::Task& task) {
   }
   if (std::holds_alternative<spec::LocalWorkdir>(task.workdir)) {
     if (context_.workdir_blob.empty() && !context_.uploads_follow) {
-      refuse("workdir", "The work directory was not uploaded with the task; launch it with the quad command.");
+      findings_.refuse("workdir", "The work directory was not uploaded with the task; launch it with the quad command.");
     }
     body["workdir"] = json::object{{"blob", context_.workdir_blob}};
   } else if (const auto* git = std::get_if<spec::GitWorkdir>(&task.workdir)) {
@@ -319,6 +264,9 @@ void Preparer::add(const spec::Task& task) {
   body["task"] = spec::to_json(task, spec::Redact::kYes);
   request.body = to_text(body);
   out_.requests.push_back(std::move(request));
+  std::move(findings_.errors.begin(), findings_.errors.end(), std::back_inserter(out_.errors));
+  std::move(findings_.warnings.begin(), findings_.warnings.end(), std::back_inserter(out_.warnings));
+  findings_ = {};
 }
 
 }  // namespace
@@ -326,7 +274,7 @@ void Preparer::add(const spec::Task& task) {
 Prepared prepare(const spec::TaskSet& set, const SubmitContext& context) {
   Prepared out;
   out.warnings = set.warnings;
-  if (set.tasks.size() > 1) {
+  if (set.tasks.size() > 1 || set.execution == spec::TaskSet::Execution::kParallel) {
     out.errors.push_back({.message = set.execution == spec::TaskSet::Execution::kParallel
                                          ? "Job groups cannot be launched yet; launch their tasks one by one."
                                          : "Pipelines cannot be launched yet; launch their tasks one by one.",

@@ -30,6 +30,10 @@ class CandidateReader {
     read_strings();
     read_job_recovery();
     read_disk_size();
+    if (const Node* ephemeral = get("ephemeral_storage")) {
+      issues_.warn(join_path(path_, "ephemeral_storage"), ephemeral->mark,
+                   "ephemeral_storage is deprecated and has no effect", "write disk_size");
+    }
     read_image();
     read_tiers();
     read_ports();

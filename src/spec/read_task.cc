@@ -348,6 +348,7 @@ class TaskReader {
     }
     if (const Node* access = config_.find("api_server_access")) {
       task_.api_server_access = access->is_bool() && access->boolean;
+      task_.asks_api_server_access = task_.api_server_access;
     }
     if (const Node* workdir = get("workdir")) {
       if (workdir->is_string()) {

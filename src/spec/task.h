@@ -238,6 +238,7 @@ struct Task {
   json::object config;  ///< what the task overrides of the site's configuration, without hooks
   std::optional<std::string> event_callback;
   bool api_server_access = true;
+  bool asks_api_server_access = false;  ///< the file says true, which is the default anyway
   json::object inputs, outputs;  ///< {uri: GB}
   std::optional<QuadBlock> quad;
 

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <string>
 #include <string_view>
 
 #include "base/json.h"
@@ -41,7 +42,22 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   overrides.infra = "k8s";
   overrides.num_nodes = 2;
   overrides.config = {{"kubernetes.provision_timeout", "5"}};
+  overrides.ports = {"8080", "9000-9010"};
+  overrides.git_ref = "v1";
   check(quad::spec::parse(text, overrides));
+  // What is given on the command line is read as carefully as a file.
+  quad::spec::Overrides given;
+  const std::string word(text.substr(0, 256));
+  given.envs = {{word, word}};
+  given.gpus = word;
+  given.infra = word;
+  given.image_id = word;
+  given.local_disk = word;
+  given.ports = {word};
+  given.git_url = word;
+  given.config = {{"", std::string(text)}, {word, word}};
+  check(quad::spec::parse("name: a\nrun: b\n", given));
+  check(quad::spec::from_command(text, {}));
   (void)quad::spec::parse_env_file(text);
   return 0;
 }

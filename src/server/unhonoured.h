@@ -1,0 +1,34 @@
+// server/unhonoured.h
+//
+// What a task says that Quad understands but cannot do on this engine: refused where the job could not work without it,
+// a warning where it can. Nothing that a task file may say is passed over in silence; unhonoured_test.cc holds every
+// key of the grammar to that. Pure; any thread.
+
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "spec/parse.h"
+
+namespace quad::server {
+
+/// Gathers what is wrong. A warning that several alternatives of resources give is given once.
+class Findings {
+ public:
+  void refuse(std::string key, std::string message, std::string hint = {}) {
+    errors.push_back({.message = std::move(message), .key = std::move(key), .hint = std::move(hint)});
+  }
+  void warn(std::string key, std::string message);
+
+  std::vector<spec::Diagnostic> errors, warnings;
+};
+
+/// All of the task but its resources.
+void check_task(const spec::Task& task, Findings& findings);
+/// One alternative of the resources, but for what the nodes have (GPUs, CPUs, memory).
+void check_resources(const spec::Resources& resources, Findings& findings);
+/// Whether an alternative asks for another place than this machine.
+bool is_elsewhere(const spec::Resources& resources);
+
+}  // namespace quad::server
