@@ -94,7 +94,9 @@ Result<json::object> Client::read(Result<net::ClientResponse> response) {
   return parse_json_object(response->body);
 }
 
-Result<json::object> Client::get(const std::string& target) { return read(http_.get(target)); }
+Result<json::object> Client::get(const std::string& target) {
+  return read(http_.get(target));
+}
 
 Result<json::object> Client::post(const std::string& target, const json::object& body, json::object* refused) {
   auto response = http_.post(target, to_text(body));
@@ -107,7 +109,9 @@ Result<json::object> Client::post(const std::string& target, const json::object&
   return read(std::move(response));
 }
 
-Result<json::object> Client::remove(const std::string& target) { return read(http_.request("DELETE", target)); }
+Result<json::object> Client::remove(const std::string& target) {
+  return read(http_.request("DELETE", target));
+}
 
 Status Client::upload(const std::string& hash, const fs::path& file) {
   const std::string target = "/v1/blobs/" + hash;
@@ -124,7 +128,8 @@ Status Client::upload(const std::string& hash, const fs::path& file) {
   return answer.ok() ? Status() : Status(answer.to_error());
 }
 
-Status Client::stream(const std::string& target, const net::ChunkSink& sink, Millis silence, const net::Headers& headers) {
+Status Client::stream(const std::string& target, const net::ChunkSink& sink, Millis silence,
+                      const net::Headers& headers) {
   QUAD_ASSIGN(const net::ClientResponse answer, http_.stream("GET", target, sink, silence, {}, headers));
   return answer.ok() ? Status() : Status(answer.to_error());
 }

@@ -39,7 +39,8 @@ class Client {
   /// Uploads a file as the blob `hash`, unless the server has it.
   Status upload(const std::string& hash, const std::filesystem::path& file);
   /// Gives each piece of a body to `sink`; kTimeout after `silence` without one, which is never if it is 0.
-  Status stream(const std::string& target, const net::ChunkSink& sink, Millis silence, const net::Headers& headers = {});
+  Status stream(const std::string& target, const net::ChunkSink& sink, Millis silence,
+                const net::Headers& headers = {});
 
  private:
   explicit Client(net::HttpClient http) : http_(std::move(http)) {}

@@ -24,7 +24,9 @@ struct Candidate {
 
 constexpr std::string_view kFiles = ":files";
 
-bool takes_value(const CLI::Option& option) { return option.get_items_expected_max() > 0; }
+bool takes_value(const CLI::Option& option) {
+  return option.get_items_expected_max() > 0;
+}
 
 std::vector<std::string> spellings(const CLI::Option& option) {
   std::vector<std::string> all;
@@ -37,7 +39,9 @@ std::vector<std::string> spellings(const CLI::Option& option) {
   return all;
 }
 
-bool hidden(std::string_view name) { return name.empty() || name.starts_with("__"); }
+bool hidden(std::string_view name) {
+  return name.empty() || name.starts_with("__");
+}
 
 /// A command line on its way through the tree of verbs.
 class Walk {
@@ -223,13 +227,14 @@ std::vector<Candidate> values_of(const CLI::Option& option, const Walk& walk, Kn
     return words({"admin", "user", "viewer"});
   }
   if (name == "--status") {
-    return words({"active", "finished", "PENDING", "STARTING", "RUNNING", "RECOVERING", "CANCELLING", "SUCCEEDED", "FAILED", "CANCELLED"});
+    return words({"active", "finished", "PENDING", "STARTING", "RUNNING", "RECOVERING", "CANCELLING", "SUCCEEDED",
+                  "FAILED", "CANCELLED"});
   }
   if (name == "--infra" || name == "--cloud") {
     return words({"kubernetes", "slurm"});
   }
-  constexpr std::array kPaths = {"files", "file", "entrypoint", "--workdir", "--env-file", "--secret-file", "--config",
-                                 "--data-dir", "--ca", "--tls-cert", "--tls-key"};
+  constexpr std::array kPaths = {"files",    "file",       "entrypoint", "--workdir",  "--env-file", "--secret-file",
+                                 "--config", "--data-dir", "--ca",       "--tls-cert", "--tls-key"};
   if (std::find(kPaths.begin(), kPaths.end(), name) != kPaths.end()) {
     return {{std::string(kFiles), ""}};
   }
@@ -358,8 +363,7 @@ std::string usage_error(CLI::App& app, const std::vector<std::string>& words, co
       for (const CLI::App* verb : walk.verbs()) {
         names.push_back(verb->get_name());
       }
-      return fmt::format("'{}' needs a verb: {}. {}", walk.name(),
-                         join_words({names.begin(), names.end()}, "or"), see);
+      return fmt::format("'{}' needs a verb: {}. {}", walk.name(), join_words({names.begin(), names.end()}, "or"), see);
     }
     std::string text = problem;
     return fmt::format("{}{} {}", text, text.ends_with('.') ? "" : ".", see);

@@ -85,22 +85,23 @@ Status EventReader::follow(Client& first) {
   for (;;) {
     net::SseParser parser;
     bool unread = false;
-    const Status status = (again ? *again : first).stream(
-        target() + "&follow=1",
-        [&](std::string_view piece) {
-          heard_at = began();
-          const auto more = parser.feed(piece, [&](const net::SseEvent& event) {
-            if (const auto object = parse_json_object(event.data); object.ok() && object->contains("revision")) {
-              print(*object);
-            }
-            return true;
-          });
-          unread = std::fflush(stdout) != 0;
-          return more.ok() && *more && !unread;
-        },
-        kSilence, {{"Accept", "text/event-stream"}});
-    const bool away = status.ok() || status.error().code == ErrorCode::kUnavailable ||
-                      status.error().code == ErrorCode::kTimeout;
+    const Status status = (again ? *again : first)
+                              .stream(target() + "&follow=1",
+                                      [&](std::string_view piece) {
+                                        heard_at = began();
+                                        const auto more = parser.feed(piece, [&](const net::SseEvent& event) {
+                                          if (const auto object = parse_json_object(event.data);
+                                              object.ok() && object->contains("revision")) {
+                                            print(*object);
+                                          }
+                                          return true;
+                                        });
+                                        unread = std::fflush(stdout) != 0;
+                                        return more.ok() && *more && !unread;
+                                      },
+                                      kSilence, {{"Accept", "text/event-stream"}});
+    const bool away =
+        status.ok() || status.error().code == ErrorCode::kUnavailable || status.error().code == ErrorCode::kTimeout;
     if (unread || !away) {
       return unread ? Status() : status;
     }

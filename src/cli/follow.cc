@@ -121,8 +121,8 @@ class Follower {
   const LogOptions& options_;
   Screen screen_;
   LogPlace place_;
-  json::object last_;  ///< the job's row
-  std::string lines_;  ///< what is being written
+  json::object last_;                          ///< the job's row
+  std::string lines_;                          ///< what is being written
   std::map<std::int64_t, std::string> begun_;  ///< with -o json: lines whose end has not come yet, by rank
   std::int64_t attempt_ = 0;
   bool ended_ = false;
@@ -239,8 +239,8 @@ Status Follower::run(Client& first) {
               screen_.note("The server is back.");
             }
           }
-          const auto more =
-              frames.feed(piece, [this](const json::object& head, std::string_view bytes) { return take(head, bytes); });
+          const auto more = frames.feed(
+              piece, [this](const json::object& head, std::string_view bytes) { return take(head, bytes); });
           if (!more.ok()) {
             broken = more.error();
           }
@@ -253,8 +253,8 @@ Status Follower::run(Client& first) {
     if (broken) {
       return *broken;
     }
-    const bool server_away = status.ok() || status.error().code == ErrorCode::kUnavailable ||
-                             status.error().code == ErrorCode::kTimeout;
+    const bool server_away =
+        status.ok() || status.error().code == ErrorCode::kUnavailable || status.error().code == ErrorCode::kTimeout;
     if (!server_away || !options_.follow) {
       return status.ok() ? error(ErrorCode::kUnavailable, "The server stopped in the middle of the log") : status;
     }
@@ -302,8 +302,8 @@ int show_log(const Globals& globals, Client& client, const LogOptions& options, 
   Follower follower(globals, options);
   std::optional<Interruption> interruption;
   if (options.follow) {
-    interruption.emplace(fmt::format("\nJob {0} goes on. Follow it: quad logs -f {0}   Cancel it: quad cancel {0}\n",
-                                     options.job));
+    interruption.emplace(
+        fmt::format("\nJob {0} goes on. Follow it: quad logs -f {0}   Cancel it: quad cancel {0}\n", options.job));
   }
   const Status status = follower.run(client);
   follower.screen().clear();

@@ -15,8 +15,8 @@ namespace quad::cli {
 struct LogOptions {
   std::int64_t job = 0;
   bool follow = false;
-  int rank = -1;          ///< -1: all
-  int attempt = 0;        ///< 0: all
+  int rank = -1;           ///< -1: all
+  int attempt = 0;         ///< 0: all
   std::int64_t tail = -1;  ///< -1: not given
   std::int64_t line = 0;   ///< 0: not given
   std::string since, grep;

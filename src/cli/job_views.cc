@@ -74,9 +74,9 @@ void print_ranks(const json::object& attempt) {
                std::string(get_string(rank, "phase")), gpus.empty() ? "-" : gpus,
                heard ? fmt::format("{:.0f} %", get_double(rank, "cpu_percent")) : "-",
                heard ? fmt::format("{:.0f} MB", get_double(rank, "rss_bytes") / 1e6) : "-",
-               !heard                           ? "-"
+               !heard                        ? "-"
                : get_bool(rank, "connected") ? ago(get_string(rank, "heard_at"))
-                                                : ago(get_string(rank, "heard_at")) + ", no connection"});
+                                             : ago(get_string(rank, "heard_at")) + ", no connection"});
   }
   table.print();
 }
@@ -134,7 +134,8 @@ int print_job(Client& client, const json::object& job) {
   const std::int64_t id = get_int(job, "id");
   fmt::print("Job {} ({}) {}\n", id, printable(get_string(job, "name")), outcome_text(job, STDOUT_FILENO));
   print_fact("User", std::string(get_string(job, "owner")));
-  print_fact("Resources", fmt::format("{} on {}", get_string(job, "resources"), counted(get_int(job, "num_nodes"), "node")));
+  print_fact("Resources",
+             fmt::format("{} on {}", get_string(job, "resources"), counted(get_int(job, "num_nodes"), "node")));
   if (const std::int64_t priority = get_int(job, "priority"); priority != 0) {
     print_fact("Priority", std::to_string(priority));
   }
@@ -187,7 +188,8 @@ int show_why(Program& program, std::int64_t id) {
 
 int show_story(Program& program, std::int64_t id) {
   auto client = Client::connect(program.globals);
-  const auto story = client.ok() ? client->get(fmt::format("/v1/jobs/{}/story", id)) : Result<json::object>(client.error());
+  const auto story =
+      client.ok() ? client->get(fmt::format("/v1/jobs/{}/story", id)) : Result<json::object>(client.error());
   if (!story.ok()) {
     return fail(story.error());
   }
@@ -212,7 +214,8 @@ int show_story(Program& program, std::int64_t id) {
 
 int show_checkpoints(Program& program, std::int64_t id) {
   auto client = Client::connect(program.globals);
-  const auto answer = client.ok() ? client->get(fmt::format("/v1/jobs/{}/checkpoints", id)) : Result<json::object>(client.error());
+  const auto answer =
+      client.ok() ? client->get(fmt::format("/v1/jobs/{}/checkpoints", id)) : Result<json::object>(client.error());
   if (!answer.ok()) {
     return fail(answer.error());
   }

@@ -50,21 +50,32 @@ int list_jobs(Program& program, const ListOptions& options) {
     print_json(*answer);
     return kOk;
   }
-  Table table({{"ID"}, {"NAME", true}, {"USER", true, true}, {"RESOURCES", true}, {"SUBMITTED"}, {"DURATION"}, {"#RECOVERIES", false, true}, {"STATUS"}, {"PROGRESS", true}});
+  Table table({{"ID"},
+               {"NAME", true},
+               {"USER", true, true},
+               {"RESOURCES", true},
+               {"SUBMITTED"},
+               {"DURATION"},
+               {"#RECOVERIES", false, true},
+               {"STATUS"},
+               {"PROGRESS", true}});
   for (const json::value& value : *get_array(*answer, "jobs")) {
     const json::object& job = value.as_object();
     const std::string_view started = get_string(job, "started_at");
     const std::string progress = progress_text(job);
-    table.add({std::to_string(get_int(job, "id")), printable(get_string(job, "name")), printable(get_string(job, "owner")),
-               printable(get_string(job, "resources")), ago(get_string(job, "submitted_at")),
+    table.add({std::to_string(get_int(job, "id")), printable(get_string(job, "name")),
+               printable(get_string(job, "owner")), printable(get_string(job, "resources")),
+               ago(get_string(job, "submitted_at")),
                started.empty() ? "-" : between(started, get_string(job, "ended_at")),
                std::to_string(get_int(job, "recoveries")), coloured(get_string(job, "status")),
                progress.empty() ? "-" : progress});
   }
   const bool narrowed = options.active || options.mine || !options.status.empty() || !options.name.empty();
   if (table.empty()) {
-    fmt::print("No jobs{}. Run one: quad launch 'echo hello'\n",
-               !narrowed ? " yet" : options.active && options.status.empty() ? " wait or run" : " like that");
+    fmt::print("No jobs{}. Run one: quad launch 'echo hello'\n", !narrowed ? " yet"
+                                                                 : options.active && options.status.empty()
+                                                                     ? " wait or run"
+                                                                     : " like that");
   } else {
     table.print();
     if (!answer->at("next").is_null()) {
@@ -91,8 +102,8 @@ Result<std::int64_t> job_meant(Client& client, const JobLogOptions& options) {
   QUAD_ASSIGN(const json::object answer, client.get("/v1/jobs?limit=1" + filter));
   const json::array& jobs = *get_array(answer, "jobs");
   if (jobs.empty()) {
-    return error(ErrorCode::kNotFound,
-                 options.name.empty() ? std::string("There are no jobs yet") : fmt::format("There is no job named '{}'", options.name));
+    return error(ErrorCode::kNotFound, options.name.empty() ? std::string("There are no jobs yet")
+                                                            : fmt::format("There is no job named '{}'", options.name));
   }
   return get_int(jobs[0].as_object(), "id");
 }
@@ -124,7 +135,8 @@ void say_cancelled(const json::object& job) {
 }
 
 int cancel(Program& program, const CancelOptions& options) {
-  const int ways = (options.jobs.empty() ? 0 : 1) + (options.mine || options.all_users ? 1 : 0) + (options.name.empty() ? 0 : 1);
+  const int ways =
+      (options.jobs.empty() ? 0 : 1) + (options.mine || options.all_users ? 1 : 0) + (options.name.empty() ? 0 : 1);
   if (ways != 1) {
     return fail(error(ErrorCode::kInvalid,
                       ways == 0 ? "Name the jobs to cancel: quad cancel 17, or --all for your own, or --name NAME"
@@ -159,7 +171,8 @@ int cancel(Program& program, const CancelOptions& options) {
     json::array shown;
     for (const json::value& value : cancelled) {
       const json::object& one = value.as_object();
-      shown.push_back(json::object{{"id", get_int(one, "id")}, {"status", get_string(one, "status")}, {"message", get_string(one, "message")}});
+      shown.push_back(json::object{
+          {"id", get_int(one, "id")}, {"status", get_string(one, "status")}, {"message", get_string(one, "message")}});
     }
     print_json(json::object{{"jobs", std::move(shown)}});
     return code;
@@ -198,17 +211,22 @@ void add_logs(CLI::App& app, Program& program, bool follow) {
   auto options = std::make_shared<JobLogOptions>();
   options->follow = follow;
   CLI::App* verb = add_verb(app, program, "logs", "A job's output, of all its attempts in order");
-  verb->add_option("job", options->job, "The job's number; the newest if none is named")->check(whole_number(1, kJobNumber));
+  verb->add_option("job", options->job, "The job's number; the newest if none is named")
+      ->check(whole_number(1, kJobNumber));
   verb->add_option("-n,--name", options->name, "The newest job of this name");
-  verb->add_flag("-f,--follow", options->follow, follow ? "As it does anyway" : "Until the job ends, over all attempts");
+  verb->add_flag("-f,--follow", options->follow,
+                 follow ? "As it does anyway" : "Until the job ends, over all attempts");
   verb->add_flag("--no-follow", options->no_follow, "What there is now");
-  verb->add_option("--rank,-w,--worker", options->rank, "One rank only")->check(whole_number(0, "a rank's number, from 0"));
-  verb->add_option("--attempt", options->attempt, "Of this attempt")->check(whole_number(1, "an attempt's number, from 1"));
+  verb->add_option("--rank,-w,--worker", options->rank, "One rank only")
+      ->check(whole_number(0, "a rank's number, from 0"));
+  verb->add_option("--attempt", options->attempt, "Of this attempt")
+      ->check(whole_number(1, "an attempt's number, from 1"));
   verb->add_option("--tail", options->tail, "The last lines")->check(whole_number(0, "a number of lines"));
   verb->add_option("--line", options->line, "From this line on")->check(whole_number(1, "a line's number, from 1"));
   verb->add_option("--since", options->since, "From a time on, or since so long ago: 10m");
   verb->add_option("--grep", options->grep, "Only lines with this text");
-  verb->callback([&program, options] { program.chosen = [&program, options] { return show_logs(program, *options); }; });
+  verb->callback(
+      [&program, options] { program.chosen = [&program, options] { return show_logs(program, *options); }; });
 }
 
 void add_cancel(CLI::App& app, Program& program) {

@@ -89,7 +89,8 @@ Result<std::vector<spec::NamedValue>> configs_of(const LaunchOptions& options) {
     }
     auto file = read_task_text(text);
     if (!file.ok()) {
-      return error(ErrorCode::kInvalid, fmt::format("--config takes KEY.KEY=VALUE or a file: {}", file.error().message));
+      return error(ErrorCode::kInvalid,
+                   fmt::format("--config takes KEY.KEY=VALUE or a file: {}", file.error().message));
     }
     configs.emplace_back("", std::move(*file));
   }
@@ -232,8 +233,9 @@ Result<std::vector<Upload>> uploads_of(const spec::TaskSet& set) {
     if (!folder && (upload.destination.empty() || !fs::is_regular_file(status))) {
       return error(ErrorCode::kInvalid,
                    fmt::format("{}: {} {}", upload.key, upload.source.string(),
-                               !fs::exists(status) ? "is not there; the path counts from the folder you are in"
-                                                   : upload.destination.empty() ? "is not a folder" : "is neither a folder nor a file"));
+                               !fs::exists(status)          ? "is not there; the path counts from the folder you are in"
+                               : upload.destination.empty() ? "is not a folder"
+                                                            : "is neither a folder nor a file"));
     }
   }
   return uploads;
@@ -288,7 +290,8 @@ Status send_all(Client& client, const std::vector<Upload>& uploads, const std::s
 /// again.
 Result<json::object> submit(const Globals& globals, Client& client, const json::object& body, json::object& refused) {
   auto answer = client.post("/v1/jobs", body, &refused);
-  for (int tries = 0; tries < 3 && !answer.ok() && refused.empty() && answer.error().code == ErrorCode::kUnavailable; ++tries) {
+  for (int tries = 0; tries < 3 && !answer.ok() && refused.empty() && answer.error().code == ErrorCode::kUnavailable;
+       ++tries) {
     QUAD_ASSIGN(client, Client::connect(globals));
     answer = client.post("/v1/jobs", body, &refused);
   }
@@ -328,7 +331,8 @@ void print_plan(const json::object& request, const json::object& plan) {
   } else if (const auto* why = get_object(plan, "why")) {
     fmt::print("It would wait. {}\n", get_string(*why, "message"));
     if (const std::int64_t ahead = get_int(*why, "ahead"); ahead > 0) {
-      fmt::print("{} ahead of it in the queue.\n", ahead == 1 ? std::string("1 job would be") : fmt::format("{} jobs would be", ahead));
+      fmt::print("{} ahead of it in the queue.\n",
+                 ahead == 1 ? std::string("1 job would be") : fmt::format("{} jobs would be", ahead));
     }
     fmt::print("Of all nodes, so many are left after each condition:\n");
     for (const json::value& step : *get_array(*why, "funnel")) {
@@ -392,8 +396,8 @@ int launch(Program& program, const LaunchOptions& options) {
     return fail(entry.error());
   }
   const bool is_command = entry->file.empty();
-  const spec::TaskSet set = is_command ? spec::from_command(entry->text, given->overrides)
-                                       : spec::parse(entry->text, given->overrides);
+  const spec::TaskSet set =
+      is_command ? spec::from_command(entry->text, given->overrides) : spec::parse(entry->text, given->overrides);
   if (!set.ok()) {
     print_problems(set.errors, "error", entry->file);
     return kUsage;
@@ -458,9 +462,12 @@ void add_place_options(CLI::App& verb, LaunchOptions& options) {
   verb.add_option("--disk-tier", options.disk_tier, "low, medium, high, ultra or best");
   verb.add_option("--network-tier", options.network_tier, "standard or best");
   verb.add_option("--local-disk", options.local_disk, "Local disks, such as nvme:100+");
-  verb.add_option("--ports", options.ports, "A port or a range to open, such as 8080 or 9000-9010")->allow_extra_args(false);
-  verb.add_flag_callback("--use-spot", [&options] { options.use_spot = true; }, "On nodes that may be reclaimed");
-  verb.add_flag_callback("--no-use-spot", [&options] { options.use_spot = false; }, "On nodes that are not");
+  verb.add_option("--ports", options.ports, "A port or a range to open, such as 8080 or 9000-9010")
+      ->allow_extra_args(false);
+  verb.add_flag_callback(
+      "--use-spot", [&options] { options.use_spot = true; }, "On nodes that may be reclaimed");
+  verb.add_flag_callback(
+      "--no-use-spot", [&options] { options.use_spot = false; }, "On nodes that are not");
   verb.add_option("--priority", options.priority, "-1000 to 1000, higher first")->check(CLI::Range(-1000, 1000));
 }
 
@@ -469,7 +476,8 @@ void add_place_options(CLI::App& verb, LaunchOptions& options) {
 void add_launch(CLI::App& app, Program& program) {
   auto options = std::make_shared<LaunchOptions>();
   CLI::App* verb = add_verb(app, program, "launch", "Run a task file, or a command, as a job");
-  verb->add_option("entrypoint", options->entrypoint, "A task file (- is standard input), or a command: -- python x.py --lr 1");
+  verb->add_option("entrypoint", options->entrypoint,
+                   "A task file (- is standard input), or a command: -- python x.py --lr 1");
   verb->add_option("-n,--name", options->name, "The job's name");
   add_place_options(*verb, *options);
   verb->add_option("--workdir", options->workdir, "The folder that becomes ~/sky_workdir");
@@ -479,7 +487,8 @@ void add_launch(CLI::App& app, Program& program) {
   verb->add_option("--env-file", options->env_files, "A dotenv file")->allow_extra_args(false);
   verb->add_option("--secret", options->secrets, "As --env, never shown again")->allow_extra_args(false);
   verb->add_option("--secret-file", options->secret_files, "A dotenv file of secrets")->allow_extra_args(false);
-  verb->add_option("--config", options->configs, "KEY.KEY=VALUE under config:, or a file of that")->allow_extra_args(false);
+  verb->add_option("--config", options->configs, "KEY.KEY=VALUE under config:, or a file of that")
+      ->allow_extra_args(false);
   verb->add_option("--client-key", options->client_key, "The same key again is the same job");
   verb->add_flag("-d,--detach-run,--detach,--async", options->detach, "Do not wait for the job's end");
   verb->add_flag("--dryrun", options->dryrun, "Show what would happen, and submit nothing");

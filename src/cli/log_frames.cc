@@ -9,7 +9,7 @@ namespace quad::cli {
 namespace {
 constexpr std::size_t kLongestHead = 1U << 20U;
 constexpr std::int64_t kLongestBody = 64LL << 20U;
-}
+}  // namespace
 
 Result<bool> LogFrames::feed(std::string_view piece, const Sink& sink) {
   while (!piece.empty()) {

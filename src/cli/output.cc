@@ -22,7 +22,11 @@ constexpr std::size_t kGap = 2;
 std::size_t character_size(std::string_view text) {
   const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
   const unsigned char first = byte(0);
-  const std::size_t size = first < 0x80 ? 1 : first >= 0xC2 && first < 0xE0 ? 2 : first >= 0xE0 && first < 0xF0 ? 3 : first >= 0xF0 && first < 0xF5 ? 4 : 0;
+  const std::size_t size = first < 0x80                    ? 1
+                           : first >= 0xC2 && first < 0xE0 ? 2
+                           : first >= 0xE0 && first < 0xF0 ? 3
+                           : first >= 0xF0 && first < 0xF5 ? 4
+                                                           : 0;
   if (size == 0 || size > text.size()) {
     return 0;
   }
@@ -112,7 +116,9 @@ std::string Table::text(std::size_t width) const {
   return out;
 }
 
-void Table::print() const { std::fputs(text(columns_of(STDOUT_FILENO)).c_str(), stdout); }
+void Table::print() const {
+  std::fputs(text(columns_of(STDOUT_FILENO)).c_str(), stdout);
+}
 
 std::string ago(std::string_view rfc3339) {
   const auto time = parse_rfc3339(rfc3339);
@@ -123,8 +129,8 @@ std::string ago(std::string_view rfc3339) {
   constexpr std::int64_t kMinute = 60;
   constexpr std::int64_t kHour = 60 * kMinute;
   constexpr std::int64_t kDay = 24 * kHour;
-  return seconds < kMinute  ? fmt::format("{} s ago", seconds)
-         : seconds < kHour  ? fmt::format("{} min ago", seconds / kMinute)
+  return seconds < kMinute    ? fmt::format("{} s ago", seconds)
+         : seconds < kHour    ? fmt::format("{} min ago", seconds / kMinute)
          : seconds < kDay * 2 ? fmt::format("{} h ago", seconds / kHour)
                               : fmt::format("{} d ago", seconds / kDay);
 }
@@ -171,7 +177,7 @@ std::string outcome_text(const json::object& row, int fd) {
 }
 
 std::string counted(std::int64_t count, std::string_view one, std::string_view many) {
-  return count == 1      ? fmt::format("1 {}", one)
+  return count == 1     ? fmt::format("1 {}", one)
          : many.empty() ? fmt::format("{} {}s", count, one)
                         : fmt::format("{} {}", count, many);
 }
@@ -191,7 +197,9 @@ std::string valid_utf8(std::string_view text) {
   return out;
 }
 
-void print_json(const json::value& value) { std::fputs(to_pretty_text(value).c_str(), stdout); }
+void print_json(const json::value& value) {
+  std::fputs(to_pretty_text(value).c_str(), stdout);
+}
 
 int fail(const Error& failure) {
   std::fflush(stdout);

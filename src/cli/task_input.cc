@@ -21,10 +21,7 @@ constexpr std::size_t kLargestTask = 4U << 20U;  ///< what spec takes
 constexpr std::size_t kLargestEnvFile = 1U << 20U;
 
 std::string_view kind_of(mode_t mode) {
-  return S_ISDIR(mode)  ? "a folder"
-         : S_ISFIFO(mode) ? "a named pipe"
-         : S_ISSOCK(mode) ? "a socket"
-                          : "a device";
+  return S_ISDIR(mode) ? "a folder" : S_ISFIFO(mode) ? "a named pipe" : S_ISSOCK(mode) ? "a socket" : "a device";
 }
 
 /// For messages.
@@ -57,8 +54,9 @@ Result<std::string> read_plain_file(const std::string& name, std::size_t most, s
   // Without O_NONBLOCK the opening of a pipe waits for its writer.
   const UniqueFd fd(::open(name.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
   if (!fd) {
-    return error(ErrorCode::kInvalid, errno == ENOENT ? fmt::format("There is no file {}", path)
-                                                      : fmt::format("{} cannot be read: {}", path, std::strerror(errno)));
+    return error(ErrorCode::kInvalid, errno == ENOENT
+                                          ? fmt::format("There is no file {}", path)
+                                          : fmt::format("{} cannot be read: {}", path, std::strerror(errno)));
   }
   struct stat info {};
   if (::fstat(fd.get(), &info) != 0 || !S_ISREG(info.st_mode)) {

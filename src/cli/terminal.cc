@@ -33,7 +33,9 @@ bool same_device(int a, int b) {
   return ::fstat(a, &first) == 0 && ::fstat(b, &second) == 0 && first.st_rdev == second.st_rdev;
 }
 
-bool continues_character(char c) { return (static_cast<unsigned char>(c) & 0xC0U) == 0x80U; }
+bool continues_character(char c) {
+  return (static_cast<unsigned char>(c) & 0xC0U) == 0x80U;
+}
 
 // What the signal handler needs. It may interrupt anything, so it only reads these and calls write and _exit.
 std::atomic<const char*> farewell_text{nullptr};
@@ -52,7 +54,9 @@ void on_signal(int number) {
 
 }  // namespace
 
-bool has_colour(int fd) { return can_draw(fd) && !is_set("NO_COLOR"); }
+bool has_colour(int fd) {
+  return can_draw(fd) && !is_set("NO_COLOR");
+}
 
 std::size_t columns_of(int fd) {
   if (::isatty(fd) != 1) {

@@ -48,7 +48,7 @@ class Screen {
   [[nodiscard]] std::string drawing();
 
   bool live_possible_;
-  bool shared_;            ///< output and live line are on the same terminal
+  bool shared_;             ///< output and live line are on the same terminal
   bool line_start_ = true;  ///< the output so far ended with a newline
   std::string text_;
   std::size_t drawn_ = 0;  ///< cells of the live line that is on the screen; 0: none

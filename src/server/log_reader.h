@@ -51,7 +51,7 @@ class LogReader {
 
   struct Piece {
     Rank rank;
-    std::string prefix;      ///< for each of its lines; empty if there is one rank only
+    std::string prefix;  ///< for each of its lines; empty if there is one rank only
     std::string text;
     std::uint64_t next = 0;  ///< where to go on after it
   };

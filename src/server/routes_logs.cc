@@ -60,15 +60,16 @@ Result<Asked> read_asked(const net::Request& request, const job::Job& job, WallT
     }
   }
   if (wanted.from && wanted.from->attempt.value() > attempts) {
-    return error(ErrorCode::kNotFound, fmt::format("Job {} has had no attempt {}", job.id.value(),
-                                                   wanted.from->attempt.value()), "from");
+    return error(ErrorCode::kNotFound,
+                 fmt::format("Job {} has had no attempt {}", job.id.value(), wanted.from->attempt.value()), "from");
   }
   if (rank) {
     wanted.rank = Rank(static_cast<std::int32_t>(*rank));
     if (*rank >= job.request->ranks) {
       return error(ErrorCode::kNotFound,
-                   job.request->ranks == 1 ? fmt::format("Job {} has rank 0 only", job.id.value())
-                                           : fmt::format("Job {} has ranks 0 to {}", job.id.value(), job.request->ranks - 1),
+                   job.request->ranks == 1
+                       ? fmt::format("Job {} has rank 0 only", job.id.value())
+                       : fmt::format("Job {} has ranks 0 to {}", job.id.value(), job.request->ranks - 1),
                    "rank");
     }
   }
@@ -143,7 +144,8 @@ class Writer {
 };
 
 /// One reader of one job's output, from its first byte to its last.
-asio::awaitable<void> serve_log(App& app, net::Exchange& exchange, JobId id, const Asked& asked, net::BodyStream& stream) {
+asio::awaitable<void> serve_log(App& app, net::Exchange& exchange, JobId id, const Asked& asked,
+                                net::BodyStream& stream) {
   const LogWanted& wanted = asked.wanted;
   net::Wakeup wakeup(exchange.executor());
   stream.on_closed([&wakeup] { wakeup.notify(); });

@@ -107,9 +107,8 @@ void check_disks(const spec::Resources& resources, Findings& findings) {
 }  // namespace
 
 void Findings::warn(std::string key, std::string message) {
-  const bool known = std::any_of(warnings.begin(), warnings.end(), [&](const spec::Diagnostic& one) {
-    return one.key == key && one.message == message;
-  });
+  const bool known = std::any_of(warnings.begin(), warnings.end(),
+                                 [&](const spec::Diagnostic& one) { return one.key == key && one.message == message; });
   if (!known) {
     warnings.push_back({.message = std::move(message), .key = std::move(key)});
   }
@@ -182,15 +181,17 @@ void check_resources(const spec::Resources& resources, Findings& findings) {
     findings.warn("resources.autostop", "A job's nodes are free when it ends; autostop has no effect.");
   }
   if (resources.priority_class) {
-    findings.warn("resources.priority_class", "There are no priority classes here; write priority, from -1000 to 1000.");
+    findings.warn("resources.priority_class",
+                  "There are no priority classes here; write priority, from -1000 to 1000.");
   }
   if (resources.no_missing_accelerator_warnings) {
-    findings.warn("resources._no_missing_accel_warnings", "This is a note that SkyPilot makes for itself, and is ignored.");
+    findings.warn("resources._no_missing_accel_warnings",
+                  "This is a note that SkyPilot makes for itself, and is ignored.");
   }
   if (resources.accelerator && resources.accelerator->milli % 1000 != 0) {
-    findings.warn("resources.accelerators", fmt::format("GPUs are given whole; {:g} is rounded up to {}.",
-                                                        resources.accelerator->count,
-                                                        (resources.accelerator->milli + 999) / 1000));
+    findings.warn("resources.accelerators",
+                  fmt::format("GPUs are given whole; {:g} is rounded up to {}.", resources.accelerator->count,
+                              (resources.accelerator->milli + 999) / 1000));
   }
 }
 

@@ -155,7 +155,8 @@ std::set<std::string> paths_of_grammar() {
 }
 
 const Row* row_of(const std::string& path) {
-  const auto* row = std::find_if(std::begin(kTable), std::end(kTable), [&](const Row& one) { return one.path == path; });
+  const auto* row =
+      std::find_if(std::begin(kTable), std::end(kTable), [&](const Row& one) { return one.path == path; });
   return row == std::end(kTable) ? nullptr : row;
 }
 
@@ -184,9 +185,8 @@ bool is_decided(const std::string& path, const std::set<std::string>& paths) {
   if (below == paths.end() || !below->starts_with(path + ".")) {
     return false;
   }
-  return std::all_of(below, paths.end(), [&](const std::string& one) {
-    return !one.starts_with(path + ".") || is_decided(one, paths);
-  });
+  return std::all_of(below, paths.end(),
+                     [&](const std::string& one) { return !one.starts_with(path + ".") || is_decided(one, paths); });
 }
 
 class Unhonoured : public testing::TestWithParam<Row> {
@@ -265,7 +265,8 @@ TEST_P(Unhonoured, IsDoneOrSaid) {
 
 INSTANTIATE_TEST_SUITE_P(EveryKey, Unhonoured, testing::ValuesIn(kTable), [](const auto& row) {
   std::string name = row.param.path;
-  std::replace_if(name.begin(), name.end(), [](char c) { return c == '.' || c == '*'; }, '_');
+  std::replace_if(
+      name.begin(), name.end(), [](char c) { return c == '.' || c == '*'; }, '_');
   return name;
 });
 
@@ -273,7 +274,8 @@ TEST(UnhonouredTable, HasEveryKeyOfTheGrammar) {
   const auto paths = paths_of_grammar();
   ASSERT_GT(paths.size(), 150U);
   for (const std::string& path : paths) {
-    EXPECT_TRUE(is_decided(path, paths)) << path << " may stand in a task file, and the table does not say what becomes of it";
+    EXPECT_TRUE(is_decided(path, paths)) << path
+                                         << " may stand in a task file, and the table does not say what becomes of it";
   }
 }
 
