@@ -53,7 +53,7 @@ std::string target_of(const LogOptions& options, const LogPlace& place) {
     put("grep", options.grep);
   }
   if (place.known()) {
-    put("from", place.text());
+    target += "&from=" + place.text();  // not encoded: of many ranks it is long, and the head of a request is bounded
   }
   return target;
 }
@@ -306,10 +306,11 @@ int show_log(const Globals& globals, Client& client, const LogOptions& options, 
         fmt::format("\nJob {0} goes on. Follow it: quad logs -f {0}   Cancel it: quad cancel {0}\n", options.job));
   }
   const Status status = follower.run(client);
-  follower.screen().clear();
+  follower.screen().live({});
   if (!status.ok()) {
     if (options.follow && status.error().code == ErrorCode::kUnavailable) {
-      fmt::print(stderr, "The log breaks off here; the job goes on. Follow it again: quad logs -f {}\n", options.job);
+      follower.screen().note(
+          fmt::format("The log breaks off here; the job goes on. Follow it again: quad logs -f {}", options.job));
     }
     return fail(status.error());
   }
@@ -325,7 +326,7 @@ int show_log(const Globals& globals, Client& client, const LogOptions& options, 
     return kOk;  // the end of the one attempt that was asked for
   }
   if (!globals.json() && !options.quiet) {
-    fmt::print(stderr, "Job {} {}\n", options.job, outcome_text(row, STDERR_FILENO));
+    follower.screen().note(fmt::format("Job {} {}", options.job, outcome_text(row, STDERR_FILENO)));
   }
   const auto code = static_cast<int>(get_int(row, "exit_code"));
   return state == "SUCCEEDED" ? kOk : code > 0 && code < 256 ? code : kFailed;

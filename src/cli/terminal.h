@@ -35,9 +35,9 @@ class Screen {
 
   /// A piece of the job's output, to standard output. False once nobody reads it.
   bool output(std::string_view bytes);
-  /// A line of Quad's own, to standard error.
+  /// A line of Quad's own, to standard error; on a line of its own even after output without a newline.
   void note(std::string_view line);
-  /// The live line from now on; drawn at once if it can be.
+  /// The live line from now on; drawn at once if it can be. Empty: none.
   void live(std::string text);
   /// Takes the live line away, for good unless live() is called again.
   void clear();

@@ -129,6 +129,9 @@ class OnATerminal(WithServer):
         self.stop_file.touch()
         self.assertEqual(terminal.wait(), 0)
         self.assertEqual(terminal.lines()[1:-1], ["6 of 6", "the end"])
+        terminal = self.terminal("launch", "printf 'without an end'")
+        self.assertEqual(terminal.wait(), 0)
+        self.assertEqual(terminal.lines()[1:], ["without an end", f"Job {self.newest()} SUCCEEDED."])
 
     def test_a_job_that_waits_says_for_what(self):
         blocker = self.quad_server.launch({"num_nodes": 4, "run": "sleep 600", "resources": {"cpus": 16}})
