@@ -192,11 +192,15 @@ Result<pid_t> spawn_server(const fs::path& data_dir, const std::string& log) {
 
 Status start_server(const Globals& globals) {
   const fs::path data_dir = data_dir_of(globals);
-  QUAD_TRY(make_folders(data_dir, 0700));
-  QUAD_TRY(check_owner(data_dir));
-  const UniqueFd lock(::open((data_dir / "start.lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
-  if (!lock) {
-    return errno_error(fmt::format("Cannot write in the data directory {}", data_dir.string()), errno);
+  Status usable = make_folders(data_dir, 0700);
+  usable = usable.ok() ? check_owner(data_dir) : usable;
+  UniqueFd lock;
+  if (usable.ok()) {
+    lock.reset(::open((data_dir / "start.lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+    usable = lock ? Status() : errno_error(fmt::format("Cannot write in the data directory {}", data_dir.string()), errno);
+  }
+  if (!usable.ok()) {
+    return error(ErrorCode::kUnavailable, fmt::format("No server can be started. {}", usable.error().message));
   }
   while (::flock(lock.get(), LOCK_EX) != 0 && errno == EINTR) {
   }

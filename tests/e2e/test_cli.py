@@ -216,7 +216,7 @@ class Following(quadtest.TestCase):
         stop.touch()
         self.assertEqual(follower.wait(60), 0, (server.folder / "err").read_text())
         shown = self.lines_of(server)
-        for rank, prefix in ((0, r"\(head, rank=0\) "), (1, r"\(worker1, rank=1, ip=127\.[\d.]+\) ")):
+        for rank, prefix in ((0, r"\(head, rank=0, pid=\d+\) "), (1, r"\(worker1, rank=1, pid=\d+, ip=127\.[\d.]+\) ")):
             numbers = [int(found[1]) for line in shown if (found := re.fullmatch(rf"{prefix}rank {rank} line (\d+)", line))]
             self.assertEqual(numbers, list(range(1, len(numbers) + 1)))
             self.assertGreater(len(numbers), 50)
@@ -726,7 +726,7 @@ class FirstCall(quadtest.TestCase):
         self.server_.data.parent.mkdir(exist_ok=True)
         self.server_.data.write_text("a file\n")
         code, _, err = self.server_.quad("status")
-        self.assertNotEqual(code, 0)
+        self.assertEqual(code, 3)
         self.assertIn(str(self.server_.data), err)
 
     @unittest.skipUnless(os.geteuid() == 0, "only root can make another user's folder")
@@ -734,8 +734,8 @@ class FirstCall(quadtest.TestCase):
         self.server_.data.mkdir()
         os.chown(self.server_.data, 65534, 65534)
         code, _, err = self.server_.quad("status")
-        self.assertEqual(code, 1)
-        self.assertRegex(err, rf"^error: The data directory {self.server_.data} belongs to \w+; name their server with --server ")
+        self.assertEqual(code, 3)
+        self.assertRegex(err, rf"^error: No server can be started\. The data directory {self.server_.data} belongs to \w+; name their server with --server ")
         self.assertEqual(list(self.server_.data.iterdir()), [])
         # The other way round: somebody who may not even look.
         os.chown(self.server_.data, 0, 0)
@@ -744,5 +744,5 @@ class FirstCall(quadtest.TestCase):
         shutil.copy(quadtest.quad_bin(), self.server_.folder / "quad")
         done = subprocess.run(["./quad", "status"], user=65534, group=65534, extra_groups=[], cwd=self.server_.folder,
                               text=True, env=self.server_.environment(), capture_output=True, timeout=60)  # fmt: skip
-        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertEqual(done.returncode, 3, done.stderr)
         self.assertRegex(done.stderr, r"^error: .*(belongs to root|Permission denied)")

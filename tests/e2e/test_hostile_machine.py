@@ -178,7 +178,7 @@ class Machine(quadtest.TestCase):
         before = (server.data / "server.json").read_text()
         done = subprocess.run([quadtest.quad_bin(), "serve", "--data-dir", server.data, "--nodes", "1"], capture_output=True,
                               text=True, timeout=20)  # fmt: skip
-        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertEqual(done.returncode, 5, done.stderr)
         self.assertIn(f"Another Quad server (process {server.process.pid} on ", done.stderr)
         self.assertIn(f"already works on {server.data}; stop it, or give this one another --data-dir", done.stderr)
         self.assertEqual((server.data / "server.json").read_text(), before)
