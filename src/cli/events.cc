@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <thread>
@@ -18,6 +19,7 @@ namespace {
 
 constexpr Millis kSilence{60'000};  ///< the server sends something at least every 15 s
 constexpr std::chrono::minutes kPatience{5};
+constexpr Millis kPause{200};
 
 struct EventOptions {
   std::int64_t after = 0;
@@ -27,96 +29,130 @@ struct EventOptions {
   std::string kind;
 };
 
+/// Waits until the server answers again; anything else than its being away is an error at once.
+Result<Client> come_back(const Globals& globals) {
+  const auto give_up = std::chrono::steady_clock::now() + kPatience;
+  for (;;) {
+    // Whoever stopped the server does not want a follower to start it.
+    auto client = Client::connect(globals, false);
+    if (client.ok() || client.error().code != ErrorCode::kUnavailable || std::chrono::steady_clock::now() > give_up) {
+      return client;
+    }
+    std::this_thread::sleep_for(kPause);
+  }
+}
+
 class EventReader {
  public:
-  EventReader(const Globals& globals, EventOptions options) : globals_(globals), options_(std::move(options)) {}
+  EventReader(const Globals& globals, Client& client, const EventOptions& options)
+      : globals_(globals), client_(client), options_(options), last_(options.after) {}
 
-  Status pages(Client& client);
-  Status follow(Client& first);
+  Status pages();
+  /// What is old comes as pages, of which none is left out however many there are; what is new as a stream.
+  Status follow();
 
  private:
-  [[nodiscard]] std::string target() const;
+  [[nodiscard]] std::string query() const;
   void print(const json::object& event);
+  /// Until the connection breaks, or a resync says that pages are due.
+  Status stream();
+  bool take(const net::SseEvent& event);
 
   const Globals& globals_;
-  EventOptions options_;
-  std::string day_;
+  Client& client_;
+  const EventOptions& options_;
+  std::int64_t last_;
+  bool unread_ = false;
 };
 
-std::string EventReader::target() const {
-  std::string target = fmt::format("/v1/events?after={}", options_.after);
-  target += options_.job > 0 ? fmt::format("&job={}", options_.job) : "";
-  target += options_.node.empty() ? "" : "&node=" + net::percent_encode(options_.node);
-  target += options_.kind.empty() ? "" : "&kind=" + net::percent_encode(options_.kind);
-  return target;
+std::string EventReader::query() const {
+  std::string query = fmt::format("after={}", last_);
+  query += options_.job > 0 ? fmt::format("&job={}", options_.job) : "";
+  query += options_.node.empty() ? "" : "&node=" + net::percent_encode(options_.node);
+  query += options_.kind.empty() ? "" : "&kind=" + net::percent_encode(options_.kind);
+  return query;
 }
 
 void EventReader::print(const json::object& event) {
-  options_.after = get_int(event, "revision");
+  last_ = std::max(last_, get_int(event, "revision"));
   if (globals_.json()) {
     fmt::print("{}\n", to_text(event));
   } else {
     std::string day;
     const std::string at = local_time(get_string(event, "at"), day);
-    fmt::print("{:>7}  {}  {:<20} {}{}\n", options_.after, at, get_string(event, "kind"),
+    fmt::print("{:>7}  {}  {:<20} {}{}\n", get_int(event, "revision"), at, get_string(event, "kind"),
                event.contains("job") ? fmt::format("job {}: ", get_int(event, "job")) : "",
                printable(get_string(event, "message")));
   }
 }
 
-Status EventReader::pages(Client& client) {
-  constexpr std::int64_t kPage = 10'000;
+Status EventReader::pages() {
+  constexpr std::size_t kPage = 1'000;
   for (;;) {
-    QUAD_ASSIGN(const json::object answer, client.get(target() + fmt::format("&limit={}", kPage)));
-    const json::array& events = *get_array(answer, "events");
-    for (const json::value& event : events) {
+    QUAD_ASSIGN(const json::object answer, client_.get(fmt::format("/v1/events?limit={}&{}", kPage, query())));
+    const json::array* events = get_array(answer, "events");
+    if (events == nullptr) {
+      return error(ErrorCode::kInvalid, "The server sent something else than events");
+    }
+    for (const json::value& event : *events) {
       print(event.as_object());
     }
-    if (static_cast<std::int64_t>(events.size()) < kPage) {
+    unread_ = std::fflush(stdout) != 0;
+    if (events->size() < kPage || unread_) {
+      last_ = std::max(last_, get_int(answer, "revision"));
       return {};
     }
   }
 }
 
-Status EventReader::follow(Client& first) {
-  std::optional<Client> again;
-  const auto began = [] { return std::chrono::steady_clock::now(); };
-  auto heard_at = began();
+Status EventReader::follow() {
   for (;;) {
-    net::SseParser parser;
-    bool unread = false;
-    const Status status = (again ? *again : first)
-                              .stream(target() + "&follow=1",
-                                      [&](std::string_view piece) {
-                                        heard_at = began();
-                                        const auto more = parser.feed(piece, [&](const net::SseEvent& event) {
-                                          if (const auto object = parse_json_object(event.data);
-                                              object.ok() && object->contains("revision")) {
-                                            print(*object);
-                                          }
-                                          return true;
-                                        });
-                                        unread = std::fflush(stdout) != 0;
-                                        return more.ok() && *more && !unread;
-                                      },
-                                      kSilence, {{"Accept", "text/event-stream"}});
-    const bool away =
-        status.ok() || status.error().code == ErrorCode::kUnavailable || status.error().code == ErrorCode::kTimeout;
-    if (unread || !away) {
-      return unread ? Status() : status;
+    Status status = pages();
+    if (status.ok() && !unread_) {
+      status = stream();
     }
-    for (Millis pause{50};; pause = std::min(pause * 2, Millis(1'000))) {
-      std::this_thread::sleep_for(pause);
-      auto found = Client::connect(globals_, false);
-      if (found.ok()) {
-        again.emplace(std::move(*found));
-        break;
+    if (unread_) {
+      return {};
+    }
+    if (!status.ok()) {
+      if (status.error().code != ErrorCode::kUnavailable && status.error().code != ErrorCode::kTimeout) {
+        return status;
       }
-      if (began() - heard_at > kPatience) {
-        return found.error();
-      }
+      QUAD_ASSIGN(client_, come_back(globals_));
     }
   }
+}
+
+Status EventReader::stream() {
+  net::SseParser parser;
+  Status broken;
+  const Status status = client_.stream(
+      "/v1/events?follow=1&" + query(),
+      [&](std::string_view piece) {
+        const auto more = parser.feed(piece, [&](const net::SseEvent& event) { return take(event); });
+        broken = more.ok() ? Status() : Status(more.error());
+        unread_ = std::fflush(stdout) != 0;
+        return more.ok() && *more && !unread_;
+      },
+      kSilence);
+  return broken.ok() ? status : broken;
+}
+
+bool EventReader::take(const net::SseEvent& event) {
+  const auto data = parse_json_object(event.data);
+  if (!data.ok()) {
+    return true;
+  }
+  if (event.event != "resync") {
+    print(*data);
+    return true;
+  }
+  if (get_string(*data, "reason") == "unknown_cursor") {
+    last_ = get_int(*data, "revision");
+    fmt::print(stderr, "The server's history is another one than before: it goes on from event {}.\n", last_);
+    return true;
+  }
+  return false;
 }
 
 }  // namespace
@@ -135,8 +171,8 @@ void add_events(CLI::App& app, Program& program) {
       if (!client.ok()) {
         return fail(client.error());
       }
-      EventReader reader(program.globals, *options);
-      const Status status = options->follow ? reader.follow(*client) : reader.pages(*client);
+      EventReader reader(program.globals, *client, *options);
+      const Status status = options->follow ? reader.follow() : reader.pages();
       return status.ok() ? kOk : fail(status.error());
     };
   });

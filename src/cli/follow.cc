@@ -30,7 +30,8 @@ constexpr Millis kSilence{20'000};
 constexpr std::chrono::minutes kPatience{5};
 
 std::string target_of(const LogOptions& options, const LogPlace& place) {
-  std::string target = fmt::format("/v1/jobs/{}/logs?format=frames&follow={}", options.job, options.follow ? 1 : 0);
+  std::string target = fmt::format("/v1/jobs/{}/logs?follow={}&cursor={}", options.job, options.follow ? 1 : 0,
+                                   place.known() ? place.text() : "start");
   const auto put = [&target](std::string_view key, const std::string& value) {
     target += fmt::format("&{}={}", key, net::percent_encode(value));
   };
@@ -51,9 +52,6 @@ std::string target_of(const LogOptions& options, const LogPlace& place) {
   }
   if (!options.grep.empty()) {
     put("grep", options.grep);
-  }
-  if (place.known()) {
-    target += "&from=" + place.text();  // not encoded: of many ranks it is long, and the head of a request is bounded
   }
   return target;
 }

@@ -303,9 +303,8 @@ std::string shape_text(const json::object& shape) {
   if (const std::int64_t gpus = get_int(shape, "gpus"); gpus > 0) {
     text = fmt::format("{} {}, ", gpus, get_string(shape, "gpu_model", "GPUs"));
   }
-  constexpr double kGiB = 1024.0 * 1024 * 1024;
-  return text + fmt::format("{:g} CPUs and {:.1f} GiB of memory", get_double(shape, "cpu") / 1000,
-                            get_double(shape, "memory") / kGiB);
+  return text + fmt::format("{:g} CPUs and {:.1f} GB of memory", get_double(shape, "cpu") / 1000,
+                            get_double(shape, "memory") / 1e9);
 }
 
 /// The plan of one task, for people.

@@ -1,6 +1,6 @@
 // cli/log_frames.h
 //
-// The frames of a job's log, as GET /v1/jobs/ID/logs?format=frames sends them: a line of JSON, and after one that says
+// The frames of a job's log, as GET /v1/jobs/ID/logs?cursor= sends them: a line of JSON, and after one that says
 // {"type": "output", "bytes": N} that many bytes of output. A parser that is fed whatever pieces the network brings and
 // gives whole frames only, and the place that a reader has reached by them, with which it goes on after it lost the
 // server: what came of a frame that broke off is dropped, and comes again. Pure.
@@ -39,7 +39,7 @@ class LogPlace {
   void see_attempt(const json::object& head);
   void see_output(const json::object& head);
   [[nodiscard]] bool known() const { return attempt_ > 0; }
-  /// "2:0=1234,1=880", for `from=`.
+  /// "2:0=1234,1=880", for `cursor=`.
   [[nodiscard]] std::string text() const;
 
  private:

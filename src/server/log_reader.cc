@@ -25,6 +25,9 @@ std::string prefix_of(const job::RankRecord& rank, std::int32_t number) {
 }  // namespace
 
 std::optional<LogCursor> parse_log_cursor(std::string_view text) {
+  if (text == "start") {
+    return LogCursor{Epoch(0), {}};
+  }
   const std::size_t colon = text.find(':');
   const auto attempt = parse_integer(text.substr(0, colon));
   if (colon == std::string_view::npos || !attempt || *attempt < 1 || *attempt > INT32_MAX) {

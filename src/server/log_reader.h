@@ -20,7 +20,8 @@
 
 namespace quad::server {
 
-/// A place in a job's output: what a reader that lost its connection gives to go on. "2:0=1234,1=880".
+/// A place in a job's output: what a reader that lost its connection gives to go on. "2:0=1234,1=880"; of "start" the
+/// attempt is 0.
 struct LogCursor {
   Epoch attempt;
   std::map<std::int32_t, std::uint64_t> offsets;  ///< by rank; a rank that is not named begins at 0

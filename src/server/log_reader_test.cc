@@ -16,7 +16,9 @@ TEST(LogCursors, AreReadStrictly) {
   EXPECT_EQ(cursor->offsets, (std::map<std::int32_t, std::uint64_t>{{0, 1234}, {13, 880}}));
   ASSERT_TRUE(parse_log_cursor("1:"));
   EXPECT_TRUE(parse_log_cursor("1:")->offsets.empty());
-  for (const char* bad : {"", "1", ":", "0:", "x:0=1", "1:0", "1:0=", "1:=1", "1:0=-1", "1:-1=0", "1:0=1,", "1:0=1;1=2",
+  ASSERT_TRUE(parse_log_cursor("start"));
+  EXPECT_EQ(parse_log_cursor("start")->attempt, Epoch(0));
+  for (const char* bad : {"", "1", ":", "0:", "x:0=1", "1:0", "1:0=", "1:=1", "1:0=-1", "1:-1=0", "1:0=1,", "1:0=1;1=2", "1:5,5", "Start",
                           "99999999999:", "1:0=99999999999999999999"}) {
     EXPECT_FALSE(parse_log_cursor(bad)) << bad;
   }

@@ -37,17 +37,15 @@ Result<Asked> read_asked(const net::Request& request, const job::Job& job, WallT
   wanted.line = query.integer("line", {1});
   wanted.since = query.time("since", now);
   wanted.grep = query.text("grep").value_or("");
-  if (const auto from = query.text("from")) {
-    wanted.from = parse_log_cursor(*from);
+  if (const auto text = query.text("cursor")) {
+    asked.frames = true;
+    wanted.from = parse_log_cursor(*text);
     if (!wanted.from) {
-      query.refuse("from", *from, "an attempt and the offsets of its ranks, such as 1:0=1234,1=880");
+      query.refuse("cursor", *text, "start, or an attempt and the places of its ranks as frames told them: 1:0=1234,1=880");
+    } else if (wanted.from->attempt == Epoch(0)) {
+      wanted.from.reset();
     }
   }
-  const std::string format = query.text("format").value_or("text");
-  if (format != "text" && format != "frames") {
-    query.refuse("format", format, "text or frames");
-  }
-  asked.frames = format == "frames";
   QUAD_TRY(query.finish());
   const std::int32_t attempts = std::max(job.epoch().value(), 1);
   if (attempt) {
@@ -59,9 +57,11 @@ Result<Asked> read_asked(const net::Request& request, const job::Job& job, WallT
                    "attempt");
     }
   }
-  if (wanted.from && wanted.from->attempt.value() > attempts) {
-    return error(ErrorCode::kNotFound,
-                 fmt::format("Job {} has had no attempt {}", job.id.value(), wanted.from->attempt.value()), "from");
+  if (wanted.from && (wanted.from->attempt > job.epoch() || (attempt && wanted.from->attempt.value() != *attempt) ||
+                      std::any_of(wanted.from->offsets.begin(), wanted.from->offsets.end(), [&](const auto& place) {
+                        return place.first >= job.request->ranks || (rank && place.first != *rank);
+                      }))) {
+    return error(ErrorCode::kInvalid, "The cursor is of another job, attempt or rank; begin with 'start'", "cursor");
   }
   if (rank) {
     wanted.rank = Rank(static_cast<std::int32_t>(*rank));
@@ -149,12 +149,8 @@ asio::awaitable<void> serve_log(App& app, net::Exchange& exchange, JobId id, con
   const LogWanted& wanted = asked.wanted;
   net::Wakeup wakeup(exchange.executor());
   stream.on_closed([&wakeup] { wakeup.notify(); });
-  app.event_waiters.insert(&wakeup);
-  struct Leave {
-    App& app;
-    net::Wakeup* wakeup;
-    ~Leave() { app.event_waiters.erase(wakeup); }
-  } leave{app, &wakeup};
+  const StreamPlace place(app, wakeup, app.log_streams);
+  const Caller caller = caller_of(exchange);
   LogReader reader(*app.logs, wanted);
   Writer writer(asked.frames);
   const bool tells_state = asked.frames && wanted.follow;
@@ -164,6 +160,10 @@ asio::awaitable<void> serve_log(App& app, net::Exchange& exchange, JobId id, con
   job::Status told = job::Status::kPending;
   std::vector<LogReader::Piece> pieces;
   while (!stream.closed() && !app.stopping) {
+    if (!is_known(app, caller)) {
+      stream.abort();
+      co_return;
+    }
     const auto snapshot = app.control->snapshot();
     const auto job = snapshot->find(id);
     if (epoch == Epoch(0) && job->epoch() > Epoch(0)) {
@@ -230,7 +230,7 @@ asio::awaitable<void> logs(App& app, net::Exchange& exchange) {
     co_return;
   }
   const net::Headers headers = {{"Cache-Control", "no-store"}};
-  const std::string type = asked->frames ? "application/vnd.quad.log-frames" : "text/plain; charset=utf-8";
+  const std::string type = asked->frames ? "application/octet-stream" : "text/plain; charset=utf-8";
   net::BodyStream stream = co_await exchange.start_stream(200, type, headers);
   co_await serve_log(app, exchange, job->id, *asked, stream);
 }

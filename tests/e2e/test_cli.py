@@ -403,7 +403,7 @@ class Launching(WithServer):
         request = self.plan("--gpus", "h100:2", "--cpus", "3", "--memory", "5", "--num-nodes", "2", "--priority", "-7", "true")
         request = request["requests"][0]
         self.assertEqual((request["ranks"], request["priority"]), (2, -7))
-        self.assertEqual(request["shapes"], [{"cpu": 3000, "memory": 5 << 30, "gpus": 2, "gpu_model": "H100"}])
+        self.assertEqual(request["shapes"], [{"cpu": 3000, "memory": 5_000_000_000, "gpus": 2, "gpu_model": "H100"}])
         self.assertIn("resources.ports", self.warned("--ports", "8080", "--ports", "9000-9010", "true"))
         self.assertIn("resources.use_spot", self.warned("--use-spot", "true"))
         self.assertEqual(self.warned("--no-use-spot", "true"), set())

@@ -2,6 +2,7 @@
 
 import datetime
 import http.client
+import json
 import re
 import subprocess
 import time
@@ -34,7 +35,7 @@ def resident_kib(pid):
 
 
 class Frames:
-    """What a framed body holds, piece by piece; `cursor` is of the last whole frame."""
+    """The output in a framed body of one rank, piece by piece; `cursor` is of the last whole frame."""
 
     def __init__(self):
         self.held, self.whole, self.cursor = b"", b"", "start"
@@ -42,12 +43,15 @@ class Frames:
     def feed(self, piece):
         self.held += piece
         while b"\n" in self.held:
-            head, rest = self.held.split(b"\n", 1)
-            cursor, length = head.split(b" ")
-            if len(rest) < int(length):
+            line, rest = self.held.split(b"\n", 1)
+            head = json.loads(line)
+            length = head.get("bytes", 0)
+            if len(rest) < length:
                 return
-            self.whole += rest[: int(length)]
-            self.held, self.cursor = rest[int(length) :], cursor.decode()
+            self.whole += rest[:length]
+            self.held = rest[length:]
+            if head["type"] == "output":
+                self.cursor = f"{head['attempt']}:{head['rank']}={head['next']}"
 
 
 class Logs(quadtest.TestCase):
