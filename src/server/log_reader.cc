@@ -11,7 +11,7 @@ namespace quad::server {
 
 namespace {
 
-constexpr std::size_t kPiece = 256 * 1024;       ///< read at once, of all ranks together
+constexpr std::size_t kPiece = 1024 * 1024;      ///< read at once, of all ranks together
 constexpr std::size_t kLeastPiece = 4 * 1024;    ///< read at once of one rank
 constexpr std::size_t kLongestLine = 1U << 20U;  ///< a longer one is cut, so that a reader without newlines is bounded
 

@@ -209,8 +209,10 @@ asio::awaitable<void> serve_log(App& app, net::Exchange& exchange, JobId id, con
       co_return;
     }
     if (moved) {
-      // A long search writes nothing for a while: others have their turn in between.
-      co_await asio::post(exchange.executor(), asio::use_awaitable);
+      if (out.empty()) {
+        // A long search writes nothing for a while: others have their turn in between.
+        co_await asio::post(exchange.executor(), asio::use_awaitable);
+      }
     } else if (out.empty() && tells_state) {
       co_await wakeup.wait_for(kStateEvery - std::min(kStateEvery, now - *told_at) + Millis(1));
     } else if (out.empty()) {

@@ -54,7 +54,7 @@ class RunnerSession : public std::enable_shared_from_this<RunnerSession> {
 
   asio::awaitable<void> read_loop() {
     runner::FrameReader frames;
-    // Much less than a follower is given at once (routes_logs.cc): both take turns on one thread, and who reads the
+    // Much less than a follower is given at once (log_reader.cc): both take turns on one thread, and who reads the
     // output must keep up with who prints it.
     constexpr std::size_t kRead = 64 * 1024;
     while (!closed_) {
