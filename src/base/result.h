@@ -100,7 +100,7 @@ class [[nodiscard]] Status {
 /// Returns from the calling function with the error of a Status or Result that failed.
 #define QUAD_TRY(expression)                                      \
   do {                                                            \
-    if (auto quad_try_status = (expression); !quad_try_status.ok()) { \
+    if (const auto& quad_try_status = (expression); !quad_try_status.ok()) { \
       return quad_try_status.error();                             \
     }                                                             \
   } while (false)

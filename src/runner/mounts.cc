@@ -125,7 +125,9 @@ Status bring_http(const Mount& mount, const fs::path& place) {
     return error(opened.error().code, fmt::format("{}: {}", mount.url, opened.error().message));
   }
   QUAD_TRY(make_parent(place));
-  const std::string temporary = place.string() + ".part";
+  // A name of its own: on a shared file system another rank may bring the same to the same place at this moment.
+  const std::string temporary =
+      (place.parent_path() / fmt::format(".quad-{}", random_hex(8))).string();
   UniqueFd fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644));
   if (!fd) {
     return errno_error(fmt::format("Cannot create {}", temporary), errno);

@@ -106,8 +106,14 @@ class Unpacker {
       if (archive_entry_filetype(entry) != AE_IFREG) {
         continue;
       }
-      ::unlink(file.c_str());
-      return write_file(AT_FDCWD, file.string(), entry);
+      const UniqueFd folder(::open(file.parent_path().c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+      if (!folder) {
+        return errno_error(fmt::format("Cannot open the folder {}", file.parent_path().string()), errno);
+      }
+      return replace(folder.get(), file.filename().string(), file.string(),
+                     [&](const std::string& temporary) {
+                       return write_file(folder.get(), temporary, file.string(), entry);
+                     });
     }
   }
 
@@ -179,27 +185,35 @@ class Unpacker {
       case AE_IFDIR:
         return make_folder(parent, last, name, entry);
       case AE_IFREG:
-        QUAD_TRY(remove(parent, last, name));
-        return write_file(parent, last, entry);
-      case AE_IFLNK: {
-        QUAD_TRY(remove(parent, last, name));
-        const char* target = archive_entry_symlink(entry);
-        if (target == nullptr || ::symlinkat(target, parent, last.c_str()) != 0) {
-          return errno_error(fmt::format("Cannot make the link {}", name), errno);
-        }
-        return {};
-      }
+        return replace(parent, last, name, [&](const std::string& temporary) {
+          return write_file(parent, temporary, name, entry);
+        });
+      case AE_IFLNK:
+        return replace(parent, last, name, [&](const std::string& temporary) -> Status {
+          const char* target = archive_entry_symlink(entry);
+          if (target == nullptr || ::symlinkat(target, parent, temporary.c_str()) != 0) {
+            return errno_error(fmt::format("Cannot make the link {}", name), errno);
+          }
+          return {};
+        });
       default:
         return error(ErrorCode::kInvalid,
                      fmt::format("The archive holds {}, which is no file, folder or link", name));
     }
   }
 
-  static Status remove(int parent, const std::string& last, const std::string& name) {
-    if (::unlinkat(parent, last.c_str(), 0) != 0 && errno != ENOENT) {
-      return errno_error(fmt::format("Cannot replace {}", name), errno);
+  // Makes something under a name of its own and then gives it the name `last`, in one step: on a
+  // shared file system another rank may bring the same to the same place at this moment.
+  template <typename Make>
+  Status replace(int parent, const std::string& last, const std::string& name, const Make& make) {
+    const std::string temporary = fmt::format(".quad-{}-{}", temporary_prefix_, result.entries);
+    Status made = make(temporary);
+    if (made.ok() && ::renameat(parent, temporary.c_str(), parent, last.c_str()) != 0) {
+      made = errno_error(fmt::format("Cannot replace {}", name), errno);
     }
-    return {};
+    // Also after a rename: one between two links to the same file does nothing.
+    ::unlinkat(parent, temporary.c_str(), 0);
+    return made;
   }
 
   Status make_folder(int parent, const std::string& last, const std::string& name,
@@ -225,19 +239,21 @@ class Unpacker {
     }
     const UniqueFd keep(::fcntl(parent, F_DUPFD_CLOEXEC, 3));  // parent_of replaces the other
     QUAD_ASSIGN(const int from, parent_of(parts, target));
-    QUAD_TRY(remove(keep.get(), last, name));
-    if (::linkat(from, parts.back().c_str(), keep.get(), last.c_str(), 0) != 0) {
-      return errno_error(fmt::format("Cannot link {} to {}", name, target), errno);
-    }
-    return {};
+    return replace(keep.get(), last, name, [&](const std::string& temporary) -> Status {
+      if (::linkat(from, parts.back().c_str(), keep.get(), temporary.c_str(), 0) != 0) {
+        return errno_error(fmt::format("Cannot link {} to {}", name, target), errno);
+      }
+      return {};
+    });
   }
 
-  Status write_file(int parent, const std::string& path, archive_entry* entry) {
+  Status write_file(int parent, const std::string& as, const std::string& name,
+                    archive_entry* entry) {
     const mode_t mode = archive_entry_perm(entry) & 0777U;
-    const UniqueFd fd(::openat(parent, path.c_str(),
+    const UniqueFd fd(::openat(parent, as.c_str(),
                                O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
     if (!fd) {
-      return errno_error(fmt::format("Cannot create {}", path), errno);
+      return errno_error(fmt::format("Cannot create {}", name), errno);
     }
     for (;;) {
       const void* bytes = nullptr;
@@ -259,7 +275,7 @@ class Unpacker {
           continue;
         }
         if (put < 0) {
-          return errno_error(fmt::format("Cannot write {}", path), errno);
+          return errno_error(fmt::format("Cannot write {}", name), errno);
         }
         done += static_cast<std::size_t>(put);
       }
@@ -269,7 +285,7 @@ class Unpacker {
     if (archive_entry_size_is_set(entry) != 0 && ::fstat(fd.get(), &info) == 0 &&
         info.st_size < archive_entry_size(entry) &&
         ::ftruncate(fd.get(), archive_entry_size(entry)) != 0) {
-      return errno_error(fmt::format("Cannot write {}", path), errno);
+      return errno_error(fmt::format("Cannot write {}", name), errno);
     }
     ::fchmod(fd.get(), mode);
     if (archive_entry_mtime_is_set(entry) != 0) {
@@ -303,6 +319,7 @@ class Unpacker {
 
   archive* reader_;
   Feed& feed_;
+  const std::string temporary_prefix_ = random_hex(8);
   UniqueFd root_;
   UniqueFd parent_;
   std::vector<std::string> parent_parts_;

@@ -4,9 +4,12 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <algorithm>
+#include <array>
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "base/text.h"
@@ -157,6 +160,28 @@ TEST_F(Unpack, AnArchiveThatIsCutOffIsAnError) {
   const std::string whole = pack({{"f", kFile, random_hex(100'000)}});
   EXPECT_FALSE(unpack_tree(source_of(whole.substr(0, whole.size() / 2)), root_ / "in").ok());
   EXPECT_FALSE(unpack_tree(source_of("this is no archive at all"), root_ / "in").ok());
+}
+
+TEST_F(Unpack, ManyMayBringTheSameToTheSamePlaceAtOnce) {
+  std::vector<Member> members = {{"d", kFolder, "", 0755}};
+  for (int i = 0; i < 100; ++i) {
+    members.push_back({fmt::format("d/file-{}", i), kFile, fmt::format("{}", i)});
+    members.push_back({fmt::format("d/link-{}", i), kSymlink, "file-0"});
+    members.push_back({fmt::format("d/same-{}", i), kHardLink, "d/file-0"});
+  }
+  std::array<Status, 4> ends;
+  std::vector<std::thread> ranks;
+  for (Status& end : ends) {
+    ranks.emplace_back([&] { end = unpack(members); });
+  }
+  for (std::thread& rank : ranks) {
+    rank.join();
+  }
+  for (const Status& end : ends) {
+    EXPECT_TRUE(end.ok()) << end.error().message;
+  }
+  EXPECT_EQ(text("d/file-99"), "99");
+  EXPECT_EQ(std::distance(fs::directory_iterator(root_ / "in/d"), fs::directory_iterator()), 300);
 }
 
 TEST_F(Unpack, ASingleFileTakesTheNameItIsGiven) {

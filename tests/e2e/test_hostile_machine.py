@@ -122,6 +122,7 @@ class Machine(quadtest.TestCase):
         server.wait_for_status(job, "FAILED")
         self.assertEqual((server.job(job)["cause"], server.job(job)["exit_code"]), ("user", 28))
         quadtest.wait_until(lambda: not list(server.data.glob(f"nodes/*/{job}-1-0")), 20, "its files are gone")
+        quadtest.wait_until(lambda: server.quad("launch", "-d", "echo new")[0] == 0, 20, "its room is there again")
         self.expect_another_runs(server)
         self.release(server, other)
         server.wait_for_status(other, "SUCCEEDED")

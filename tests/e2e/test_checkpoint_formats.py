@@ -1,0 +1,107 @@
+"""Real checkpoint files, cut off where a crash would cut them: each is passed over for the one before it."""
+
+import os
+import signal
+import tempfile
+from pathlib import Path
+
+import quadtest
+
+TIMEOUT_SECONDS = 300
+
+# Writes two whole checkpoints, then a third that is cut off at CUT (a fraction of its bytes), and waits for its death.
+# The second attempt prints what it was given.
+WRITER = """
+import json, os, sys, time
+folder, resume = os.environ["QUAD_CHECKPOINT_DIR"], os.environ.get("QUAD_RESUME_FROM", "")
+form, cut = os.environ["FORM"], float(os.environ["CUT"])
+if resume:
+    print("resumed from", os.path.basename(resume), flush=True)
+    sys.exit(0)
+
+def torch_file(step):
+    import torch
+    model = torch.nn.Linear(64, 64)
+    def write(path):
+        torch.save({"model": model.state_dict(), "step": step}, path)
+    return f"step-{step:06d}.pt", write
+
+def safetensors(step):
+    def write(path):
+        body = bytes(4 * 4096)
+        header = json.dumps({"w": {"dtype": "F32", "shape": [4096], "data_offsets": [0, len(body)]}}).encode()
+        with open(path, "wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header + body)
+    return f"model-{step:06d}.safetensors", write
+
+def marked(step):
+    def write(path):
+        os.makedirs(path)
+        for name in ("weights", "optimizer"):
+            with open(f"{path}/{name}", "wb") as file:
+                file.write(os.urandom(1000))
+        with open(f"{path}/DONE", "w") as file:
+            file.write("done")
+    return f"save-{step}", write
+
+def trainer(step):
+    import torch
+    def write(path):
+        os.makedirs(path)
+        torch.save(torch.nn.Linear(8, 8).state_dict(), f"{path}/pytorch_model.bin")
+        torch.save({"state": {}}, f"{path}/optimizer.pt")
+        torch.save({"last": 1}, f"{path}/scheduler.pt")
+        torch.save({"cpu": torch.get_rng_state()}, f"{path}/rng_state.pth")
+        with open(f"{path}/trainer_state.json", "w") as file:
+            json.dump({"global_step": step, "epoch": 1.0}, file)
+    return f"checkpoint-{step}", write
+
+make = {"torch": torch_file, "safetensors": safetensors, "marked": marked, "trainer": trainer}[form]
+for step in (100, 200, 300):
+    name, write = make(step)
+    path = os.path.join(folder, name)
+    write(path)
+    if step == 300:
+        last = {"marked": path + "/DONE", "trainer": path + "/pytorch_model.bin"}.get(form, path)
+        if form == "marked":
+            os.unlink(last)
+        else:
+            os.truncate(last, int(os.path.getsize(last) * cut))
+print("written", flush=True)
+open(os.environ["QUAD_PROGRESS"], "a").write(json.dumps({"step": 300}) + "\\n")
+time.sleep(600)
+"""
+
+CASES = [
+    ("torch", 0.0), ("torch", 0.3), ("torch", 0.999), ("safetensors", 0.0), ("safetensors", 0.5),
+    ("safetensors", 0.9999), ("trainer", 0.5), ("marked", 0),
+]  # fmt: skip
+
+
+class Formats(quadtest.TestCase):
+    def test_the_newest_whole_one_is_taken(self):
+        server = self.server(nodes=1)
+        folder = Path(tempfile.mkdtemp())
+        (folder / "write.py").write_text(WRITER)
+        jobs = {}
+        for form, cut in CASES:
+            task = folder / f"{form}-{cut}.yaml"
+            marker = "quad: {checkpoint: {framework: marker, marker: DONE}}\n" if form == "marked" else ""
+            task.write_text(
+                f"name: {form}\nworkdir: .\nenvs: {{FORM: {form}, CUT: '{cut}'}}\nresources: {{cpus: 0.1, memory: 0.2}}\n"
+                f"{marker}run: exec /usr/bin/python3 write.py\n"
+            )
+            jobs[server.launch(task, cwd=folder)] = (form, cut)
+        for job in jobs:
+            quadtest.wait_until(lambda: "written" in server.ok("logs", job, "--no-follow"), 120, f"{jobs[job]} has written")
+        for pid in server.rank_pids("write.py"):
+            os.kill(pid, signal.SIGKILL)
+        names = {"torch": "step-000{}.pt", "safetensors": "model-000{}.safetensors", "marked": "save-{}",
+                 "trainer": "checkpoint-{}"}  # fmt: skip
+        for job, (form, cut) in jobs.items():
+            with self.subTest(form=form, cut=cut):
+                server.wait_for_status(job, "SUCCEEDED", timeout=120)
+                self.assertIn("resumed from " + names[form].format(200), server.ok("logs", job, "--no-follow"))
+                story = server.ok("story", job)
+                self.assertIn(names[form].format(300), story, "the story names what was passed over")
+                self.assertIn("Passed over", story)
