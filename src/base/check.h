@@ -1,7 +1,7 @@
 // base/check.h
 //
-// QUAD_CHECK(condition, message): for what cannot happen unless Quad itself is wrong. Prints where and what, and
-// aborts, so that a broken invariant never reaches the store. Never for input.
+// QUAD_CHECK(condition, message): for what cannot happen unless Quad itself is wrong. Prints where
+// and what, and aborts, so that a broken invariant never reaches the store. Never for input.
 
 #pragma once
 
@@ -14,9 +14,9 @@ namespace quad {
 
 }  // namespace quad
 
-#define QUAD_CHECK(condition, message)                                     \
-  do {                                                                     \
-    if (!(condition)) [[unlikely]] {                                       \
-      ::quad::check_failed(__FILE__, __LINE__, #condition, (message));     \
-    }                                                                      \
+#define QUAD_CHECK(condition, message)                                 \
+  do {                                                                 \
+    if (!(condition)) [[unlikely]] {                                   \
+      ::quad::check_failed(__FILE__, __LINE__, #condition, (message)); \
+    }                                                                  \
   } while (false)

@@ -91,7 +91,8 @@ Status write_file_atomically(const std::filesystem::path& path, std::string_view
   if (auto written = write_all(fd.get(), content); !written.ok()) {
     ::unlink(temporary.c_str());
     return Error{written.error().code,
-                 fmt::format("Cannot write {}: {}", path.string(), written.error().message), {}};
+                 fmt::format("Cannot write {}: {}", path.string(), written.error().message),
+                 {}};
   }
   if (::fsync(fd.get()) != 0) {
     return failed("sync", errno);

@@ -1,7 +1,7 @@
 // base/file.h
 //
-// Files, safely: whole reads with a bound, writes that are there completely or not at all. Each call blocks for as
-// long as the file system does; not for the control thread, except at start.
+// Files, safely: whole reads with a bound, writes that are there completely or not at all. Each
+// call blocks for as long as the file system does; not for the control thread, except at start.
 
 #pragma once
 
@@ -34,12 +34,13 @@ class UniqueFd {
   int fd_ = -1;
 };
 
-/// The whole file. kNotFound if it is absent, kExhausted if it is larger than `max_bytes`, kIo otherwise.
+/// The whole file. kNotFound if it is absent, kExhausted if it is larger than `max_bytes`, kIo
+/// otherwise.
 Result<std::string> read_file(const std::filesystem::path& path,
                               std::uint64_t max_bytes = 64ULL << 20U);
 
-/// Replaces `path` by `content`: temporary file in the same folder, fsync, rename, fsync of the folder. After a crash
-/// the file has the old content or the new.
+/// Replaces `path` by `content`: temporary file in the same folder, fsync, rename, fsync of the
+/// folder. After a crash the file has the old content or the new.
 Status write_file_atomically(const std::filesystem::path& path, std::string_view content,
                              unsigned mode = 0644);
 

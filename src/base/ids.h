@@ -1,7 +1,7 @@
 // base/ids.h
 //
-// Strong identifiers: a JobId cannot be passed for an Epoch. Values, totally ordered, hashable. No cost over the
-// integer or string inside.
+// Strong identifiers: a JobId cannot be passed for an Epoch. Values, totally ordered, hashable. No
+// cost over the integer or string inside.
 
 #pragma once
 

@@ -36,7 +36,9 @@ Result<json::object> parse_json_object(std::string_view text, std::size_t max_de
   return std::move(value.get_object());
 }
 
-std::string to_text(const json::value& value) { return json::serialize(value); }
+std::string to_text(const json::value& value) {
+  return json::serialize(value);
+}
 
 namespace {
 

@@ -1,7 +1,7 @@
 // base/json.h
 //
-// JSON through Boost.JSON, and the few helpers that every reader of somebody else's JSON needs: a missing or
-// mistyped member is an Error or a default, never an exception. Pure, any thread.
+// JSON through Boost.JSON, and the few helpers that every reader of somebody else's JSON needs: a
+// missing or mistyped member is an Error or a default, never an exception. Pure, any thread.
 
 #pragma once
 

@@ -1,7 +1,8 @@
 // base/result.h
 //
-// Errors as values. A function that can fail returns Result<T> (or Status when there is nothing to return); no
-// exception crosses a module's border. Pure, any thread, no allocation beyond the error's text.
+// Errors as values. A function that can fail returns Result<T> (or Status when there is nothing to
+// return); no exception crosses a module's border. Pure, any thread, no allocation beyond the
+// error's text.
 
 #pragma once
 
@@ -17,17 +18,17 @@ namespace quad {
 
 /// What kind of failure it is: decides the HTTP status and the exit code, never the wording.
 enum class ErrorCode {
-  kInvalid,           ///< the input is wrong; HTTP 400, exit 2
-  kNotFound,          ///< HTTP 404
-  kExists,            ///< clashes with what is there; HTTP 409
-  kDenied,            ///< HTTP 403
-  kUnauthenticated,   ///< HTTP 401
-  kUnavailable,       ///< try again later; HTTP 503
-  kExhausted,         ///< a bound (queue, size, disk) is reached; HTTP 429
-  kUnsupported,       ///< understood, but not possible on this engine; HTTP 422
-  kTimeout,           ///< HTTP 504
-  kIo,                ///< the operating system refused; HTTP 500
-  kInternal,          ///< a fault of Quad's own; HTTP 500
+  kInvalid,          ///< the input is wrong; HTTP 400, exit 2
+  kNotFound,         ///< HTTP 404
+  kExists,           ///< clashes with what is there; HTTP 409
+  kDenied,           ///< HTTP 403
+  kUnauthenticated,  ///< HTTP 401
+  kUnavailable,      ///< try again later; HTTP 503
+  kExhausted,        ///< a bound (queue, size, disk) is reached; HTTP 429
+  kUnsupported,      ///< understood, but not possible on this engine; HTTP 422
+  kTimeout,          ///< HTTP 504
+  kIo,               ///< the operating system refused; HTTP 500
+  kInternal,         ///< a fault of Quad's own; HTTP 500
 };
 
 /// The stable lower-case name of a code, as it appears in JSON ("invalid", "not_found", …).
@@ -44,13 +45,14 @@ struct Error {
   return Error{code, std::move(message), std::move(where)};
 }
 
-/// `message` followed by the text of the current errno, as a kIo error (kExhausted for a full disk or quota).
+/// `message` followed by the text of the current errno, as a kIo error (kExhausted for a full disk
+/// or quota).
 [[nodiscard]] Error errno_error(std::string message, int error_number);
 
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}           // NOLINT
+  Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}          // NOLINT
   Result(Error failure) : state_(std::in_place_index<1>, std::move(failure)) {}  // NOLINT
 
   [[nodiscard]] bool ok() const { return state_.index() == 0; }
@@ -98,11 +100,11 @@ class [[nodiscard]] Status {
 }  // namespace quad
 
 /// Returns from the calling function with the error of a Status or Result that failed.
-#define QUAD_TRY(expression)                                      \
-  do {                                                            \
+#define QUAD_TRY(expression)                                                 \
+  do {                                                                       \
     if (const auto& quad_try_status = (expression); !quad_try_status.ok()) { \
-      return quad_try_status.error();                             \
-    }                                                             \
+      return quad_try_status.error();                                        \
+    }                                                                        \
   } while (false)
 
 #define QUAD_CONCAT_INNER(a, b) a##b

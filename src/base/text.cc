@@ -12,7 +12,8 @@ namespace quad {
 namespace {
 
 std::size_t edit_distance(std::string_view a, std::string_view b) {
-  // Optimal string alignment: insertion, deletion, substitution and a swap of neighbours cost one each.
+  // Optimal string alignment: insertion, deletion, substitution and a swap of neighbours cost one
+  // each.
   std::vector<std::vector<std::size_t>> d(a.size() + 1, std::vector<std::size_t>(b.size() + 1));
   for (std::size_t i = 0; i <= a.size(); ++i) {
     d[i][0] = i;
@@ -43,7 +44,8 @@ std::optional<std::string_view> nearest(std::string_view word,
     return best;
   }
   for (const std::string_view candidate : candidates) {
-    const std::size_t allowed = std::max<std::size_t>(1, std::max(word.size(), candidate.size()) / 3);
+    const std::size_t allowed =
+        std::max<std::size_t>(1, std::max(word.size(), candidate.size()) / 3);
     const std::size_t distance = edit_distance(word, candidate);
     if (distance <= allowed && (!best || distance < best_distance)) {
       best = candidate;

@@ -11,8 +11,9 @@
 
 namespace quad {
 
-/// The candidate nearest to `word` by edit distance (with transposition), if it is near enough to be a likely typing
-/// slip: at most a third of the longer word's length, at least 1. Ties go to the first candidate. O(words × length²).
+/// The candidate nearest to `word` by edit distance (with transposition), if it is near enough to
+/// be a likely typing slip: at most a third of the longer word's length, at least 1. Ties go to the
+/// first candidate. O(words × length²).
 std::optional<std::string_view> nearest(std::string_view word,
                                         const std::vector<std::string_view>& candidates);
 

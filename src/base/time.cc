@@ -41,7 +41,8 @@ int digits(std::string_view text, std::size_t& at, std::size_t count) {
 }  // namespace
 
 Now SystemClock::now() const {
-  // CLOCK_BOOTTIME goes on while the machine sleeps, so a lease does not outlive a suspended laptop.
+  // CLOCK_BOOTTIME goes on while the machine sleeps, so a lease does not outlive a suspended
+  // laptop.
   return Now{WallTime{read_clock(CLOCK_REALTIME)}, MonoTime{read_clock(CLOCK_BOOTTIME)}};
 }
 
@@ -61,8 +62,9 @@ std::string format_rfc3339(WallTime time) {
 }
 
 Result<WallTime> parse_rfc3339(std::string_view text) {
-  const Error bad = error(ErrorCode::kInvalid,
-                          fmt::format("'{}' is not a time; write it as 2026-11-23T17:16:40Z", text));
+  const Error bad =
+      error(ErrorCode::kInvalid,
+            fmt::format("'{}' is not a time; write it as 2026-11-23T17:16:40Z", text));
   std::size_t at = 0;
   tm parts{};
   const auto expect = [&](std::string_view any) {
@@ -78,8 +80,8 @@ Result<WallTime> parse_rfc3339(std::string_view text) {
   const bool hour = date && expect("Tt ") && (parts.tm_hour = digits(text, at, 2)) >= 0 &&
                     expect(":") && (parts.tm_min = digits(text, at, 2)) >= 0 && expect(":") &&
                     (parts.tm_sec = digits(text, at, 2)) >= 0;
-  if (!hour || parts.tm_year < 0 || parts.tm_mon > 11 || parts.tm_mday > 31 ||
-      parts.tm_hour > 23 || parts.tm_min > 59 || parts.tm_sec > 60) {
+  if (!hour || parts.tm_year < 0 || parts.tm_mon > 11 || parts.tm_mday > 31 || parts.tm_hour > 23 ||
+      parts.tm_min > 59 || parts.tm_sec > 60) {
     return bad;
   }
   std::int64_t millis = 0;
@@ -107,7 +109,8 @@ Result<WallTime> parse_rfc3339(std::string_view text) {
   if (at != text.size()) {
     return bad;
   }
-  return WallTime{(static_cast<std::int64_t>(timegm(&parts)) - offset_minutes * 60) * 1000 + millis};
+  return WallTime{(static_cast<std::int64_t>(timegm(&parts)) - offset_minutes * 60) * 1000 +
+                  millis};
 }
 
 std::string format_duration(Millis duration) {

@@ -1,7 +1,8 @@
 // base/time.h
 //
-// Time as it is handed to the core. Intervals are measured on the monotonic clock; wall time is what people read and
-// what events are stamped with. Nothing in the core asks for the time itself: it is given a `Now`.
+// Time as it is handed to the core. Intervals are measured on the monotonic clock; wall time is
+// what people read and what events are stamped with. Nothing in the core asks for the time itself:
+// it is given a `Now`.
 
 #pragma once
 
@@ -28,10 +29,18 @@ struct MonoTime {
   auto operator<=>(const MonoTime&) const = default;
 };
 
-inline Millis operator-(MonoTime a, MonoTime b) { return Millis(a.millis - b.millis); }
-inline MonoTime operator+(MonoTime a, Millis b) { return MonoTime{a.millis + b.count()}; }
-inline Millis operator-(WallTime a, WallTime b) { return Millis(a.millis - b.millis); }
-inline WallTime operator+(WallTime a, Millis b) { return WallTime{a.millis + b.count()}; }
+inline Millis operator-(MonoTime a, MonoTime b) {
+  return Millis(a.millis - b.millis);
+}
+inline MonoTime operator+(MonoTime a, Millis b) {
+  return MonoTime{a.millis + b.count()};
+}
+inline Millis operator-(WallTime a, WallTime b) {
+  return Millis(a.millis - b.millis);
+}
+inline WallTime operator+(WallTime a, Millis b) {
+  return WallTime{a.millis + b.count()};
+}
 
 /// Both readings of one instant.
 struct Now {

@@ -14,9 +14,12 @@ namespace quad::cli {
 
 namespace {
 
-std::string text_of(const json::object& object, std::string_view key) { return std::string(get_string(object, key)); }
+std::string text_of(const json::object& object, std::string_view key) {
+  return std::string(get_string(object, key));
+}
 
-Result<json::object> call(Program& program, bool post, const std::string& target, const json::object& body = {}) {
+Result<json::object> call(Program& program, bool post, const std::string& target,
+                          const json::object& body = {}) {
   QUAD_ASSIGN(Client client, Client::connect(program.globals));
   return post ? client.post(target, body) : client.get(target);
 }
@@ -30,7 +33,13 @@ int list_nodes(Program& program) {
     print_json(*answer);
     return kOk;
   }
-  Table table({{"NODE"}, {"HEALTH"}, {"GPUS FREE"}, {"CPUS FREE"}, {"GIB FREE"}, {"JOBS", true}, {"NOTE", true}});
+  Table table({{"NODE"},
+               {"HEALTH"},
+               {"GPUS FREE"},
+               {"CPUS FREE"},
+               {"GIB FREE"},
+               {"JOBS", true},
+               {"NOTE", true}});
   for (const json::value& value : *get_array(*answer, "nodes")) {
     const json::object& node = value.as_object();
     std::string jobs;
@@ -38,21 +47,29 @@ int list_nodes(Program& program) {
       jobs += (jobs.empty() ? "" : " ") + std::to_string(job.as_int64());
     }
     constexpr double kGiB = 1024.0 * 1024 * 1024;
-    table.add({text_of(node, "name"), coloured(get_string(node, "health")) + (get_bool(node, "drained") ? ", drained" : ""),
-                    get_int(node, "gpus") == 0 ? "-"
-                                               : fmt::format("{} of {} {}", get_int(node, "gpus_free"), get_int(node, "gpus"),
-                                                             get_string(node, "gpu_model")),
-                    fmt::format("{:g} of {:g}", get_double(node, "cpus_free"), get_double(node, "cpus")),
-                    fmt::format("{:.1f} of {:.1f}", get_double(node, "memory_free_bytes") / kGiB, get_double(node, "memory_bytes") / kGiB),
-                    jobs.empty() ? "-" : jobs,
-                    text_of(node, "reason") + (get_bool(node, "pretend") ? (get_string(node, "reason").empty() ? "pretend" : "; pretend") : "")});
+    table.add(
+        {text_of(node, "name"),
+         coloured(get_string(node, "health")) + (get_bool(node, "drained") ? ", drained" : ""),
+         get_int(node, "gpus") == 0
+             ? "-"
+             : fmt::format("{} of {} {}", get_int(node, "gpus_free"), get_int(node, "gpus"),
+                           get_string(node, "gpu_model")),
+         fmt::format("{:g} of {:g}", get_double(node, "cpus_free"), get_double(node, "cpus")),
+         fmt::format("{:.1f} of {:.1f}", get_double(node, "memory_free_bytes") / kGiB,
+                     get_double(node, "memory_bytes") / kGiB),
+         jobs.empty() ? "-" : jobs,
+         text_of(node, "reason") +
+             (get_bool(node, "pretend")
+                  ? (get_string(node, "reason").empty() ? "pretend" : "; pretend")
+                  : "")});
   }
   table.print();
   return kOk;
 }
 
 int act_on_node(Program& program, const std::string& name, const std::string& verb) {
-  const auto answer = call(program, true, fmt::format("/v1/nodes/{}/{}", net::percent_encode(name), verb));
+  const auto answer =
+      call(program, true, fmt::format("/v1/nodes/{}/{}", net::percent_encode(name), verb));
   if (!answer.ok()) {
     return fail(answer.error());
   }
@@ -78,11 +95,13 @@ int list_gpus(Program& program, const std::string& wanted) {
   // As SkyPilot: MODEL or MODEL:COUNT, for the models that have so many on one node.
   const std::size_t colon = wanted.find(':');
   const std::string model = wanted.substr(0, colon);
-  const std::int64_t count = colon == std::string::npos ? 0 : std::atoll(wanted.c_str() + colon + 1);
+  const std::int64_t count =
+      colon == std::string::npos ? 0 : std::atoll(wanted.c_str() + colon + 1);
   json::array kept;
   for (json::value& value : answer->at("gpus").as_array()) {
     const json::object& gpu = value.as_object();
-    if ((model.empty() || net::equal_ignoring_case(get_string(gpu, "gpu"), model)) && get_int(gpu, "most_per_node") >= count) {
+    if ((model.empty() || net::equal_ignoring_case(get_string(gpu, "gpu"), model)) &&
+        get_int(gpu, "most_per_node") >= count) {
       kept.push_back(gpu);
     }
   }
@@ -94,8 +113,9 @@ int list_gpus(Program& program, const std::string& wanted) {
   Table table({{"GPU"}, {"FREE"}, {"TOTAL"}, {"MOST ON ONE NODE"}, {"NODES"}});
   for (const json::value& value : kept) {
     const json::object& gpu = value.as_object();
-    table.add({text_of(gpu, "gpu"), std::to_string(get_int(gpu, "free")), std::to_string(get_int(gpu, "total")),
-               std::to_string(get_int(gpu, "most_per_node")), std::to_string(get_int(gpu, "nodes"))});
+    table.add({text_of(gpu, "gpu"), std::to_string(get_int(gpu, "free")),
+               std::to_string(get_int(gpu, "total")), std::to_string(get_int(gpu, "most_per_node")),
+               std::to_string(get_int(gpu, "nodes"))});
   }
   if (table.empty()) {
     fmt::print("No node has {}.\n", wanted.empty() ? "GPUs" : wanted);
@@ -133,14 +153,16 @@ int start_local(Program& program) {
   if (!client.ok()) {
     return fail(client.error());
   }
-  return say(program, {{"running", true}, {"started", !ran}}, ran ? "The server runs already." : "The server has started.");
+  return say(program, {{"running", true}, {"started", !ran}},
+             ran ? "The server runs already." : "The server has started.");
 }
 
 int stop_server(Program& program) {
   const auto data_dir = data_dir_of(program.globals);
   const auto endpoint = server::read_endpoint(data_dir);
   if (!endpoint.ok() || !Client::connect(program.globals, false).ok()) {
-    return say(program, {{"running", false}, {"stopped", false}}, fmt::format("No server runs on {}.", data_dir.string()));
+    return say(program, {{"running", false}, {"stopped", false}},
+               fmt::format("No server runs on {}.", data_dir.string()));
   }
   if (::kill(endpoint->pid, SIGTERM) != 0) {
     return fail(errno_error("The server cannot be stopped", errno));
@@ -150,10 +172,12 @@ int stop_server(Program& program) {
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }
   if (::kill(endpoint->pid, 0) == 0) {
-    return fail(error(ErrorCode::kTimeout, fmt::format("The server (process {}) has not ended yet", endpoint->pid)));
+    return fail(error(ErrorCode::kTimeout,
+                      fmt::format("The server (process {}) has not ended yet", endpoint->pid)));
   }
   return say(program, {{"running", false}, {"stopped", true}},
-             "The server has stopped. Jobs run on; the next quad command starts it again, and it finds them.");
+             "The server has stopped. Jobs run on; the next quad command starts it again, and it "
+             "finds them.");
 }
 
 /// `status`: whether one runs, never starting one. `info`: which it is, and who I am there.
@@ -177,9 +201,11 @@ int show_server(Program& program, bool only_status) {
   }
   Table table({{"Quad"}, {text_of(*info, "version")}});
   for (const auto& member : *info) {
-    if (member.key() != "version" && member.key() != "running" && !member.value().is_object() && !member.value().is_array()) {
+    if (member.key() != "version" && member.key() != "running" && !member.value().is_object() &&
+        !member.value().is_array()) {
       const json::value& value = member.value();
-      table.add({std::string(member.key()), value.is_string() ? std::string(value.get_string()) : to_text(value)});
+      table.add({std::string(member.key()),
+                 value.is_string() ? std::string(value.get_string()) : to_text(value)});
     }
   }
   table.print();
@@ -213,7 +239,8 @@ void on_chosen(CLI::App* verb, Program& program, Run run) {
 void add_node_commands(CLI::App& app, Program& program) {
   CLI::App* node = app.add_subcommand("node", "Nodes, and what can be done to them");
   node->require_subcommand(1);
-  on_chosen(add_verb(*node, program, "list", "The nodes"), program, [&program] { return list_nodes(program); });
+  on_chosen(add_verb(*node, program, "list", "The nodes"), program,
+            [&program] { return list_nodes(program); });
   const std::vector<std::pair<const char*, const char*>> verbs = {
       {"fail", "Power a pretend node off: everything on it dies with no goodbye"},
       {"return", "Power it on again"},
@@ -225,7 +252,9 @@ void add_node_commands(CLI::App& app, Program& program) {
     auto name = std::make_shared<std::string>();
     CLI::App* verb = add_verb(*node, program, verb_name, help);
     verb->add_option("node", *name, "The node's name")->required();
-    on_chosen(verb, program, [&program, name, what = std::string(verb_name)] { return act_on_node(program, *name, what); });
+    on_chosen(verb, program, [&program, name, what = std::string(verb_name)] {
+      return act_on_node(program, *name, what);
+    });
   }
   CLI::App* gpus = app.add_subcommand("gpus", "GPUs");
   gpus->require_subcommand(1);
@@ -255,38 +284,50 @@ void add_server_commands(CLI::App& app, Program& program) {
   serve->add_option("--gpus", options->gpus, "GPUs of each pretend node, such as H100:8");
   serve->add_option("--cpus", options->cpus, "CPUs of each pretend node");
   serve->add_option("--memory", options->memory_gb, "Memory of each pretend node in GB");
-  serve->add_option("--node-lost-after", options->node_lost_after, "Seconds of silence until a node counts as lost")
+  serve
+      ->add_option("--node-lost-after", options->node_lost_after,
+                   "Seconds of silence until a node counts as lost")
       ->check(CLI::Range(1.0, 86400.0));
   serve
       ->add_option("--strict-lease", options->strict_lease,
                    "Seconds without server and fence until a rank of a job with 'fence: strict' "
                    "stops itself")
       ->check(CLI::Range(3.0, 3600.0));
-  serve->add_option("--spool-gb", options->spool_gb, "Output in GB that each rank keeps while the server is away; beyond it the oldest goes")
+  serve
+      ->add_option(
+          "--spool-gb", options->spool_gb,
+          "Output in GB that each rank keeps while the server is away; beyond it the oldest goes")
       ->check(CLI::Range(0.001, 1e6));
   serve->add_flag("-q,--quiet", options->quiet, "Only warnings and errors");
   on_chosen(serve, program, [&program, options] {
     options->data_dir = data_dir_of(program.globals);
     std::error_code failure;
-    options->runner = std::filesystem::read_symlink("/proc/self/exe", failure).parent_path() / "quad-runner";
+    options->runner =
+        std::filesystem::read_symlink("/proc/self/exe", failure).parent_path() / "quad-runner";
     const Status status = server::serve(*options);
     return status.ok() ? kOk : fail(status.error());
   });
 
   CLI::App* api = app.add_subcommand("api", "The server of this user");
   api->require_subcommand(1);
-  on_chosen(add_verb(*api, program, "start", "Start it in the background"), program, [&program] { return start_local(program); });
-  on_chosen(add_verb(*api, program, "stop", "Stop it; jobs run on"), program, [&program] { return stop_server(program); });
-  on_chosen(add_verb(*api, program, "status", "Whether it runs; starts none"), program, [&program] { return show_server(program, true); });
-  on_chosen(add_verb(*api, program, "info", "Which server, and who I am there"), program, [&program] { return show_server(program, false); });
+  on_chosen(add_verb(*api, program, "start", "Start it in the background"), program,
+            [&program] { return start_local(program); });
+  on_chosen(add_verb(*api, program, "stop", "Stop it; jobs run on"), program,
+            [&program] { return stop_server(program); });
+  on_chosen(add_verb(*api, program, "status", "Whether it runs; starts none"), program,
+            [&program] { return show_server(program, true); });
+  on_chosen(add_verb(*api, program, "info", "Which server, and who I am there"), program,
+            [&program] { return show_server(program, false); });
 
-  CLI::App* token = app.add_subcommand("token", "Tokens, by which people and programs reach the server");
+  CLI::App* token =
+      app.add_subcommand("token", "Tokens, by which people and programs reach the server");
   token->require_subcommand(1);
   auto user = std::make_shared<std::string>();
   auto role = std::make_shared<std::string>("user");
   CLI::App* create = add_verb(*token, program, "create", "Make one; it is shown once");
   create->add_option("user", *user, "For whom")->required();
-  create->add_option("--role", *role, "admin, user or viewer")->check(CLI::IsMember({"admin", "user", "viewer"}));
+  create->add_option("--role", *role, "admin, user or viewer")
+      ->check(CLI::IsMember({"admin", "user", "viewer"}));
   on_chosen(create, program, [&program, user, role] {
     const auto answer = call(program, true, "/v1/tokens", {{"user", *user}, {"role", *role}});
     return show(program, answer, answer.ok() ? text_of(*answer, "token") : "");
@@ -299,7 +340,8 @@ void add_server_commands(CLI::App& app, Program& program) {
     Table table({{"ID"}, {"USER"}, {"ROLE"}, {"NAME"}, {"MADE"}});
     for (const json::value& value : *get_array(*answer, "tokens")) {
       const json::object& one = value.as_object();
-      table.add({text_of(one, "id"), text_of(one, "user"), text_of(one, "role"), text_of(one, "name"), ago(get_string(one, "created_at"))});
+      table.add({text_of(one, "id"), text_of(one, "user"), text_of(one, "role"),
+                 text_of(one, "name"), ago(get_string(one, "created_at"))});
     }
     table.print();
     return kOk;
@@ -309,19 +351,22 @@ void add_server_commands(CLI::App& app, Program& program) {
   revoke->add_option("id", *id, "Its short id")->required();
   on_chosen(revoke, program, [&program, id] {
     auto client = Client::connect(program.globals);
-    const auto answer = client.ok() ? client->remove("/v1/tokens/" + net::percent_encode(*id)) : Result<json::object>(client.error());
+    const auto answer = client.ok() ? client->remove("/v1/tokens/" + net::percent_encode(*id))
+                                    : Result<json::object>(client.error());
     return show(program, answer, fmt::format("Token {} is void.", *id));
   });
 
   CLI::App* admin = app.add_subcommand("admin", "Care of the server's records");
   admin->require_subcommand(1);
-  on_chosen(add_verb(*admin, program, "check", "Look for faults in the store"), program, [&program] { return check_store(program); });
+  on_chosen(add_verb(*admin, program, "check", "Look for faults in the store"), program,
+            [&program] { return check_store(program); });
   auto file = std::make_shared<std::string>();
   CLI::App* backup = add_verb(*admin, program, "backup", "Copy the store while it is in use");
   backup->add_option("file", *file, "Where to")->required();
   on_chosen(backup, program, [&program, file] {
     const std::string path = std::filesystem::absolute(*file).string();
-    return show(program, call(program, true, "/v1/admin/backup", {{"file", path}}), fmt::format("Copied to {}.", path));
+    return show(program, call(program, true, "/v1/admin/backup", {{"file", path}}),
+                fmt::format("Copied to {}.", path));
   });
 }
 

@@ -18,8 +18,6 @@
 #include "cli/output.h"
 #include "server/server.h"
 
-extern char** environ;
-
 namespace quad::cli {
 
 namespace fs = std::filesystem;
@@ -31,7 +29,8 @@ std::string variable(const char* name) {
   return value == nullptr ? "" : value;
 }
 
-Result<net::HttpClient> client_for(const std::string& url, const Globals& globals, const std::string& token) {
+Result<net::HttpClient> client_for(const std::string& url, const Globals& globals,
+                                   const std::string& token) {
   net::ClientOptions options;
   options.url = url;
   options.ca_file = globals.ca.empty() ? variable("QUAD_CA") : globals.ca;
@@ -80,8 +79,9 @@ Result<Client> Client::connect(const Globals& globals, bool may_start) {
       break;
     }
   }
-  return error(ErrorCode::kUnavailable,
-               fmt::format("No Quad server runs on {}; 'quad api start' starts one", data_dir.string()));
+  return error(
+      ErrorCode::kUnavailable,
+      fmt::format("No Quad server runs on {}; 'quad api start' starts one", data_dir.string()));
 }
 
 Result<json::object> Client::read(Result<net::ClientResponse> response) {
@@ -98,7 +98,8 @@ Result<json::object> Client::get(const std::string& target) {
   return read(http_.get(target));
 }
 
-Result<json::object> Client::post(const std::string& target, const json::object& body, json::object* refused) {
+Result<json::object> Client::post(const std::string& target, const json::object& body,
+                                  json::object* refused) {
   auto response = http_.post(target, to_text(body));
   if (refused != nullptr && response.ok() && !response->ok()) {
     const auto answer = parse_json_object(response->body);
@@ -130,13 +131,15 @@ Status Client::upload(const std::string& hash, const fs::path& file) {
 
 Status Client::stream(const std::string& target, const net::ChunkSink& sink, Millis silence,
                       const net::Headers& headers) {
-  QUAD_ASSIGN(const net::ClientResponse answer, http_.stream("GET", target, sink, silence, {}, headers));
+  QUAD_ASSIGN(const net::ClientResponse answer,
+              http_.stream("GET", target, sink, silence, {}, headers));
   return answer.ok() ? Status() : Status(answer.to_error());
 }
 
 namespace {
 
-/// Only the directory's owner starts a server there: another's files in it would be in the owner's way.
+/// Only the directory's owner starts a server there: another's files in it would be in the owner's
+/// way.
 Status check_owner(const fs::path& data_dir) {
   struct stat info {};
   if (::stat(data_dir.c_str(), &info) != 0) {
@@ -146,10 +149,13 @@ Status check_owner(const fs::path& data_dir) {
     return {};
   }
   const passwd* owner = ::getpwuid(info.st_uid);
-  return error(ErrorCode::kDenied,
-               fmt::format("The data directory {} belongs to {}; name their server with --server and a token in "
-                           "QUAD_TOKEN, or a directory of your own with --data-dir",
-                           data_dir.string(), owner == nullptr ? fmt::format("user {}", info.st_uid) : owner->pw_name));
+  return error(
+      ErrorCode::kDenied,
+      fmt::format(
+          "The data directory {} belongs to {}; name their server with --server and a token in "
+          "QUAD_TOKEN, or a directory of your own with --data-dir",
+          data_dir.string(),
+          owner == nullptr ? fmt::format("user {}", info.st_uid) : owner->pw_name));
 }
 
 bool answers(const Globals& globals, const fs::path& data_dir) {
@@ -197,10 +203,14 @@ Status start_server(const Globals& globals) {
   UniqueFd lock;
   if (usable.ok()) {
     lock.reset(::open((data_dir / "start.lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
-    usable = lock ? Status() : errno_error(fmt::format("Cannot write in the data directory {}", data_dir.string()), errno);
+    usable =
+        lock ? Status()
+             : errno_error(fmt::format("Cannot write in the data directory {}", data_dir.string()),
+                           errno);
   }
   if (!usable.ok()) {
-    return error(ErrorCode::kUnavailable, fmt::format("No server can be started. {}", usable.error().message));
+    return error(ErrorCode::kUnavailable,
+                 fmt::format("No server can be started. {}", usable.error().message));
   }
   while (::flock(lock.get(), LOCK_EX) != 0 && errno == EINTR) {
   }
@@ -208,9 +218,12 @@ Status start_server(const Globals& globals) {
     return {};  // another call was faster
   }
   const std::string log = (data_dir / "server.log").string();
-  if (const UniqueFd writable(::open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600)); !writable) {
-    return error(ErrorCode::kUnavailable,
-                 errno_error(fmt::format("No server can be started, as {} cannot be written to", log), errno).message);
+  if (const UniqueFd writable(::open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
+      !writable) {
+    return error(
+        ErrorCode::kUnavailable,
+        errno_error(fmt::format("No server can be started, as {} cannot be written to", log), errno)
+            .message);
   }
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
   pid_t pid = 0;
@@ -231,13 +244,15 @@ Status start_server(const Globals& globals) {
       if (!WIFEXITED(status) || WEXITSTATUS(status) != kExists) {
         return error(ErrorCode::kUnavailable, fmt::format("The server could not start: {}", last));
       }
-      // Another server has the directory: one that is just starting, or that has been told to stop and is not yet gone.
+      // Another server has the directory: one that is just starting, or that has been told to stop
+      // and is not yet gone.
       pid = 0;
       std::this_thread::sleep_for(std::chrono::milliseconds(200));
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(i < 50 ? 5 : 20));
   }
-  return error(ErrorCode::kTimeout, fmt::format("The server on {} does not answer; see {}", data_dir.string(), log));
+  return error(ErrorCode::kTimeout,
+               fmt::format("The server on {} does not answer; see {}", data_dir.string(), log));
 }
 
 }  // namespace quad::cli

@@ -1,7 +1,7 @@
 // cli/client.h
 //
-// How the command line reaches a server: the one that --server or QUAD_SERVER names, or the one of this user's data
-// directory, which is started when none runs there. One thread; blocks.
+// How the command line reaches a server: the one that --server or QUAD_SERVER names, or the one of
+// this user's data directory, which is started when none runs there. One thread; blocks.
 
 #pragma once
 
@@ -34,11 +34,13 @@ class Client {
 
   Result<json::object> get(const std::string& target);
   /// `refused`: gets the members of the error's object when the server says no.
-  Result<json::object> post(const std::string& target, const json::object& body = {}, json::object* refused = nullptr);
+  Result<json::object> post(const std::string& target, const json::object& body = {},
+                            json::object* refused = nullptr);
   Result<json::object> remove(const std::string& target);
   /// Uploads a file as the blob `hash`, unless the server has it.
   Status upload(const std::string& hash, const std::filesystem::path& file);
-  /// Gives each piece of a body to `sink`; kTimeout after `silence` without one, which is never if it is 0.
+  /// Gives each piece of a body to `sink`; kTimeout after `silence` without one, which is never if
+  /// it is 0.
   Status stream(const std::string& target, const net::ChunkSink& sink, Millis silence,
                 const net::Headers& headers = {});
 
@@ -49,8 +51,9 @@ class Client {
   net::HttpClient http_;
 };
 
-/// Starts `quad serve` on the data directory in the background, unless one runs there, and waits until it answers. Of
-/// several that do this at the same moment one starts it, and the others wait with it.
+/// Starts `quad serve` on the data directory in the background, unless one runs there, and waits
+/// until it answers. Of several that do this at the same moment one starts it, and the others wait
+/// with it.
 Status start_server(const Globals& globals);
 
 }  // namespace quad::cli

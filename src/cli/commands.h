@@ -1,6 +1,7 @@
 // cli/commands.h
 //
-// The verbs. Each adds itself to the command line; the one that was chosen runs after parsing and returns the exit code.
+// The verbs. Each adds itself to the command line; the one that was chosen runs after parsing and
+// returns the exit code.
 
 #pragma once
 

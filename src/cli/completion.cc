@@ -132,7 +132,8 @@ class Walk {
       const auto all = spellings(*option);
       const bool whole = std::find(all.begin(), all.end(), name) != all.end();
       // -n5 and -nNAME
-      const bool joined = !whole && word[1] != '-' && std::find(all.begin(), all.end(), word.substr(0, 2)) != all.end();
+      const bool joined = !whole && word[1] != '-' &&
+                          std::find(all.begin(), all.end(), word.substr(0, 2)) != all.end();
       if (whole || joined) {
         if (takes_value(*option) && whole && equals == std::string::npos) {
           value_of_ = option;
@@ -171,22 +172,26 @@ class Known {
 
   std::vector<Candidate> jobs(bool active) {
     std::vector<Candidate> found;
-    each(active ? "/v1/jobs?limit=200&status=active" : "/v1/jobs?limit=200", "jobs", [&](const json::object& job) {
-      found.push_back({std::to_string(get_int(job, "id")),
-                       fmt::format("{} {}", printable(get_string(job, "name")), get_string(job, "status"))});
-    });
+    each(active ? "/v1/jobs?limit=200&status=active" : "/v1/jobs?limit=200", "jobs",
+         [&](const json::object& job) {
+           found.push_back({std::to_string(get_int(job, "id")),
+                            fmt::format("{} {}", printable(get_string(job, "name")),
+                                        get_string(job, "status"))});
+         });
     return found;
   }
   std::vector<Candidate> nodes() {
     std::vector<Candidate> found;
     each("/v1/nodes", "nodes", [&](const json::object& node) {
-      found.push_back({std::string(get_string(node, "name")), std::string(get_string(node, "health"))});
+      found.push_back(
+          {std::string(get_string(node, "name")), std::string(get_string(node, "health"))});
     });
     return found;
   }
 
  private:
-  void each(const char* target, std::string_view member, const std::function<void(const json::object&)>& take) {
+  void each(const char* target, std::string_view member,
+            const std::function<void(const json::object&)>& take) {
     auto client = Client::connect(globals_, false);
     const auto answer = client.ok() ? client->get(target) : Result<json::object>(client.error());
     if (const auto* array = answer.ok() ? get_array(*answer, member) : nullptr) {
@@ -227,14 +232,15 @@ std::vector<Candidate> values_of(const CLI::Option& option, const Walk& walk, Kn
     return words({"admin", "user", "viewer"});
   }
   if (name == "--status") {
-    return words({"active", "finished", "PENDING", "STARTING", "RUNNING", "RECOVERING", "CANCELLING", "SUCCEEDED",
-                  "FAILED", "CANCELLED"});
+    return words({"active", "finished", "PENDING", "STARTING", "RUNNING", "RECOVERING",
+                  "CANCELLING", "SUCCEEDED", "FAILED", "CANCELLED"});
   }
   if (name == "--infra" || name == "--cloud") {
     return words({"kubernetes", "slurm"});
   }
-  constexpr std::array kPaths = {"files",    "file",       "entrypoint", "--workdir",  "--env-file", "--secret-file",
-                                 "--config", "--data-dir", "--ca",       "--tls-cert", "--tls-key"};
+  constexpr std::array kPaths = {"files",      "file",          "entrypoint", "--workdir",
+                                 "--env-file", "--secret-file", "--config",   "--data-dir",
+                                 "--ca",       "--tls-cert",    "--tls-key"};
   if (std::find(kPaths.begin(), kPaths.end(), name) != kPaths.end()) {
     return {{std::string(kFiles), ""}};
   }
@@ -265,7 +271,8 @@ std::vector<Candidate> candidates(const Walk& walk, const std::string& last, Kno
   return found;
 }
 
-// The scripts. Each gives the words up to the cursor to `quad __complete` and shows what comes back.
+// The scripts. Each gives the words up to the cursor to `quad __complete` and shows what comes
+// back.
 
 constexpr const char* kBash = R"(_quad() {
   local line word
@@ -333,7 +340,8 @@ int complete(CLI::App& app, Program& program, const std::vector<std::string>& wo
   std::string before;  // "--flag=", which zsh and fish leave on the word
   if (last == "=") {
     last.clear();
-  } else if (const std::size_t equals = last.find('='); last.starts_with("--") && equals != std::string::npos) {
+  } else if (const std::size_t equals = last.find('=');
+             last.starts_with("--") && equals != std::string::npos) {
     walk.take(last.substr(0, equals));
     before = last.substr(0, equals + 1);
     last.erase(0, equals + 1);
@@ -351,7 +359,8 @@ int complete(CLI::App& app, Program& program, const std::vector<std::string>& wo
   return kOk;
 }
 
-std::string usage_error(CLI::App& app, const std::vector<std::string>& words, const std::string& problem) {
+std::string usage_error(CLI::App& app, const std::vector<std::string>& words,
+                        const std::string& problem) {
   Walk walk(app);
   for (const std::string& word : words) {
     walk.take(word);
@@ -363,7 +372,8 @@ std::string usage_error(CLI::App& app, const std::vector<std::string>& words, co
       for (const CLI::App* verb : walk.verbs()) {
         names.push_back(verb->get_name());
       }
-      return fmt::format("'{}' needs a verb: {}. {}", walk.name(), join_words({names.begin(), names.end()}, "or"), see);
+      return fmt::format("'{}' needs a verb: {}. {}", walk.name(),
+                         join_words({names.begin(), names.end()}, "or"), see);
     }
     std::string text = problem;
     return fmt::format("{}{} {}", text, text.ends_with('.') ? "" : ".", see);
@@ -380,8 +390,9 @@ std::string usage_error(CLI::App& app, const std::vector<std::string>& words, co
     }
   }
   const auto near = nearest(*walk.unknown(), {known.begin(), known.end()});
-  std::string text = fmt::format("'{}' has no {} '{}'", walk.name(), walk.unknown_is_flag() ? "flag" : "verb",
-                                 printable(valid_utf8(*walk.unknown())));
+  std::string text =
+      fmt::format("'{}' has no {} '{}'", walk.name(), walk.unknown_is_flag() ? "flag" : "verb",
+                  printable(valid_utf8(*walk.unknown())));
   if (near) {
     text += fmt::format("; did you mean '{}'?", *near);
   } else if (walk.unknown_is_flag() && walk.app().get_name() == "launch") {
@@ -394,8 +405,11 @@ std::string usage_error(CLI::App& app, const std::vector<std::string>& words, co
 
 void add_completion(CLI::App& app, Program& program) {
   auto shell = std::make_shared<std::string>();
-  CLI::App* verb = app.add_subcommand("completion", "Completion for a shell: eval \"$(quad completion bash)\"");
-  verb->add_option("shell", *shell, "bash, zsh or fish")->required()->check(CLI::IsMember({"bash", "zsh", "fish"}));
+  CLI::App* verb =
+      app.add_subcommand("completion", "Completion for a shell: eval \"$(quad completion bash)\"");
+  verb->add_option("shell", *shell, "bash, zsh or fish")
+      ->required()
+      ->check(CLI::IsMember({"bash", "zsh", "fish"}));
   verb->callback([&program, shell] {
     program.chosen = [shell] {
       std::fputs(*shell == "bash" ? kBash : *shell == "zsh" ? kZsh : kFish, stdout);

@@ -35,7 +35,8 @@ Result<Client> come_back(const Globals& globals) {
   for (;;) {
     // Whoever stopped the server does not want a follower to start it.
     auto client = Client::connect(globals, false);
-    if (client.ok() || client.error().code != ErrorCode::kUnavailable || std::chrono::steady_clock::now() > give_up) {
+    if (client.ok() || client.error().code != ErrorCode::kUnavailable ||
+        std::chrono::steady_clock::now() > give_up) {
       return client;
     }
     std::this_thread::sleep_for(kPause);
@@ -48,7 +49,8 @@ class EventReader {
       : globals_(globals), client_(client), options_(options), last_(options.after) {}
 
   Status pages();
-  /// What is old comes as pages, of which none is left out however many there are; what is new as a stream.
+  /// What is old comes as pages, of which none is left out however many there are; what is new as a
+  /// stream.
   Status follow();
 
  private:
@@ -80,7 +82,8 @@ void EventReader::print(const json::object& event) {
   } else {
     std::string day;
     const std::string at = local_time(get_string(event, "at"), day);
-    fmt::print("{:>7}  {}  {:<20} {}{}\n", get_int(event, "revision"), at, get_string(event, "kind"),
+    fmt::print("{:>7}  {}  {:<20} {}{}\n", get_int(event, "revision"), at,
+               get_string(event, "kind"),
                event.contains("job") ? fmt::format("job {}: ", get_int(event, "job")) : "",
                printable(get_string(event, "message")));
   }
@@ -89,7 +92,8 @@ void EventReader::print(const json::object& event) {
 Status EventReader::pages() {
   constexpr std::size_t kPage = 1'000;
   for (;;) {
-    QUAD_ASSIGN(const json::object answer, client_.get(fmt::format("/v1/events?limit={}&{}", kPage, query())));
+    QUAD_ASSIGN(const json::object answer,
+                client_.get(fmt::format("/v1/events?limit={}&{}", kPage, query())));
     const json::array* events = get_array(answer, "events");
     if (events == nullptr) {
       return error(ErrorCode::kInvalid, "The server sent something else than events");
@@ -115,7 +119,8 @@ Status EventReader::follow() {
       return {};
     }
     if (!status.ok()) {
-      if (status.error().code != ErrorCode::kUnavailable && status.error().code != ErrorCode::kTimeout) {
+      if (status.error().code != ErrorCode::kUnavailable &&
+          status.error().code != ErrorCode::kTimeout) {
         return status;
       }
       QUAD_ASSIGN(client_, come_back(globals_));
@@ -129,7 +134,8 @@ Status EventReader::stream() {
   const Status status = client_.stream(
       "/v1/events?follow=1&" + query(),
       [&](std::string_view piece) {
-        const auto more = parser.feed(piece, [&](const net::SseEvent& event) { return take(event); });
+        const auto more =
+            parser.feed(piece, [&](const net::SseEvent& event) { return take(event); });
         broken = more.ok() ? Status() : Status(more.error());
         unread_ = std::fflush(stdout) != 0;
         return more.ok() && *more && !unread_;
@@ -149,7 +155,9 @@ bool EventReader::take(const net::SseEvent& event) {
   }
   if (get_string(*data, "reason") == "unknown_cursor") {
     last_ = get_int(*data, "revision");
-    fmt::print(stderr, "The server's history is another one than before: it goes on from event {}.\n", last_);
+    fmt::print(stderr,
+               "The server's history is another one than before: it goes on from event {}.\n",
+               last_);
     return true;
   }
   return false;
@@ -160,7 +168,8 @@ bool EventReader::take(const net::SseEvent& event) {
 void add_events(CLI::App& app, Program& program) {
   auto options = std::make_shared<EventOptions>();
   CLI::App* verb = add_verb(app, program, "events", "Everything that happens, as it happens");
-  verb->add_option("--after", options->after, "After this revision")->check(whole_number(0, "a revision"));
+  verb->add_option("--after", options->after, "After this revision")
+      ->check(whole_number(0, "a revision"));
   verb->add_option("--job", options->job, "About this job")->check(whole_number(1, kJobNumber));
   verb->add_option("--node", options->node, "About this node");
   verb->add_option("--kind", options->kind, "Kinds that begin so, such as node.");

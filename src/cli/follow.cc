@@ -30,8 +30,8 @@ constexpr Millis kSilence{20'000};
 constexpr std::chrono::minutes kPatience{5};
 
 std::string target_of(const LogOptions& options, const LogPlace& place) {
-  std::string target = fmt::format("/v1/jobs/{}/logs?follow={}&cursor={}", options.job, options.follow ? 1 : 0,
-                                   place.known() ? place.text() : "start");
+  std::string target = fmt::format("/v1/jobs/{}/logs?follow={}&cursor={}", options.job,
+                                   options.follow ? 1 : 0, place.known() ? place.text() : "start");
   const auto put = [&target](std::string_view key, const std::string& value) {
     target += fmt::format("&{}={}", key, net::percent_encode(value));
   };
@@ -81,7 +81,8 @@ std::string live_text(const json::object& state) {
                         printable(get_string(*waits, "message")));
   } else if (status == "RUNNING") {
     const std::string progress = progress_text(*row);
-    text += progress.empty() ? fmt::format(" for {}", between(get_string(*row, "started_at"), "")) : ": " + progress;
+    text += progress.empty() ? fmt::format(" for {}", between(get_string(*row, "started_at"), ""))
+                             : ": " + progress;
     const auto* reported = get_object(*row, "progress");
     const double left = reported == nullptr ? -1 : get_double(*reported, "eta_s", -1);
     if (left >= 0) {
@@ -98,7 +99,8 @@ std::string live_text(const json::object& state) {
 
 class Follower {
  public:
-  Follower(const Globals& globals, const LogOptions& options) : globals_(globals), options_(options) {}
+  Follower(const Globals& globals, const LogOptions& options)
+      : globals_(globals), options_(options) {}
 
   Status run(Client& client);
   [[nodiscard]] const json::object& last() const { return last_; }
@@ -119,9 +121,10 @@ class Follower {
   const LogOptions& options_;
   Screen screen_;
   LogPlace place_;
-  json::object last_;                          ///< the job's row
-  std::string lines_;                          ///< what is being written
-  std::map<std::int64_t, std::string> begun_;  ///< with -o json: lines whose end has not come yet, by rank
+  json::object last_;  ///< the job's row
+  std::string lines_;  ///< what is being written
+  std::map<std::int64_t, std::string>
+      begun_;  ///< with -o json: lines whose end has not come yet, by rank
   std::int64_t attempt_ = 0;
   bool ended_ = false;
   bool unread_ = false;  ///< nobody reads the output
@@ -213,7 +216,8 @@ Result<Client> Follower::find_again(steady_clock::time_point lost_at) {
   for (;;) {
     // Whoever stopped the server does not want a follower to start it.
     auto client = Client::connect(globals_, false);
-    if (client.ok() || client.error().code == ErrorCode::kInvalid || steady_clock::now() - lost_at > kPatience) {
+    if (client.ok() || client.error().code == ErrorCode::kInvalid ||
+        steady_clock::now() - lost_at > kPatience) {
       return client;
     }
     std::this_thread::sleep_for(pause);
@@ -237,8 +241,10 @@ Status Follower::run(Client& first) {
               screen_.note("The server is back.");
             }
           }
-          const auto more = frames.feed(
-              piece, [this](const json::object& head, std::string_view bytes) { return take(head, bytes); });
+          const auto more =
+              frames.feed(piece, [this](const json::object& head, std::string_view bytes) {
+                return take(head, bytes);
+              });
           if (!more.ok()) {
             broken = more.error();
           }
@@ -251,10 +257,12 @@ Status Follower::run(Client& first) {
     if (broken) {
       return *broken;
     }
-    const bool server_away =
-        status.ok() || status.error().code == ErrorCode::kUnavailable || status.error().code == ErrorCode::kTimeout;
+    const bool server_away = status.ok() || status.error().code == ErrorCode::kUnavailable ||
+                             status.error().code == ErrorCode::kTimeout;
     if (!server_away || !options_.follow) {
-      return status.ok() ? error(ErrorCode::kUnavailable, "The server stopped in the middle of the log") : status;
+      return status.ok()
+                 ? error(ErrorCode::kUnavailable, "The server stopped in the middle of the log")
+                 : status;
     }
     if (!lost_at) {
       lost_at = steady_clock::now();
@@ -263,7 +271,8 @@ Status Follower::run(Client& first) {
         screen_.note("The server is away; the job goes on. Trying to reach it again.");
       }
     } else if (steady_clock::now() - *lost_at > kPatience) {
-      return status.ok() ? error(ErrorCode::kUnavailable, "The server keeps breaking off the log") : status;
+      return status.ok() ? error(ErrorCode::kUnavailable, "The server keeps breaking off the log")
+                         : status;
     } else {
       std::this_thread::sleep_for(Millis(50));
     }
@@ -295,20 +304,23 @@ std::string progress_text(const json::object& row) {
   return text;
 }
 
-int show_log(const Globals& globals, Client& client, const LogOptions& options, json::object* last) {
+int show_log(const Globals& globals, Client& client, const LogOptions& options,
+             json::object* last) {
   std::fflush(stdout);
   Follower follower(globals, options);
   std::optional<Interruption> interruption;
   if (options.follow) {
     interruption.emplace(
-        fmt::format("\nJob {0} goes on. Follow it: quad logs -f {0}   Cancel it: quad cancel {0}\n", options.job));
+        fmt::format("\nJob {0} goes on. Follow it: quad logs -f {0}   Cancel it: quad cancel {0}\n",
+                    options.job));
   }
   const Status status = follower.run(client);
   follower.screen().live({});
   if (!status.ok()) {
     if (options.follow && status.error().code == ErrorCode::kUnavailable) {
       follower.screen().note(
-          fmt::format("The log breaks off here; the job goes on. Follow it again: quad logs -f {}", options.job));
+          fmt::format("The log breaks off here; the job goes on. Follow it again: quad logs -f {}",
+                      options.job));
     }
     return fail(status.error());
   }

@@ -6,7 +6,8 @@ namespace quad::cli {
 
 namespace {
 
-/// Matches one bracket expression at pattern[0] == '['; sets `used` to its length, 0 when it is not closed.
+/// Matches one bracket expression at pattern[0] == '['; sets `used` to its length, 0 when it is not
+/// closed.
 bool class_match(std::string_view pattern, char c, std::size_t& used) {
   std::size_t i = 1;
   const bool negated = i < pattern.size() && (pattern[i] == '!' || pattern[i] == '^');
@@ -28,8 +29,8 @@ bool class_match(std::string_view pattern, char c, std::size_t& used) {
 }  // namespace
 
 bool glob_match(std::string_view pattern, std::string_view path) {
-  // Backtracking over the last star only, and over the last double star: linear in practice, and bounded by
-  // |pattern| × |path| for each of the two.
+  // Backtracking over the last star only, and over the last double star: linear in practice, and
+  // bounded by |pattern| × |path| for each of the two.
   std::size_t p = 0;
   std::size_t s = 0;
   std::size_t star = std::string_view::npos;
@@ -108,7 +109,8 @@ void IgnoreRules::add(std::string_view text, const std::string& folder) {
     if (!line.empty() && line.back() == '\r') {
       line.remove_suffix(1);
     }
-    while (!line.empty() && line.back() == ' ' && (line.size() < 2 || line[line.size() - 2] != '\\')) {
+    while (!line.empty() && line.back() == ' ' &&
+           (line.size() < 2 || line[line.size() - 2] != '\\')) {
       line.remove_suffix(1);
     }
     if (line.empty() || line.front() == '#') {
@@ -140,7 +142,8 @@ bool IgnoreRules::ignored(std::string_view path, bool is_folder) const {
   for (const Rule& rule : rules_) {
     std::string_view inside = path;
     if (!rule.folder.empty()) {
-      if (!path.starts_with(rule.folder) || path.size() <= rule.folder.size() || path[rule.folder.size()] != '/') {
+      if (!path.starts_with(rule.folder) || path.size() <= rule.folder.size() ||
+          path[rule.folder.size()] != '/') {
         continue;
       }
       inside = path.substr(rule.folder.size() + 1);
@@ -149,7 +152,8 @@ bool IgnoreRules::ignored(std::string_view path, bool is_folder) const {
       continue;
     }
     const std::size_t slash = inside.rfind('/');
-    const std::string_view name = slash == std::string_view::npos ? inside : inside.substr(slash + 1);
+    const std::string_view name =
+        slash == std::string_view::npos ? inside : inside.substr(slash + 1);
     if (glob_match(rule.pattern, rule.anchored ? inside : name)) {
       result = !rule.negated;
     }

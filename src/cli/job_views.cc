@@ -1,4 +1,5 @@
-// What the command line shows of one job: everything about it, why it waits, what happened to it, its checkpoints.
+// What the command line shows of one job: everything about it, why it waits, what happened to it,
+// its checkpoints.
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -23,7 +24,8 @@ std::string words_of(const json::object& object, std::string_view key) {
   std::vector<std::string_view> words;
   if (const auto* array = get_array(object, key)) {
     for (const json::value& value : *array) {
-      if (value.is_string() && std::find(words.begin(), words.end(), value.get_string()) == words.end()) {
+      if (value.is_string() &&
+          std::find(words.begin(), words.end(), value.get_string()) == words.end()) {
         words.emplace_back(value.get_string());
       }
     }
@@ -74,9 +76,10 @@ void print_ranks(const json::object& attempt) {
                std::string(get_string(rank, "phase")), gpus.empty() ? "-" : gpus,
                heard ? fmt::format("{:.0f} %", get_double(rank, "cpu_percent")) : "-",
                heard ? fmt::format("{:.0f} MB", get_double(rank, "rss_bytes") / 1e6) : "-",
-               !heard                        ? "-"
-               : get_bool(rank, "connected") ? ago(get_string(rank, "heard_at"))
-                                             : ago(get_string(rank, "heard_at")) + ", no connection"});
+               !heard ? "-"
+               : get_bool(rank, "connected")
+                   ? ago(get_string(rank, "heard_at"))
+                   : ago(get_string(rank, "heard_at")) + ", no connection"});
   }
   table.print();
 }
@@ -90,13 +93,15 @@ void print_attempts(const json::object& job) {
   for (const json::value& value : attempts) {
     const json::object& attempt = value.as_object();
     const bool over = !get_string(attempt, "ended_at").empty();
-    std::string text = fmt::format("    {}  on {}", get_int(attempt, "epoch"), words_of(attempt, "nodes"));
+    std::string text =
+        fmt::format("    {}  on {}", get_int(attempt, "epoch"), words_of(attempt, "nodes"));
     if (attempt.at("resumed_step").is_int64()) {
       text += fmt::format(", from step {}", get_int(attempt, "resumed_step"));
     }
     const std::string_view running = get_string(attempt, "running_at");
     if (!running.empty()) {
-      text += fmt::format(", {} {}", over ? "ran" : "running for", between(running, get_string(attempt, "ended_at")));
+      text += fmt::format(", {} {}", over ? "ran" : "running for",
+                          between(running, get_string(attempt, "ended_at")));
     }
     if (attempt.at("checkpoint_step").is_int64()) {
       text += fmt::format(", newest checkpoint at step {}", get_int(attempt, "checkpoint_step"));
@@ -119,23 +124,26 @@ void print_why(const json::object& why) {
   }
   fmt::print("Of all nodes, so many are left after each condition:\n");
   for (const json::value& step : *funnel) {
-    fmt::print("  {:>6}  {}\n", get_int(step.as_object(), "nodes"), get_string(step.as_object(), "condition"));
+    fmt::print("  {:>6}  {}\n", get_int(step.as_object(), "nodes"),
+               get_string(step.as_object(), "condition"));
   }
 }
 
 std::string place_in_queue(const json::object& why) {
   const std::int64_t ahead = get_int(why, "ahead");
   return ahead == 0 ? "It is the first in the queue."
-                    : fmt::format("It is number {} in the queue; {} ahead of it.", get_int(why, "position"),
-                                  ahead == 1 ? std::string("1 job is") : fmt::format("{} jobs are", ahead));
+                    : fmt::format(
+                          "It is number {} in the queue; {} ahead of it.", get_int(why, "position"),
+                          ahead == 1 ? std::string("1 job is") : fmt::format("{} jobs are", ahead));
 }
 
 int print_job(Client& client, const json::object& job) {
   const std::int64_t id = get_int(job, "id");
-  fmt::print("Job {} ({}) {}\n", id, printable(get_string(job, "name")), outcome_text(job, STDOUT_FILENO));
+  fmt::print("Job {} ({}) {}\n", id, printable(get_string(job, "name")),
+             outcome_text(job, STDOUT_FILENO));
   print_fact("User", std::string(get_string(job, "owner")));
-  print_fact("Resources",
-             fmt::format("{} on {}", get_string(job, "resources"), counted(get_int(job, "num_nodes"), "node")));
+  print_fact("Resources", fmt::format("{} on {}", get_string(job, "resources"),
+                                      counted(get_int(job, "num_nodes"), "node")));
   if (const std::int64_t priority = get_int(job, "priority"); priority != 0) {
     print_fact("Priority", std::to_string(priority));
   }
@@ -157,7 +165,8 @@ int print_job(Client& client, const json::object& job) {
   print_fact("Metrics", metrics_text(job));
   print_attempts(job);
   if (get_array(job, "attempts")->empty() && ended.empty()) {
-    if (const auto why = client.get(fmt::format("/v1/jobs/{}/why", id)); why.ok() && why->contains("position")) {
+    if (const auto why = client.get(fmt::format("/v1/jobs/{}/why", id));
+        why.ok() && why->contains("position")) {
       print_fact("Waits", printable(get_string(*why, "message")) + " " + place_in_queue(*why));
     }
   }
@@ -167,7 +176,8 @@ int print_job(Client& client, const json::object& job) {
 
 int show_why(Program& program, std::int64_t id) {
   auto client = Client::connect(program.globals);
-  const auto why = client.ok() ? client->get(fmt::format("/v1/jobs/{}/why", id)) : Result<json::object>(client.error());
+  const auto why = client.ok() ? client->get(fmt::format("/v1/jobs/{}/why", id))
+                               : Result<json::object>(client.error());
   if (!why.ok()) {
     return fail(why.error());
   }
@@ -180,16 +190,16 @@ int show_why(Program& program, std::int64_t id) {
     fmt::print("Job {} does not wait. It is {}\n", id, outcome_text(*why, STDOUT_FILENO));
     return kOk;
   }
-  fmt::print("Job {} is {} and waits for a place. {}\n{}\n", id, coloured(get_string(*why, "status")), message,
-             place_in_queue(*why));
+  fmt::print("Job {} is {} and waits for a place. {}\n{}\n", id,
+             coloured(get_string(*why, "status")), message, place_in_queue(*why));
   print_why(*why);
   return kOk;
 }
 
 int show_story(Program& program, std::int64_t id) {
   auto client = Client::connect(program.globals);
-  const auto story =
-      client.ok() ? client->get(fmt::format("/v1/jobs/{}/story", id)) : Result<json::object>(client.error());
+  const auto story = client.ok() ? client->get(fmt::format("/v1/jobs/{}/story", id))
+                                 : Result<json::object>(client.error());
   if (!story.ok()) {
     return fail(story.error());
   }
@@ -199,7 +209,8 @@ int show_story(Program& program, std::int64_t id) {
   }
   json::object row = *story;
   row["message"] = get_string(*story, "headline");
-  fmt::print("Job {} ({}) is {}\n", id, printable(get_string(*story, "name")), outcome_text(row, STDOUT_FILENO));
+  fmt::print("Job {} ({}) is {}\n", id, printable(get_string(*story, "name")),
+             outcome_text(row, STDOUT_FILENO));
   std::string day;
   for (const json::value& line : *get_array(*story, "lines")) {
     const std::string before = day;
@@ -207,15 +218,16 @@ int show_story(Program& program, std::int64_t id) {
     if (day != before) {
       fmt::print("{}\n", day);
     }
-    fmt::print("  {}  {}\n", at.substr(at.size() - 12), printable(get_string(line.as_object(), "message")));
+    fmt::print("  {}  {}\n", at.substr(at.size() - 12),
+               printable(get_string(line.as_object(), "message")));
   }
   return kOk;
 }
 
 int show_checkpoints(Program& program, std::int64_t id) {
   auto client = Client::connect(program.globals);
-  const auto answer =
-      client.ok() ? client->get(fmt::format("/v1/jobs/{}/checkpoints", id)) : Result<json::object>(client.error());
+  const auto answer = client.ok() ? client->get(fmt::format("/v1/jobs/{}/checkpoints", id))
+                                  : Result<json::object>(client.error());
   if (!answer.ok()) {
     return fail(answer.error());
   }
@@ -227,8 +239,9 @@ int show_checkpoints(Program& program, std::int64_t id) {
   for (const json::value& value : *get_array(*answer, "checkpoints")) {
     const json::object& one = value.as_object();
     const std::int64_t step = get_int(one, "step", -1);
-    table.add({step < 0 ? "-" : std::to_string(step), std::to_string(get_int(one, "epoch")), ago(get_string(one, "at")),
-               fmt::format("{:.1f}", get_double(one, "bytes") / 1e6), printable(get_string(one, "path"))});
+    table.add({step < 0 ? "-" : std::to_string(step), std::to_string(get_int(one, "epoch")),
+               ago(get_string(one, "at")), fmt::format("{:.1f}", get_double(one, "bytes") / 1e6),
+               printable(get_string(one, "path"))});
   }
   if (table.empty()) {
     fmt::print("Job {} has written no complete checkpoint.\n", id);
@@ -243,7 +256,8 @@ void add_one_job_verb(CLI::App& app, Program& program, const char* name, const c
   auto id = std::make_shared<std::int64_t>(0);
   CLI::App* verb = add_verb(app, program, name, help);
   add_job_argument(*verb, *id)->required();
-  verb->callback([&program, id, run] { program.chosen = [&program, id, run] { return run(program, *id); }; });
+  verb->callback(
+      [&program, id, run] { program.chosen = [&program, id, run] { return run(program, *id); }; });
 }
 
 }  // namespace

@@ -70,12 +70,13 @@ int list_jobs(Program& program, const ListOptions& options) {
                std::to_string(get_int(job, "recoveries")), coloured(get_string(job, "status")),
                progress.empty() ? "-" : progress});
   }
-  const bool narrowed = options.active || options.mine || !options.status.empty() || !options.name.empty();
+  const bool narrowed =
+      options.active || options.mine || !options.status.empty() || !options.name.empty();
   if (table.empty()) {
-    fmt::print("No jobs{}. Run one: quad launch 'echo hello'\n", !narrowed ? " yet"
-                                                                 : options.active && options.status.empty()
-                                                                     ? " wait or run"
-                                                                     : " like that");
+    fmt::print("No jobs{}. Run one: quad launch 'echo hello'\n",
+               !narrowed                                  ? " yet"
+               : options.active && options.status.empty() ? " wait or run"
+                                                          : " like that");
   } else {
     table.print();
     if (!answer->at("next").is_null()) {
@@ -98,12 +99,14 @@ Result<std::int64_t> job_meant(Client& client, const JobLogOptions& options) {
   if (options.job > 0) {
     return options.job;
   }
-  const std::string filter = options.name.empty() ? "" : "&name=" + net::percent_encode(options.name);
+  const std::string filter =
+      options.name.empty() ? "" : "&name=" + net::percent_encode(options.name);
   QUAD_ASSIGN(const json::object answer, client.get("/v1/jobs?limit=1" + filter));
   const json::array& jobs = *get_array(answer, "jobs");
   if (jobs.empty()) {
-    return error(ErrorCode::kNotFound, options.name.empty() ? std::string("There are no jobs yet")
-                                                            : fmt::format("There is no job named '{}'", options.name));
+    return error(ErrorCode::kNotFound,
+                 options.name.empty() ? std::string("There are no jobs yet")
+                                      : fmt::format("There is no job named '{}'", options.name));
   }
   return get_int(jobs[0].as_object(), "id");
 }
@@ -135,12 +138,13 @@ void say_cancelled(const json::object& job) {
 }
 
 int cancel(Program& program, const CancelOptions& options) {
-  const int ways =
-      (options.jobs.empty() ? 0 : 1) + (options.mine || options.all_users ? 1 : 0) + (options.name.empty() ? 0 : 1);
+  const int ways = (options.jobs.empty() ? 0 : 1) + (options.mine || options.all_users ? 1 : 0) +
+                   (options.name.empty() ? 0 : 1);
   if (ways != 1) {
-    return fail(error(ErrorCode::kInvalid,
-                      ways == 0 ? "Name the jobs to cancel: quad cancel 17, or --all for your own, or --name NAME"
-                                : "Give either job numbers, or --all, or --name"));
+    return fail(error(
+        ErrorCode::kInvalid,
+        ways == 0 ? "Name the jobs to cancel: quad cancel 17, or --all for your own, or --name NAME"
+                  : "Give either job numbers, or --all, or --name"));
   }
   auto client = Client::connect(program.globals);
   if (!client.ok()) {
@@ -171,8 +175,9 @@ int cancel(Program& program, const CancelOptions& options) {
     json::array shown;
     for (const json::value& value : cancelled) {
       const json::object& one = value.as_object();
-      shown.push_back(json::object{
-          {"id", get_int(one, "id")}, {"status", get_string(one, "status")}, {"message", get_string(one, "message")}});
+      shown.push_back(json::object{{"id", get_int(one, "id")},
+                                   {"status", get_string(one, "status")},
+                                   {"message", get_string(one, "message")}});
     }
     print_json(json::object{{"jobs", std::move(shown)}});
     return code;
@@ -190,8 +195,10 @@ void add_list(CLI::App& app, Program& program, const char* name, const char* hel
   auto options = std::make_shared<ListOptions>();
   options->active = active;
   CLI::App* verb = add_verb(app, program, name, help);
-  verb->add_option("jobs", options->jobs, "These, each in full")->check(whole_number(1, kJobNumber));
-  verb->add_option("-s,--status", options->status, "Only these: RUNNING, FAILED, active, finished, …");
+  verb->add_option("jobs", options->jobs, "These, each in full")
+      ->check(whole_number(1, kJobNumber));
+  verb->add_option("-s,--status", options->status,
+                   "Only these: RUNNING, FAILED, active, finished, …");
   verb->add_option("-n,--name", options->name, "Only of this name");
   verb->add_option("-l,--limit", options->limit, "At most so many")->check(CLI::Range(1, 10'000));
   verb->add_flag("-a,--all", options->all, "However many there are");
@@ -202,7 +209,8 @@ void add_list(CLI::App& app, Program& program, const char* name, const char* hel
   verb->add_flag("--skip-finished", options->active, "Only jobs that wait or run");
   verb->callback([&program, options] {
     program.chosen = [&program, options] {
-      return options->jobs.empty() ? list_jobs(program, *options) : show_jobs(program, options->jobs);
+      return options->jobs.empty() ? list_jobs(program, *options)
+                                   : show_jobs(program, options->jobs);
     };
   });
 }
@@ -221,12 +229,15 @@ void add_logs(CLI::App& app, Program& program, bool follow) {
       ->check(whole_number(0, "a rank's number, from 0"));
   verb->add_option("--attempt", options->attempt, "Of this attempt")
       ->check(whole_number(1, "an attempt's number, from 1"));
-  verb->add_option("--tail", options->tail, "The last lines")->check(whole_number(0, "a number of lines"));
-  verb->add_option("--line", options->line, "From this line on")->check(whole_number(1, "a line's number, from 1"));
+  verb->add_option("--tail", options->tail, "The last lines")
+      ->check(whole_number(0, "a number of lines"));
+  verb->add_option("--line", options->line, "From this line on")
+      ->check(whole_number(1, "a line's number, from 1"));
   verb->add_option("--since", options->since, "From a time on, or since so long ago: 10m");
   verb->add_option("--grep", options->grep, "Only lines with this text");
-  verb->callback(
-      [&program, options] { program.chosen = [&program, options] { return show_logs(program, *options); }; });
+  verb->callback([&program, options] {
+    program.chosen = [&program, options] { return show_logs(program, *options); };
+  });
 }
 
 void add_cancel(CLI::App& app, Program& program) {
@@ -237,14 +248,17 @@ void add_cancel(CLI::App& app, Program& program) {
   verb->add_flag("-u,--all-users", options->all_users, "Everybody's");
   verb->add_option("-n,--name", options->name, "All of this name");
   verb->add_flag("-y,--yes", options->ignored, "Nothing is asked anyway");
-  verb->callback([&program, options] { program.chosen = [&program, options] { return cancel(program, *options); }; });
+  verb->callback([&program, options] {
+    program.chosen = [&program, options] { return cancel(program, *options); };
+  });
 }
 
 }  // namespace
 
 CLI::App* add_verb(CLI::App& app, Program& program, const char* name, const char* help) {
   CLI::App* verb = app.add_subcommand(name, help);
-  verb->add_option("-o,--output", program.globals.output, "json for programs")->check(CLI::IsMember({"json", "table"}));
+  verb->add_option("-o,--output", program.globals.output, "json for programs")
+      ->check(CLI::IsMember({"json", "table"}));
   return verb;
 }
 
@@ -267,7 +281,8 @@ void add_job_commands(CLI::App& app, Program& program) {
   add_list(app, program, "queue", "Jobs that wait or run", true);
   add_logs(app, program, false);
   add_cancel(app, program);
-  CLI::App* jobs = app.add_subcommand("jobs", "The same verbs, as SkyPilot spells them for managed jobs");
+  CLI::App* jobs =
+      app.add_subcommand("jobs", "The same verbs, as SkyPilot spells them for managed jobs");
   jobs->require_subcommand(1);
   add_launch(*jobs, program);
   add_list(*jobs, program, "queue", "Jobs, newest first", false);

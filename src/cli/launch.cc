@@ -50,7 +50,8 @@ struct Given {
       slot = value;
     }
   }
-  void pairs(std::string_view key, std::vector<spec::NamedValue> values, std::vector<spec::NamedValue>& slot) {
+  void pairs(std::string_view key, std::vector<spec::NamedValue> values,
+             std::vector<spec::NamedValue>& slot) {
     json::array array;
     for (const auto& [name, value] : values) {
       array.push_back(json::array{name, value});
@@ -70,7 +71,9 @@ Result<std::string> infra_of(const LaunchOptions& options) {
   if (!options.infra.empty()) {
     return error(ErrorCode::kInvalid, "Give either --infra, or --cloud, --region and --zone");
   }
-  const auto or_any = [](const std::string& text) { return text.empty() ? std::string("*") : text; };
+  const auto or_any = [](const std::string& text) {
+    return text.empty() ? std::string("*") : text;
+  };
   std::string infra = or_any(options.cloud);
   if (!options.region.empty() || !options.zone.empty()) {
     infra += "/" + or_any(options.region);
@@ -135,7 +138,8 @@ Result<Given> read_given(const LaunchOptions& options) {
     over.ports = options.ports;
   }
   QUAD_ASSIGN(auto envs, read_pairs(options.env_files, "--env-file", options.envs, "--env"));
-  QUAD_ASSIGN(auto secrets, read_pairs(options.secret_files, "--secret-file", options.secrets, "--secret"));
+  QUAD_ASSIGN(auto secrets,
+              read_pairs(options.secret_files, "--secret-file", options.secrets, "--secret"));
   QUAD_ASSIGN(auto configs, configs_of(options));
   given.pairs("envs", std::move(envs), over.envs);
   given.pairs("secrets", std::move(secrets), over.secrets);
@@ -155,10 +159,12 @@ struct Entry {
   std::string text;
 };
 
-/// One argument that names a file is a task file, unless it is a script; anything else is a command.
+/// One argument that names a file is a task file, unless it is a script; anything else is a
+/// command.
 Result<Entry> read_entry(const std::vector<std::string>& words) {
   if (words.empty()) {
-    return error(ErrorCode::kInvalid, "Name a task file, or a command: quad launch 'python train.py'");
+    return error(ErrorCode::kInvalid,
+                 "Name a task file, or a command: quad launch 'python train.py'");
   }
   const std::string& first = words[0];
   if (words.size() > 1) {
@@ -170,14 +176,16 @@ Result<Entry> read_entry(const std::vector<std::string>& words) {
   }
   std::error_code ignored;
   const bool yaml = first.ends_with(".yaml") || first.ends_with(".yml") || first == "-";
-  if (yaml || (fs::exists(first, ignored) && !fs::is_directory(first, ignored) && !is_script(first))) {
+  if (yaml ||
+      (fs::exists(first, ignored) && !fs::is_directory(first, ignored) && !is_script(first))) {
     QUAD_ASSIGN(std::string text, read_task_text(first));
     return Entry{first, std::move(text)};
   }
   return Entry{"", first};
 }
 
-void print_problems(const std::vector<spec::Diagnostic>& problems, std::string_view word, const std::string& file) {
+void print_problems(const std::vector<spec::Diagnostic>& problems, std::string_view word,
+                    const std::string& file) {
   for (const spec::Diagnostic& one : problems) {
     fmt::print(stderr, "{}\n", line_of(one, word, file));
   }
@@ -222,7 +230,8 @@ Result<std::vector<Upload>> uploads_of(const spec::TaskSet& set) {
     }
     for (const spec::FileMount& mount : task.file_mounts) {
       if (mount.kind == spec::FileMount::Kind::kLocal) {
-        uploads.push_back({"file_mounts." + mount.destination, mount.destination, local_path(mount.source)});
+        uploads.push_back(
+            {"file_mounts." + mount.destination, mount.destination, local_path(mount.source)});
       }
     }
   }
@@ -233,7 +242,8 @@ Result<std::vector<Upload>> uploads_of(const spec::TaskSet& set) {
     if (!folder && (upload.destination.empty() || !fs::is_regular_file(status))) {
       return error(ErrorCode::kInvalid,
                    fmt::format("{}: {} {}", upload.key, upload.source.string(),
-                               !fs::exists(status)          ? "is not there; the path counts from the folder you are in"
+                               !fs::exists(status)
+                                   ? "is not there; the path counts from the folder you are in"
                                : upload.destination.empty() ? "is not a folder"
                                                             : "is neither a folder nor a file"));
     }
@@ -260,15 +270,20 @@ void warn_of_left_out(const Blob& blob, const std::string& key, const std::strin
   }
   constexpr std::size_t kShown = 5;
   const std::size_t shown = std::min(blob.left_out.size(), kShown);
-  std::string names = fmt::format("{}", fmt::join(blob.left_out.begin(), blob.left_out.begin() + static_cast<std::ptrdiff_t>(shown), ", "));
+  std::string names = fmt::format(
+      "{}", fmt::join(blob.left_out.begin(),
+                      blob.left_out.begin() + static_cast<std::ptrdiff_t>(shown), ", "));
   if (blob.left_out.size() > shown) {
     names += fmt::format(" and {} more", blob.left_out.size() - shown);
   }
-  print_problems({{.message = fmt::format("{}: left out, as only files, folders and links are brought.", names), .key = key}},
+  print_problems({{.message = fmt::format(
+                       "{}: left out, as only files, folders and links are brought.", names),
+                   .key = key}},
                  "warning", file);
 }
 
-Status send_all(Client& client, const std::vector<Upload>& uploads, const std::string& file, json::object& body) {
+Status send_all(Client& client, const std::vector<Upload>& uploads, const std::string& file,
+                json::object& body) {
   json::object mounts;
   for (const Upload& upload : uploads) {
     const auto blob = send(client, upload.source);
@@ -286,11 +301,13 @@ Status send_all(Client& client, const std::vector<Upload>& uploads, const std::s
   return {};
 }
 
-/// Submits. The client's key makes it one job however often it is sent: a server that goes away in the middle is asked
-/// again.
-Result<json::object> submit(const Globals& globals, Client& client, const json::object& body, json::object& refused) {
+/// Submits. The client's key makes it one job however often it is sent: a server that goes away in
+/// the middle is asked again.
+Result<json::object> submit(const Globals& globals, Client& client, const json::object& body,
+                            json::object& refused) {
   auto answer = client.post("/v1/jobs", body, &refused);
-  for (int tries = 0; tries < 3 && !answer.ok() && refused.empty() && answer.error().code == ErrorCode::kUnavailable;
+  for (int tries = 0; tries < 3 && !answer.ok() && refused.empty() &&
+                      answer.error().code == ErrorCode::kUnavailable;
        ++tries) {
     QUAD_ASSIGN(client, Client::connect(globals));
     answer = client.post("/v1/jobs", body, &refused);
@@ -314,7 +331,8 @@ void print_plan(const json::object& request, const json::object& plan) {
              ranks == 1 ? "" : ", all at once");
   const json::array& shapes = *get_array(request, "shapes");
   for (std::size_t i = 0; i < shapes.size(); ++i) {
-    fmt::print("  {}{}{}\n", i == 0 ? "" : "or ", shape_text(shapes[i].as_object()), ranks == 1 ? "" : " on each");
+    fmt::print("  {}{}{}\n", i == 0 ? "" : "or ", shape_text(shapes[i].as_object()),
+               ranks == 1 ? "" : " on each");
   }
   if (const std::int64_t restarts = get_int(request, "max_restarts_on_errors"); restarts > 0) {
     fmt::print("  started again up to {} after an error of its own\n", counted(restarts, "time"));
@@ -330,21 +348,26 @@ void print_plan(const json::object& request, const json::object& plan) {
   } else if (const auto* why = get_object(plan, "why")) {
     fmt::print("It would wait. {}\n", get_string(*why, "message"));
     if (const std::int64_t ahead = get_int(*why, "ahead"); ahead > 0) {
-      fmt::print("{} ahead of it in the queue.\n",
-                 ahead == 1 ? std::string("1 job would be") : fmt::format("{} jobs would be", ahead));
+      fmt::print("{} ahead of it in the queue.\n", ahead == 1
+                                                       ? std::string("1 job would be")
+                                                       : fmt::format("{} jobs would be", ahead));
     }
     fmt::print("Of all nodes, so many are left after each condition:\n");
     for (const json::value& step : *get_array(*why, "funnel")) {
-      fmt::print("  {:>6}  {}\n", get_int(step.as_object(), "nodes"), get_string(step.as_object(), "condition"));
+      fmt::print("  {:>6}  {}\n", get_int(step.as_object(), "nodes"),
+                 get_string(step.as_object(), "condition"));
     }
   }
 }
 
-void print_dryrun(const json::object& answer, const Entry& entry, const std::vector<Upload>& uploads) {
-  fmt::print("{}\n", entry.file.empty() ? fmt::format("Read as a command: {}", printable(entry.text))
-                                        : fmt::format("Read as a task file: {}", entry.file));
+void print_dryrun(const json::object& answer, const Entry& entry,
+                  const std::vector<Upload>& uploads) {
+  fmt::print("{}\n", entry.file.empty()
+                         ? fmt::format("Read as a command: {}", printable(entry.text))
+                         : fmt::format("Read as a task file: {}", entry.file));
   for (const Upload& upload : uploads) {
-    fmt::print("{} would be brought from {}.\n", upload.destination.empty() ? "The workdir" : upload.destination,
+    fmt::print("{} would be brought from {}.\n",
+               upload.destination.empty() ? "The workdir" : upload.destination,
                upload.source.string());
   }
   const json::array& requests = *get_array(answer, "requests");
@@ -355,7 +378,8 @@ void print_dryrun(const json::object& answer, const Entry& entry, const std::vec
   fmt::print("Nothing was submitted.\n");
 }
 
-int show_submitted(Program& program, Client& client, const LaunchOptions& options, const json::object& answer) {
+int show_submitted(Program& program, Client& client, const LaunchOptions& options,
+                   const json::object& answer) {
   json::array jobs = *get_array(answer, "jobs");
   const std::int64_t id = jobs.empty() ? 0 : get_int(jobs.front().as_object(), "id");
   const bool as_json = program.globals.json();
@@ -378,7 +402,8 @@ int show_submitted(Program& program, Client& client, const LaunchOptions& option
     }
   }
   if (as_json) {
-    print_json(json::object{{"job", id}, {"jobs", std::move(jobs)}, {"warnings", answer.at("warnings")}});
+    print_json(
+        json::object{{"job", id}, {"jobs", std::move(jobs)}, {"warnings", answer.at("warnings")}});
   } else if (options.detach) {
     fmt::print("quad logs -f {}   # to see its output\n", id);
   }
@@ -395,15 +420,16 @@ int launch(Program& program, const LaunchOptions& options) {
     return fail(entry.error());
   }
   const bool is_command = entry->file.empty();
-  const spec::TaskSet set =
-      is_command ? spec::from_command(entry->text, given->overrides) : spec::parse(entry->text, given->overrides);
+  const spec::TaskSet set = is_command ? spec::from_command(entry->text, given->overrides)
+                                       : spec::parse(entry->text, given->overrides);
   if (!set.ok()) {
     print_problems(set.errors, "error", entry->file);
     return kUsage;
   }
   const auto uploads = uploads_of(set);
   if (!uploads.ok()) {
-    return fail(Error{ErrorCode::kInvalid, (is_command ? "" : entry->file + ": ") + uploads.error().message, {}});
+    return fail(Error{
+        ErrorCode::kInvalid, (is_command ? "" : entry->file + ": ") + uploads.error().message, {}});
   }
   json::object body;
   body[is_command ? "command" : "yaml"] = entry->text;
@@ -450,7 +476,8 @@ void add_place_options(CLI::App& verb, LaunchOptions& options) {
   verb.add_option("--gpus", options.gpus, "GPUs of each node, such as H100:8");
   verb.add_option("--cpus", options.cpus, "CPUs of each node, such as 4 or 4+");
   verb.add_option("--memory", options.memory, "Memory of each node in GB, such as 32 or 32+");
-  verb.add_option("--num-nodes", options.num_nodes, "How many nodes")->check(CLI::Range(1, 100'000));
+  verb.add_option("--num-nodes", options.num_nodes, "How many nodes")
+      ->check(CLI::Range(1, 100'000));
   verb.add_option("--infra", options.infra, "Where: k8s/CONTEXT, aws/REGION/ZONE, …");
   verb.add_option("--cloud", options.cloud, "The first part of --infra");
   verb.add_option("--region", options.region, "Its second part");
@@ -467,7 +494,8 @@ void add_place_options(CLI::App& verb, LaunchOptions& options) {
       "--use-spot", [&options] { options.use_spot = true; }, "On nodes that may be reclaimed");
   verb.add_flag_callback(
       "--no-use-spot", [&options] { options.use_spot = false; }, "On nodes that are not");
-  verb.add_option("--priority", options.priority, "-1000 to 1000, higher first")->check(CLI::Range(-1000, 1000));
+  verb.add_option("--priority", options.priority, "-1000 to 1000, higher first")
+      ->check(CLI::Range(-1000, 1000));
 }
 
 }  // namespace
@@ -482,19 +510,25 @@ void add_launch(CLI::App& app, Program& program) {
   verb->add_option("--workdir", options->workdir, "The folder that becomes ~/sky_workdir");
   verb->add_option("--git-url", options->git_url, "A git repository that becomes ~/sky_workdir");
   verb->add_option("--git-ref", options->git_ref, "A branch, tag or commit of it");
-  verb->add_option("--env", options->envs, "NAME=VALUE, or NAME for this shell's value")->allow_extra_args(false);
+  verb->add_option("--env", options->envs, "NAME=VALUE, or NAME for this shell's value")
+      ->allow_extra_args(false);
   verb->add_option("--env-file", options->env_files, "A dotenv file")->allow_extra_args(false);
-  verb->add_option("--secret", options->secrets, "As --env, never shown again")->allow_extra_args(false);
-  verb->add_option("--secret-file", options->secret_files, "A dotenv file of secrets")->allow_extra_args(false);
+  verb->add_option("--secret", options->secrets, "As --env, never shown again")
+      ->allow_extra_args(false);
+  verb->add_option("--secret-file", options->secret_files, "A dotenv file of secrets")
+      ->allow_extra_args(false);
   verb->add_option("--config", options->configs, "KEY.KEY=VALUE under config:, or a file of that")
       ->allow_extra_args(false);
   verb->add_option("--client-key", options->client_key, "The same key again is the same job");
-  verb->add_flag("-d,--detach-run,--detach,--async", options->detach, "Do not wait for the job's end");
+  verb->add_flag("-d,--detach-run,--detach,--async", options->detach,
+                 "Do not wait for the job's end");
   verb->add_flag("--dryrun", options->dryrun, "Show what would happen, and submit nothing");
   verb->add_flag("-y,--yes", options->ignored, "Nothing is asked anyway");
   verb->add_flag("-r,--retry-until-up", options->ignored, "A job waits for its place anyway");
   verb->add_flag("--down", options->ignored, "A job gives its nodes back anyway");
-  verb->callback([&program, options] { program.chosen = [&program, options] { return launch(program, *options); }; });
+  verb->callback([&program, options] {
+    program.chosen = [&program, options] { return launch(program, *options); };
+  });
 }
 
 }  // namespace quad::cli

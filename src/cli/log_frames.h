@@ -1,9 +1,11 @@
 // cli/log_frames.h
 //
-// The frames of a job's log, as GET /v1/jobs/ID/logs?cursor= sends them: a line of JSON, and after one that says
-// {"type": "output", "bytes": N} that many bytes of output. A parser that is fed whatever pieces the network brings and
-// gives whole frames only, and the place that a reader has reached by them, with which it goes on after it lost the
-// server: what came of a frame that broke off is dropped, and comes again. Pure.
+// The frames of a job's log, as GET /v1/jobs/ID/logs?cursor= sends them: a line of JSON, and after
+// one that says
+// {"type": "output", "bytes": N} that many bytes of output. A parser that is fed whatever pieces
+// the network brings and gives whole frames only, and the place that a reader has reached by them,
+// with which it goes on after it lost the server: what came of a frame that broke off is dropped,
+// and comes again. Pure.
 
 #pragma once
 

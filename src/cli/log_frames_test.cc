@@ -60,7 +60,8 @@ TEST(LogFrames, RefusesWhatIsNoFrame) {
 }
 
 TEST(LogFrames, StopsWhenNobodyReads) {
-  const auto more = LogFrames().feed(kStream, [](const json::object&, std::string_view) { return false; });
+  const auto more =
+      LogFrames().feed(kStream, [](const json::object&, std::string_view) { return false; });
   ASSERT_TRUE(more.ok());
   EXPECT_FALSE(*more);
 }

@@ -17,9 +17,11 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", "quad " QUAD_VERSION);
   app.require_subcommand(1);
   app.fallthrough();
-  app.add_option("--data-dir", program.globals.data_dir, "Where the local server keeps its data (QUAD_DATA_DIR, ~/.quad)");
+  app.add_option("--data-dir", program.globals.data_dir,
+                 "Where the local server keeps its data (QUAD_DATA_DIR, ~/.quad)");
   app.add_option("--server", program.globals.server, "Address of a server (QUAD_SERVER)");
-  app.add_option("--ca", program.globals.ca, "PEM file of the authority that signed its certificate (QUAD_CA)");
+  app.add_option("--ca", program.globals.ca,
+                 "PEM file of the authority that signed its certificate (QUAD_CA)");
   add_launch(app, program);
   add_job_commands(app, program);
   add_job_views(app, program);

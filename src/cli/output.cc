@@ -125,7 +125,8 @@ std::string ago(std::string_view rfc3339) {
   if (!time.ok()) {
     return "-";
   }
-  const std::int64_t seconds = std::max<std::int64_t>(0, (SystemClock().now().wall - *time).count() / 1000);
+  const std::int64_t seconds =
+      std::max<std::int64_t>(0, (SystemClock().now().wall - *time).count() / 1000);
   constexpr std::int64_t kMinute = 60;
   constexpr std::int64_t kHour = 60 * kMinute;
   constexpr std::int64_t kDay = 24 * kHour;
@@ -141,7 +142,8 @@ std::string between(std::string_view from, std::string_view to) {
     return "-";
   }
   const auto end = parse_rfc3339(to);
-  return format_duration(std::max(Millis(0), (end.ok() ? *end : SystemClock().now().wall) - *begin));
+  return format_duration(
+      std::max(Millis(0), (end.ok() ? *end : SystemClock().now().wall) - *begin));
 }
 
 std::string local_time(std::string_view rfc3339, std::string& day) {
@@ -164,7 +166,8 @@ std::string local_time(std::string_view rfc3339, std::string& day) {
 std::string outcome_text(const json::object& row, int fd) {
   const std::string_view status = get_string(row, "status");
   std::string_view message = get_string(row, "message");
-  // "SUCCEEDED", and not "SUCCEEDED: Succeeded."; "FAILED: rank 0 …", and not "FAILED: Failed: rank 0 …".
+  // "SUCCEEDED", and not "SUCCEEDED: Succeeded."; "FAILED: rank 0 …", and not "FAILED: Failed: rank
+  // 0 …".
   if (message == "Succeeded.") {
     message = {};
   } else if (message.starts_with("Failed: ")) {
@@ -203,7 +206,8 @@ void print_json(const json::value& value) {
 
 int fail(const Error& failure) {
   std::fflush(stdout);
-  fmt::print(stderr, "{}: {}\n", has_colour(STDERR_FILENO) ? "\x1b[31merror\x1b[0m" : "error", failure.message);
+  fmt::print(stderr, "{}: {}\n", has_colour(STDERR_FILENO) ? "\x1b[31merror\x1b[0m" : "error",
+             failure.message);
   switch (failure.code) {
     case ErrorCode::kInvalid:
     case ErrorCode::kUnsupported:

@@ -1,7 +1,7 @@
 // cli/output.h
 //
-// How results look: tables that fit the terminal, colours on one, plain text in a pipe, JSON on request; and the exit
-// codes.
+// How results look: tables that fit the terminal, colours on one, plain text in a pipe, JSON on
+// request; and the exit codes.
 
 #pragma once
 
@@ -20,13 +20,14 @@ inline constexpr int kFailed = 1;       ///< the thing asked for failed, or a jo
 inline constexpr int kUsage = 2;        ///< the command line or the input is wrong
 inline constexpr int kUnreachable = 3;  ///< no server
 inline constexpr int kNoSuch = 4;       ///< no such job, node, …
-inline constexpr int kExists = 5;       ///< it is there already: a server on this data directory, a file
+inline constexpr int kExists = 5;  ///< it is there already: a server on this data directory, a file
 
 /// The text in a status's colour, if the terminal `fd` has colours.
 std::string coloured(std::string_view status, int fd = 1);
 
-/// Columns padded to their widest cell. On a terminal that is too narrow the spare columns are left out, the first of
-/// them first, then the elastic ones are cut, the widest first, and then the lines.
+/// Columns padded to their widest cell. On a terminal that is too narrow the spare columns are left
+/// out, the first of them first, then the elastic ones are cut, the widest first, and then the
+/// lines.
 class Table {
  public:
   struct Column {
@@ -53,7 +54,8 @@ std::string ago(std::string_view rfc3339);
 std::string between(std::string_view from, std::string_view to);
 /// "14:05:09.123" of the local day; with the date if that is not `day`, which is updated.
 std::string local_time(std::string_view rfc3339, std::string& day);
-/// "SUCCEEDED" or "FAILED: rank 0 on gpu-1 exited with code 1." of a job's row, without saying anything twice.
+/// "SUCCEEDED" or "FAILED: rank 0 on gpu-1 exited with code 1." of a job's row, without saying
+/// anything twice.
 std::string outcome_text(const json::object& row, int fd);
 /// "1 node", "3 nodes"; "1 recovery", "2 recoveries".
 std::string counted(std::int64_t count, std::string_view one, std::string_view many = {});

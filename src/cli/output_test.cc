@@ -59,7 +59,8 @@ TEST(Outcomes, SayNothingTwice) {
     return outcome_text(json::object{{"status", status}, {"message", message}}, -1);
   };
   EXPECT_EQ(text("SUCCEEDED", "Succeeded."), "SUCCEEDED.");
-  EXPECT_EQ(text("FAILED", "Failed: rank 0 on n1 exited with code 3."), "FAILED: rank 0 on n1 exited with code 3.");
+  EXPECT_EQ(text("FAILED", "Failed: rank 0 on n1 exited with code 3."),
+            "FAILED: rank 0 on n1 exited with code 3.");
   EXPECT_EQ(text("CANCELLED", "Cancelled by ana."), "CANCELLED: Cancelled by ana.");
 }
 

@@ -18,10 +18,11 @@
 #include "base/text.h"
 #include "cli/ignore.h"
 
-// libarchive's tar writer calls this one function of its object file that knows every format by name, which would draw
-// in xar, and with it libxml2 and ICU: more start-up time than all of `quad status`. Only files, folders and links are
-// written here, so it is never called.
-extern "C" void __archive_write_entry_filetype_unsupported(archive* writer, archive_entry* /*entry*/,  // NOLINT
+// libarchive's tar writer calls this one function of its object file that knows every format by
+// name, which would draw in xar, and with it libxml2 and ICU: more start-up time than all of `quad
+// status`. Only files, folders and links are written here, so it is never called.
+extern "C" void __archive_write_entry_filetype_unsupported(archive* writer,
+                                                           archive_entry* /*entry*/,  // NOLINT
                                                            const char* format) {
   archive_set_error(writer, EINVAL, "%s cannot hold this kind of file", format);
 }
@@ -35,13 +36,15 @@ namespace fs = std::filesystem;
 /// The archive's bytes on their way to the temporary file, and their hash.
 struct Output {
   UniqueFd fd;
-  std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> digest{EVP_MD_CTX_new(), &EVP_MD_CTX_free};
+  std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> digest{EVP_MD_CTX_new(),
+                                                                 &EVP_MD_CTX_free};
   std::uint64_t bytes = 0;
 };
 
 la_ssize_t write_output(archive* writer, void* context, const void* data, size_t size) {
   auto* output = static_cast<Output*>(context);
-  if (auto written = write_all(output->fd.get(), {static_cast<const char*>(data), size}); !written.ok()) {
+  if (auto written = write_all(output->fd.get(), {static_cast<const char*>(data), size});
+      !written.ok()) {
     archive_set_error(writer, EIO, "%s", written.error().message.c_str());
     return -1;
   }
@@ -60,13 +63,16 @@ class Packer {
   Status add(const fs::path& path, const std::string& name) {
     struct stat info {};
     if (::lstat(path.c_str(), &info) != 0) {
-      return errno == ENOENT ? Status() : Status(errno_error(fmt::format("Cannot read {}", path.string()), errno));
+      return errno == ENOENT
+                 ? Status()
+                 : Status(errno_error(fmt::format("Cannot read {}", path.string()), errno));
     }
     if (!S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode) && !S_ISLNK(info.st_mode)) {
       left_out_.push_back(name);
       return {};
     }
-    const std::unique_ptr<archive_entry, decltype(&archive_entry_free)> entry(archive_entry_new(), &archive_entry_free);
+    const std::unique_ptr<archive_entry, decltype(&archive_entry_free)> entry(archive_entry_new(),
+                                                                              &archive_entry_free);
     archive_entry_set_pathname(entry.get(), name.c_str());
     archive_entry_set_filetype(entry.get(), info.st_mode & S_IFMT);
     archive_entry_set_perm(entry.get(), info.st_mode & 0777U);
@@ -93,18 +99,23 @@ class Packer {
     return S_ISREG(info.st_mode) ? copy(file.get(), path, info.st_size) : Status();
   }
 
-  Status failed() { return error(ErrorCode::kIo, fmt::format("Cannot pack: {}", archive_error_string(writer_))); }
+  Status failed() {
+    return error(ErrorCode::kIo, fmt::format("Cannot pack: {}", archive_error_string(writer_)));
+  }
 
  private:
   Status copy(int fd, const fs::path& path, std::int64_t size) {
     std::int64_t left = size;
     while (left > 0) {
-      const ssize_t got = ::read(fd, buffer_.data(), std::min<std::size_t>(buffer_.size(), static_cast<std::size_t>(left)));
+      const ssize_t got =
+          ::read(fd, buffer_.data(),
+                 std::min<std::size_t>(buffer_.size(), static_cast<std::size_t>(left)));
       if (got < 0 && errno == EINTR) {
         continue;
       }
       if (got <= 0) {
-        return error(ErrorCode::kIo, fmt::format("{} changed while it was being packed; try again", path.string()));
+        return error(ErrorCode::kIo,
+                     fmt::format("{} changed while it was being packed; try again", path.string()));
       }
       if (archive_write_data(writer_, buffer_.data(), static_cast<std::size_t>(got)) != got) {
         return failed();
@@ -121,7 +132,8 @@ class Packer {
   std::vector<char> buffer_ = std::vector<char>(256 * 1024);
 };
 
-Status add_folder(Packer& packer, IgnoreRules& rules, bool use_gitignore, const fs::path& top, const std::string& folder) {
+Status add_folder(Packer& packer, IgnoreRules& rules, bool use_gitignore, const fs::path& top,
+                  const std::string& folder) {
   const fs::path here = folder.empty() ? top : top / folder;
   if (use_gitignore) {
     if (auto text = read_file(here / ".gitignore", 1U << 20U); text.ok()) {
@@ -130,12 +142,15 @@ Status add_folder(Packer& packer, IgnoreRules& rules, bool use_gitignore, const 
   }
   std::vector<std::pair<std::string, bool>> names;
   std::error_code failure;
-  for (fs::directory_iterator it(here, failure), end; !failure && it != end; it.increment(failure)) {
-    names.emplace_back(it->path().filename().string(), it->is_directory(failure) && !it->is_symlink(failure));
+  for (fs::directory_iterator it(here, failure), end; !failure && it != end;
+       it.increment(failure)) {
+    names.emplace_back(it->path().filename().string(),
+                       it->is_directory(failure) && !it->is_symlink(failure));
     failure.clear();
   }
   if (failure) {
-    return error(ErrorCode::kIo, fmt::format("Cannot list {}: {}", here.string(), failure.message()));
+    return error(ErrorCode::kIo,
+                 fmt::format("Cannot list {}: {}", here.string(), failure.message()));
   }
   std::sort(names.begin(), names.end());
   for (const auto& [name, is_folder] : names) {
@@ -168,16 +183,19 @@ Result<Blob> pack(const fs::path& source) {
   }
   blob.file = name;
   EVP_DigestInit_ex(output.digest.get(), EVP_sha256(), nullptr);
-  const std::unique_ptr<archive, decltype(&archive_write_free)> writer(archive_write_new(), &archive_write_free);
+  const std::unique_ptr<archive, decltype(&archive_write_free)> writer(archive_write_new(),
+                                                                       &archive_write_free);
   archive_write_set_format_pax_restricted(writer.get());
-  // Names are bytes to Linux: they go as they are, whatever the locale, and also those that are no UTF-8.
+  // Names are bytes to Linux: they go as they are, whatever the locale, and also those that are no
+  // UTF-8.
   archive_write_set_options(writer.get(), "hdrcharset=BINARY");
   archive_write_add_filter_zstd(writer.get());
   archive_write_set_bytes_per_block(writer.get(), 64 * 1024);
   archive_write_set_bytes_in_last_block(writer.get(), 1);
   Packer packer(writer.get(), !blob.is_file);
   const auto run = [&]() -> Status {
-    if (archive_write_open2(writer.get(), &output, nullptr, write_output, nullptr, nullptr) != ARCHIVE_OK) {
+    if (archive_write_open2(writer.get(), &output, nullptr, write_output, nullptr, nullptr) !=
+        ARCHIVE_OK) {
       return packer.failed();
     }
     if (blob.is_file) {

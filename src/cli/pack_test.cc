@@ -68,7 +68,9 @@ TEST(Pack, TheSameFilesGiveTheSameBlobAndIgnoredOnesStayBehind) {
 TEST(Pack, TakesAnyNameAndSaysWhatItLeavesOut) {
   const auto folder = std::filesystem::temp_directory_path() / ("quad-pack-test-" + random_hex(4));
   ASSERT_TRUE(make_folders(folder).ok());
-  for (const char* name : {"Gr\xc3\xbc\xc3\x9f" "e", "not-utf8-\xff", "two\nlines"}) {
+  for (const char* name : {"Gr\xc3\xbc\xc3\x9f"
+                           "e",
+                           "not-utf8-\xff", "two\nlines"}) {
     std::ofstream(folder / name) << "x";
   }
   ASSERT_EQ(::mkfifo((folder / "pipe").c_str(), 0600), 0);

@@ -21,7 +21,10 @@ constexpr std::size_t kLargestTask = 4U << 20U;  ///< what spec takes
 constexpr std::size_t kLargestEnvFile = 1U << 20U;
 
 std::string_view kind_of(mode_t mode) {
-  return S_ISDIR(mode) ? "a folder" : S_ISFIFO(mode) ? "a named pipe" : S_ISSOCK(mode) ? "a socket" : "a device";
+  return S_ISDIR(mode)    ? "a folder"
+         : S_ISFIFO(mode) ? "a named pipe"
+         : S_ISSOCK(mode) ? "a socket"
+                          : "a device";
 }
 
 /// For messages.
@@ -37,35 +40,40 @@ Result<std::string> read_all(int fd, const std::string& path, std::size_t most) 
   for (;;) {
     const ssize_t got = ::read(fd, buffer, sizeof buffer);
     if (got < 0 && errno != EINTR) {
-      return error(ErrorCode::kInvalid, fmt::format("{} cannot be read: {}", path, std::strerror(errno)));
+      return error(ErrorCode::kInvalid,
+                   fmt::format("{} cannot be read: {}", path, std::strerror(errno)));
     }
     if (got == 0) {
       return content;
     }
     content.append(buffer, static_cast<std::size_t>(std::max<ssize_t>(got, 0)));
     if (content.size() > most) {
-      return error(ErrorCode::kInvalid, fmt::format("{} is larger than the {} MiB allowed", path, most >> 20U));
+      return error(ErrorCode::kInvalid,
+                   fmt::format("{} is larger than the {} MiB allowed", path, most >> 20U));
     }
   }
 }
 
-Result<std::string> read_plain_file(const std::string& name, std::size_t most, std::string_view what) {
+Result<std::string> read_plain_file(const std::string& name, std::size_t most,
+                                    std::string_view what) {
   const std::string path = shortened(name);
   // Without O_NONBLOCK the opening of a pipe waits for its writer.
   const UniqueFd fd(::open(name.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
   if (!fd) {
-    return error(ErrorCode::kInvalid, errno == ENOENT
-                                          ? fmt::format("There is no file {}", path)
-                                          : fmt::format("{} cannot be read: {}", path, std::strerror(errno)));
+    return error(ErrorCode::kInvalid, errno == ENOENT ? fmt::format("There is no file {}", path)
+                                                      : fmt::format("{} cannot be read: {}", path,
+                                                                    std::strerror(errno)));
   }
   struct stat info {};
   if (::fstat(fd.get(), &info) != 0 || !S_ISREG(info.st_mode)) {
-    return error(ErrorCode::kInvalid, fmt::format("{} is {}, not a file; name {}{}", path, kind_of(info.st_mode), what,
-                                                  S_ISDIR(info.st_mode) ? "" : ", or - for standard input"));
+    return error(ErrorCode::kInvalid,
+                 fmt::format("{} is {}, not a file; name {}{}", path, kind_of(info.st_mode), what,
+                             S_ISDIR(info.st_mode) ? "" : ", or - for standard input"));
   }
   if (static_cast<std::uint64_t>(info.st_size) > most) {
-    return error(ErrorCode::kInvalid, fmt::format("{} has {:.1f} MB; {} may have {} MiB at most", path,
-                                                  static_cast<double>(info.st_size) / 1e6, what, most >> 20U));
+    return error(ErrorCode::kInvalid,
+                 fmt::format("{} has {:.1f} MB; {} may have {} MiB at most", path,
+                             static_cast<double>(info.st_size) / 1e6, what, most >> 20U));
   }
   return read_all(fd.get(), path, most);
 }
@@ -79,15 +87,17 @@ Result<spec::NamedValue> read_pair(const std::string& text, std::string_view fla
   const std::size_t equals = text.find('=');
   std::string name = text.substr(0, equals);
   if (name.empty()) {
-    return error(ErrorCode::kInvalid, fmt::format("{} '{}' has no name; write it as NAME=VALUE", flag, text));
+    return error(ErrorCode::kInvalid,
+                 fmt::format("{} '{}' has no name; write it as NAME=VALUE", flag, text));
   }
   if (equals != std::string::npos) {
     return spec::NamedValue{std::move(name), text.substr(equals + 1)};
   }
   auto value = variable(name);
   if (!value) {
-    return error(ErrorCode::kInvalid,
-                 fmt::format("{0} {1}: this shell has no variable {1}; write {0} {1}=VALUE", flag, name));
+    return error(
+        ErrorCode::kInvalid,
+        fmt::format("{0} {1}: this shell has no variable {1}; write {0} {1}=VALUE", flag, name));
   }
   return spec::NamedValue{std::move(name), std::move(*value)};
 }
@@ -99,14 +109,17 @@ Result<std::string> read_task_text(const std::string& path) {
                      : read_plain_file(path, kLargestTask, "a task file");
 }
 
-Result<std::vector<spec::NamedValue>> read_pairs(const std::vector<std::string>& files, std::string_view file_flag,
-                                                 const std::vector<std::string>& given, std::string_view flag) {
+Result<std::vector<spec::NamedValue>> read_pairs(const std::vector<std::string>& files,
+                                                 std::string_view file_flag,
+                                                 const std::vector<std::string>& given,
+                                                 std::string_view flag) {
   std::vector<spec::NamedValue> all;
   for (const std::string& file : files) {
     QUAD_ASSIGN(const std::string text, read_plain_file(file, kLargestEnvFile, "a dotenv file"));
     auto pairs = spec::parse_env_file(text, variable);
     if (!pairs.ok()) {
-      return error(pairs.error().code, fmt::format("{} {}: {}", file_flag, file, pairs.error().message));
+      return error(pairs.error().code,
+                   fmt::format("{} {}: {}", file_flag, file, pairs.error().message));
     }
     all.insert(all.end(), pairs->begin(), pairs->end());
   }
@@ -117,7 +130,8 @@ Result<std::vector<spec::NamedValue>> read_pairs(const std::vector<std::string>&
   return all;
 }
 
-std::string line_of(const spec::Diagnostic& problem, std::string_view word, const std::string& file) {
+std::string line_of(const spec::Diagnostic& problem, std::string_view word,
+                    const std::string& file) {
   std::string line = file.empty() ? "quad" : file;
   if (problem.line > 0) {
     line += fmt::format(":{}:{}", problem.line, problem.column);

@@ -37,7 +37,8 @@ bool continues_character(char c) {
   return (static_cast<unsigned char>(c) & 0xC0U) == 0x80U;
 }
 
-// What the signal handler needs. It may interrupt anything, so it only reads these and calls write and _exit.
+// What the signal handler needs. It may interrupt anything, so it only reads these and calls write
+// and _exit.
 std::atomic<const char*> farewell_text{nullptr};
 std::atomic<std::size_t> farewell_size{0};
 std::atomic<bool> line_drawn{false};
@@ -48,7 +49,8 @@ void on_signal(int number) {
   if (line_drawn.load()) {
     [[maybe_unused]] const auto erased = ::write(STDERR_FILENO, kErase.data(), kErase.size());
   }
-  [[maybe_unused]] const auto told = ::write(STDERR_FILENO, farewell_text.load(), farewell_size.load());
+  [[maybe_unused]] const auto told =
+      ::write(STDERR_FILENO, farewell_text.load(), farewell_size.load());
   ::_exit(128 + number);
 }
 
@@ -107,12 +109,14 @@ std::string fitted(std::string_view text, std::size_t width) {
 std::string printable(std::string_view text) {
   std::string out(text);
   std::replace_if(
-      out.begin(), out.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }, ' ');
+      out.begin(), out.end(),
+      [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }, ' ');
   return out;
 }
 
 Screen::Screen()
-    : live_possible_(can_draw(STDERR_FILENO)), shared_(live_possible_ && same_device(STDOUT_FILENO, STDERR_FILENO)) {}
+    : live_possible_(can_draw(STDERR_FILENO)),
+      shared_(live_possible_ && same_device(STDOUT_FILENO, STDERR_FILENO)) {}
 
 std::string Screen::erasing() {
   if (drawn_ == 0) {
@@ -197,7 +201,8 @@ Interruption::Interruption(std::string farewell) {
     struct sigaction before {};
     ::sigaction(number, &action, &before);
     if (before.sa_handler == SIG_IGN) {
-      ::signal(number, SIG_IGN);  // as whoever started this wanted it: nohup, a shell's background job
+      ::signal(number,
+               SIG_IGN);  // as whoever started this wanted it: nohup, a shell's background job
     }
   }
 }

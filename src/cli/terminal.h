@@ -1,7 +1,8 @@
 // cli/terminal.h
 //
-// What the command line knows of the terminal it may be on, and the one live line at its bottom. The width is asked
-// for anew each time, so a resized window is drawn to its new size. One thread; no state but a Screen's own.
+// What the command line knows of the terminal it may be on, and the one live line at its bottom.
+// The width is asked for anew each time, so a resized window is drawn to its new size. One thread;
+// no state but a Screen's own.
 
 #pragma once
 
@@ -18,14 +19,17 @@ std::size_t columns_of(int fd);
 
 /// Cells on the screen: characters, without colour sequences.
 std::size_t cells(std::string_view text);
-/// The text in at most `width` cells, with … where it was cut. Colour sequences count nothing and are kept whole.
+/// The text in at most `width` cells, with … where it was cut. Colour sequences count nothing and
+/// are kept whole.
 std::string fitted(std::string_view text, std::size_t width);
-/// Text that others wrote, safe to show: without control characters, so that it cannot move the cursor.
+/// Text that others wrote, safe to show: without control characters, so that it cannot move the
+/// cursor.
 std::string printable(std::string_view text);
 
-/// Output above, one live line below. The live line is on standard error, is drawn only while the cursor is at the
-/// start of a line, and is gone before anything else is written: it never mixes with the output. Without a terminal
-/// on standard error there is no live line, and output passes through untouched.
+/// Output above, one live line below. The live line is on standard error, is drawn only while the
+/// cursor is at the start of a line, and is gone before anything else is written: it never mixes
+/// with the output. Without a terminal on standard error there is no live line, and output passes
+/// through untouched.
 class Screen {
  public:
   Screen();
@@ -35,7 +39,8 @@ class Screen {
 
   /// A piece of the job's output, to standard output. False once nobody reads it.
   bool output(std::string_view bytes);
-  /// A line of Quad's own, to standard error; on a line of its own even after output without a newline.
+  /// A line of Quad's own, to standard error; on a line of its own even after output without a
+  /// newline.
   void note(std::string_view line);
   /// The live line from now on; drawn at once if it can be. Empty: none.
   void live(std::string text);
@@ -54,8 +59,8 @@ class Screen {
   std::size_t drawn_ = 0;  ///< cells of the live line that is on the screen; 0: none
 };
 
-/// While it lives, Ctrl-C (and SIGTERM) erases the live line, writes `farewell` to standard error and ends the program
-/// with 130 (143). One at a time.
+/// While it lives, Ctrl-C (and SIGTERM) erases the live line, writes `farewell` to standard error
+/// and ends the program with 130 (143). One at a time.
 class Interruption {
  public:
   explicit Interruption(std::string farewell);

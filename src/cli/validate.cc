@@ -27,7 +27,8 @@ void print_set(const spec::TaskSet& set, const std::string& file) {
     return;
   }
   for (const spec::Task& task : set.tasks) {
-    fmt::print("{}: good: {} on {}\n{}", file, task.name.value_or("(no name)"), counted(task.num_nodes, "node"),
+    fmt::print("{}: good: {} on {}\n{}", file, task.name.value_or("(no name)"),
+               counted(task.num_nodes, "node"),
                to_pretty_text(spec::to_json(task, spec::Redact::kYes)));
   }
 }
@@ -66,11 +67,16 @@ void add_validate(CLI::App& app, Program& program) {
   auto options = std::make_shared<ValidateOptions>();
   CLI::App* verb = add_verb(app, program, "validate", "Check task files and print what they mean");
   verb->add_option("files", options->files, "Task files; - is standard input")->required();
-  verb->add_option("--env", options->envs, "NAME=VALUE, or NAME for this shell's value")->allow_extra_args(false);
-  verb->add_option("--secret", options->secrets, "The same, never shown again")->allow_extra_args(false);
+  verb->add_option("--env", options->envs, "NAME=VALUE, or NAME for this shell's value")
+      ->allow_extra_args(false);
+  verb->add_option("--secret", options->secrets, "The same, never shown again")
+      ->allow_extra_args(false);
   verb->add_option("--env-file", options->env_files, "A dotenv file")->allow_extra_args(false);
-  verb->add_option("--secret-file", options->secret_files, "A dotenv file of secrets")->allow_extra_args(false);
-  verb->callback([&program, options] { program.chosen = [&program, options] { return validate(program, *options); }; });
+  verb->add_option("--secret-file", options->secret_files, "A dotenv file of secrets")
+      ->allow_extra_args(false);
+  verb->callback([&program, options] {
+    program.chosen = [&program, options] { return validate(program, *options); };
+  });
 }
 
 }  // namespace quad::cli

@@ -25,8 +25,8 @@ struct Control::State {
     }
   }
 
-  /// Whether there is room for another request; engine and runner messages are never refused, as each is bounded by
-  /// what runs.
+  /// Whether there is room for another request; engine and runner messages are never refused, as
+  /// each is bounded by what runs.
   bool full() {
     const std::lock_guard lock(mutex);
     return inbox.size() >= options.inbox_limit;
@@ -64,17 +64,23 @@ struct Control::State {
 
 Control::Control(Options options, store::Store& store, engine::Engine& engine,
                  std::unique_ptr<plan::Scheduler> scheduler, const Clock& clock)
-    : state_(std::make_unique<State>(std::move(options), store, engine, std::move(scheduler), clock)) {}
+    : state_(std::make_unique<State>(std::move(options), store, engine, std::move(scheduler),
+                                     clock)) {}
 
-Control::~Control() { stop(); }
+Control::~Control() {
+  stop();
+}
 
 Status Control::start(RunnerOrders orders) {
   State& s = *state_;
-  s.core = std::make_unique<Core>(s.options, s.store, s.engine, std::move(s.scheduler), std::move(orders), s.listener);
-  QUAD_ASSIGN(auto existing, s.engine.begin([&s](engine::Observation seen) { s.post(std::move(seen)); }));
+  s.core = std::make_unique<Core>(s.options, s.store, s.engine, std::move(s.scheduler),
+                                  std::move(orders), s.listener);
+  QUAD_ASSIGN(auto existing,
+              s.engine.begin([&s](engine::Observation seen) { s.post(std::move(seen)); }));
   const Now now = s.clock.now();
-  QUAD_TRY(s.core->load(std::move(existing), now));
-  // The first step takes the nodes that the engine has found, so that the first snapshot shows them.
+  QUAD_TRY(s.core->load(existing, now));
+  // The first step takes the nodes that the engine has found, so that the first snapshot shows
+  // them.
   std::vector<Message> messages;
   {
     const std::lock_guard lock(s.mutex);
@@ -99,7 +105,9 @@ void Control::stop() {
   s.engine.end();
 }
 
-std::shared_ptr<const Snapshot> Control::snapshot() const { return state_->core->snapshot(); }
+std::shared_ptr<const Snapshot> Control::snapshot() const {
+  return state_->core->snapshot();
+}
 
 std::size_t Control::inbox_length() const {
   const std::lock_guard lock(state_->mutex);
@@ -125,7 +133,8 @@ std::vector<RankLive> Control::live(JobId job) const {
 
 void Control::submit(std::vector<Submission> submissions, SubmitDone done) {
   if (state_->full()) {
-    done(error(ErrorCode::kExhausted, "The server has too many requests waiting; try again in a moment"));
+    done(error(ErrorCode::kExhausted,
+               "The server has too many requests waiting; try again in a moment"));
     return;
   }
   state_->post(SubmitJobs{std::move(submissions), std::move(done)});
@@ -147,9 +156,13 @@ void Control::set_setting(std::string key, std::string value, job::Event event, 
   state_->post(ChangeSetting{std::move(key), std::move(value), std::move(event), std::move(done)});
 }
 
-std::vector<std::pair<std::string, std::string>> Control::settings() const { return state_->core->settings(); }
+std::vector<std::pair<std::string, std::string>> Control::settings() const {
+  return state_->core->settings();
+}
 
-void Control::report(RunnerReport report) { state_->post(std::move(report)); }
+void Control::report(RunnerReport report) {
+  state_->post(std::move(report));
+}
 
 void Control::heartbeat(const RankKey& key, RankLive live) {
   const Now now = state_->clock.now();
@@ -158,9 +171,13 @@ void Control::heartbeat(const RankKey& key, RankLive live) {
   state_->core->live().heartbeat(key, std::move(live));
 }
 
-void Control::disconnected(const RankKey& key) { state_->core->live().disconnected(key); }
+void Control::disconnected(const RankKey& key) {
+  state_->core->live().disconnected(key);
+}
 
-void Control::on_commit(CommitListener listener) { state_->listener = std::move(listener); }
+void Control::on_commit(CommitListener listener) {
+  state_->listener = std::move(listener);
+}
 
 std::string Control::attempt_token(JobId job, Epoch epoch) const {
   return state_->core->attempt_token(job, epoch);

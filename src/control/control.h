@@ -1,12 +1,13 @@
 // control/control.h
 //
-// The loop that joins everything: one thread owns the jobs, the pool and the planner. It drains its inbox (requests,
-// engine observations, runner reports, ticks), applies them, plans, writes one transaction for the whole batch, and
-// only then answers and gives orders. Readers use immutable snapshots.
+// The loop that joins everything: one thread owns the jobs, the pool and the planner. It drains its
+// inbox (requests, engine observations, runner reports, ticks), applies them, plans, writes one
+// transaction for the whole batch, and only then answers and gives orders. Readers use immutable
+// snapshots.
 //
-// Threads: submit() and the other askers may be called from any thread and never block; their callbacks are
-// called on the control thread after the commit, so they must only hand over (post to an executor). snapshot()
-// takes one short lock.
+// Threads: submit() and the other askers may be called from any thread and never block; their
+// callbacks are called on the control thread after the commit, so they must only hand over (post to
+// an executor). snapshot() takes one short lock.
 
 #pragma once
 
@@ -22,7 +23,8 @@ namespace quad::control {
 
 class Control {
  public:
-  /// Nothing runs before start(). The references must outlive the Control; they are used by its thread only.
+  /// Nothing runs before start(). The references must outlive the Control; they are used by its
+  /// thread only.
   Control(Options options, store::Store& store, engine::Engine& engine,
           std::unique_ptr<plan::Scheduler> scheduler, const Clock& clock);
   ~Control();
@@ -43,7 +45,8 @@ class Control {
   void cancel(JobId job, std::string by, Done done);
   void drain(NodeId node, bool drained, std::string by, Done done);
   void node_action(NodeId node, std::string verb, std::string by, Done done);
-  /// Durable settings of the server's own, such as token hashes: key and value; empty value removes.
+  /// Durable settings of the server's own, such as token hashes: key and value; empty value
+  /// removes.
   void set_setting(std::string key, std::string value, job::Event event, Done done);
   [[nodiscard]] std::vector<std::pair<std::string, std::string>> settings() const;  ///< any thread
 
@@ -52,7 +55,8 @@ class Control {
   void heartbeat(const RankKey& key, RankLive live);
   void disconnected(const RankKey& key);
 
-  /// Called on the control thread after each commit, with its events: wakes the streams. Set before start().
+  /// Called on the control thread after each commit, with its events: wakes the streams. Set before
+  /// start().
   void on_commit(CommitListener listener);
 
   /// The token by which the runners of an attempt prove themselves: JOB.EPOCH.MAC.

@@ -38,7 +38,9 @@ std::shared_ptr<const job::Job> Snapshot::find(JobId id) const {
 }
 
 std::int64_t Snapshot::last_job() const {
-  return chunks.empty() ? 0 : static_cast<std::int64_t>((chunks.size() - 1) * kChunk + chunks.back()->size());
+  return chunks.empty()
+             ? 0
+             : static_cast<std::int64_t>((chunks.size() - 1) * kChunk + chunks.back()->size());
 }
 
 void LiveTable::heartbeat(const RankKey& key, RankLive live) {
@@ -81,8 +83,8 @@ std::optional<RankLive> LiveTable::find(const RankKey& key) const {
   return it == ranks_.end() ? std::nullopt : std::optional(it->second);
 }
 
-Core::Core(Options options, store::Store& store, engine::Engine& engine, std::unique_ptr<plan::Scheduler> scheduler,
-           RunnerOrders orders, CommitListener listener)
+Core::Core(Options options, store::Store& store, engine::Engine& engine,
+           std::unique_ptr<plan::Scheduler> scheduler, RunnerOrders orders, CommitListener listener)
     : options_(std::move(options)),
       store_(store),
       engine_(engine),
@@ -96,7 +98,8 @@ std::string Core::attempt_token(JobId job, Epoch epoch) const {
   unsigned int size = 0;
   HMAC(EVP_sha256(), options_.attempt_key.data(), static_cast<int>(options_.attempt_key.size()),
        reinterpret_cast<const unsigned char*>(text.data()), text.size(), digest, &size);
-  return fmt::format("{}.{}.{}", job.value(), epoch.value(), to_hex({reinterpret_cast<const char*>(digest), size}));
+  return fmt::format("{}.{}.{}", job.value(), epoch.value(),
+                     to_hex({reinterpret_cast<const char*>(digest), size}));
 }
 
 std::shared_ptr<const Snapshot> Core::snapshot() const {
@@ -146,7 +149,8 @@ void Core::step(std::vector<Message> messages, Now now) {
     return;
   }
   publish(now);
-  // Orders and answers may make more work for this core only through its inbox, never by calling back into it.
+  // Orders and answers may make more work for this core only through its inbox, never by calling
+  // back into it.
   const std::vector<job::Effect> effects = std::exchange(effects_, {});
   for (const job::Effect& effect : effects) {
     execute(effect, now);
@@ -184,7 +188,8 @@ void Core::handle(SubmitJobs& message, Now now) {
     }
     const JobId id(++last_job_);
     job::Step step;
-    job::Job job = job::submit(id, std::make_shared<job::Request>(std::move(submission.request)), now.wall, step);
+    job::Job job = job::submit(id, std::make_shared<job::Request>(std::move(submission.request)),
+                               now.wall, step);
     const auto [chunk, at] = place_of(id);
     if (chunk == chunks_.size()) {
       chunks_.push_back(std::make_shared<Snapshot::Chunk>());
@@ -234,8 +239,9 @@ void Core::handle(DrainNode& message, Now now) {
   pool_changed_ = true;
   set_setting("drained/" + message.node.value(), reason);
   record_node_event(message.node, message.drained ? "node.drained" : "node.resumed", message.by,
-                    message.drained ? fmt::format("Nothing new starts on {}: {}.", message.node.value(), reason)
-                                    : fmt::format("{} takes work again.", message.node.value()),
+                    message.drained
+                        ? fmt::format("Nothing new starts on {}: {}.", message.node.value(), reason)
+                        : fmt::format("{} takes work again.", message.node.value()),
                     now);
   answers_.emplace_back([done = std::move(message.done)] { done(Status()); });
 }
@@ -247,12 +253,11 @@ void Core::handle(ActOnNode& message, Now now) {
     });
     return;
   }
-  record_node_event(message.node, "node." + message.verb, message.by,
-                    fmt::format("{} asked for '{}' of {}.", message.by, message.verb, message.node.value()), now);
-  answers_.emplace_back(
-      [this, done = std::move(message.done), node = message.node, verb = message.verb] {
-        done(engine_.node_action(node, verb));
-      });
+  record_node_event(
+      message.node, "node." + message.verb, message.by,
+      fmt::format("{} asked for '{}' of {}.", message.by, message.verb, message.node.value()), now);
+  answers_.emplace_back([this, done = std::move(message.done), node = message.node,
+                         verb = message.verb] { done(engine_.node_action(node, verb)); });
 }
 
 void Core::handle(ChangeSetting& message, Now now) {
@@ -272,7 +277,8 @@ void Core::handle(RunnerReport& message, Now now) {
     for (const job::Attempt& attempt : job->attempts) {
       if (attempt.epoch == message.key.epoch && rank < attempt.ranks.size() &&
           attempt.ranks[rank].nonce != message.nonce) {
-        effects_.emplace_back(job::DismissRunner{message.key, message.nonce, "another runner has this rank"});
+        effects_.emplace_back(
+            job::DismissRunner{message.key, message.nonce, "another runner has this rank"});
         return;
       }
     }
@@ -294,14 +300,16 @@ void Core::observe(const engine::NodeFound& found, Now now) {
   }
   pool_.put_node(found.spec);
   pool_changed_ = true;
-  if (const auto drained = settings_.find("drained/" + found.spec.id.value()); drained != settings_.end()) {
+  if (const auto drained = settings_.find("drained/" + found.spec.id.value());
+      drained != settings_.end()) {
     pool_.set_drained(found.spec.id, true, drained->second);
   }
   silence_.try_emplace(found.spec.id, Silence{now.mono, std::nullopt, false});
   if (known == nullptr) {
     spdlog::info("node {}: {} CPUs, {:.1f} GiB, {} x {}", found.spec.id.value(),
                  found.spec.capacity.cpu_milli / 1000,
-                 static_cast<double>(found.spec.capacity.memory_bytes) / (1LL << 30), found.spec.capacity.gpus,
+                 static_cast<double>(found.spec.capacity.memory_bytes) / (1LL << 30),
+                 found.spec.capacity.gpus,
                  found.spec.gpu_model.empty() ? "no GPU" : found.spec.gpu_model);
   }
 }
@@ -333,7 +341,8 @@ void Core::observe(const engine::NodeBack& back, Now now) {
   if (const pool::Node* node = pool_.find(back.node); node->health != pool::NodeHealth::kReady) {
     pool_.set_health(back.node, pool::NodeHealth::kReady, "");
     pool_changed_ = true;
-    record_node_event(back.node, "node.ready", "engine", fmt::format("{} is back.", back.node.value()), now);
+    record_node_event(back.node, "node.ready", "engine",
+                      fmt::format("{} is back.", back.node.value()), now);
   }
 }
 
@@ -366,7 +375,8 @@ void Core::apply(JobId id, const job::Happening& happening, Now now) {
                  std::make_move_iterator(step.events.end()));
   for (job::Effect& effect : step.effects) {
     if (const auto* release = std::get_if<job::ReleaseRank>(&effect)) {
-      // Free for this very step's plan: the end and whatever is placed in its stead become durable together.
+      // Free for this very step's plan: the end and whatever is placed in its stead become durable
+      // together.
       pool_.release(release->key);
       pool_changed_ = true;
     }
@@ -404,8 +414,8 @@ void Core::settle(const job::Job& job) {
   }
 }
 
-void Core::record_node_event(const NodeId& node, std::string kind, std::string actor, std::string message,
-                             Now now) {
+void Core::record_node_event(const NodeId& node, std::string kind, std::string actor,
+                             std::string message, Now now) {
   job::Event event;
   event.at = now.wall;
   event.node = node.value();
@@ -448,7 +458,8 @@ void Core::plan(Now now) {
   for (plan::Start& start : scheduler_->decide(pool_, held_by())) {
     pool_changed_ = true;
     job::Job* job = edit(start.job);
-    QUAD_CHECK(job != nullptr && Epoch(job->epoch().value() + 1) == start.epoch, "the planner's epoch is stale");
+    QUAD_CHECK(job != nullptr && Epoch(job->epoch().value() + 1) == start.epoch,
+               "the planner's epoch is stale");
     apply(start.job, job::Placed{std::move(start.holdings), start.shape, options_.strict_lease},
           now);
   }
@@ -493,7 +504,8 @@ bool Core::commit() {
 }
 
 void Core::publish_snapshot(Now now) {
-  if (queue_ == nullptr || scheduler_->waiting() < kSmallQueue || now.mono - queue_at_ >= kQueueAge) {
+  if (queue_ == nullptr || scheduler_->waiting() < kSmallQueue ||
+      now.mono - queue_at_ >= kQueueAge) {
     queue_ = scheduler_->queue();
     queue_at_ = now.mono;
   }
@@ -512,8 +524,8 @@ void Core::publish_snapshot(Now now) {
 }
 
 void Core::publish(Now now) {
-  const bool changed = !new_jobs_.empty() || !changed_jobs_.empty() || !events_.empty() || pool_changed_ ||
-                       published_ == nullptr || !changed_settings_.empty();
+  const bool changed = !new_jobs_.empty() || !changed_jobs_.empty() || !events_.empty() ||
+                       pool_changed_ || published_ == nullptr || !changed_settings_.empty();
   if (changed) {
     publish_snapshot(now);
   }

@@ -1,12 +1,13 @@
 // control/core.h
 //
-// The control loop without its thread: one step takes what arrived and the time, applies it to the jobs and the pool,
-// plans, commits one batch, publishes a snapshot, and only then gives orders and answers. Deterministic: the same
-// messages at the same times give the same records, which is how the simulation drives this very class. control.h puts
-// a thread and an inbox around it.
+// The control loop without its thread: one step takes what arrived and the time, applies it to the
+// jobs and the pool, plans, commits one batch, publishes a snapshot, and only then gives orders and
+// answers. Deterministic: the same messages at the same times give the same records, which is how
+// the simulation drives this very class. control.h puts a thread and an inbox around it.
 //
-// When the store refuses a commit (full disk), the batch is kept and tried again with the next steps; nothing is
-// answered or ordered until it is durable, and new submissions are refused with the store's own words.
+// When the store refuses a commit (full disk), the batch is kept and tried again with the next
+// steps; nothing is answered or ordered until it is durable, and new submissions are refused with
+// the store's own words.
 //
 // Threads: step() and load() from one thread; snapshot() and the LiveTable from any.
 
@@ -49,18 +50,21 @@ struct RankLive {
   double cpu_percent = 0;
 };
 
-/// What readers see: one consistent state of everything, never changed once published. Held by shared_ptr for as long
-/// as a reader needs it.
+/// What readers see: one consistent state of everything, never changed once published. Held by
+/// shared_ptr for as long as a reader needs it.
 struct Snapshot {
   Revision revision;  ///< of the last event that is in it
   WallTime at;
-  /// Jobs by id, in chunks that are shared between snapshots: copying a snapshot costs O(jobs / kChunk + changes).
+  /// Jobs by id, in chunks that are shared between snapshots: copying a snapshot costs O(jobs /
+  /// kChunk + changes).
   static constexpr std::size_t kChunk = 256;
   using Chunk = std::vector<std::shared_ptr<const job::Job>>;
-  std::vector<std::shared_ptr<const Chunk>> chunks;  ///< job id i is at [(i-1) / kChunk][(i-1) % kChunk]
+  std::vector<std::shared_ptr<const Chunk>>
+      chunks;  ///< job id i is at [(i-1) / kChunk][(i-1) % kChunk]
   pool::Pool pool;
-  std::shared_ptr<const plan::Queue> queue;   ///< who waits and why; at most 100 ms older than the rest
-  std::string breaker;                        ///< why nothing is started or killed; empty: all is well
+  std::shared_ptr<const plan::Queue>
+      queue;            ///< who waits and why; at most 100 ms older than the rest
+  std::string breaker;  ///< why nothing is started or killed; empty: all is well
 
   [[nodiscard]] std::shared_ptr<const job::Job> find(JobId id) const;
   [[nodiscard]] std::int64_t last_job() const;
@@ -70,8 +74,10 @@ struct Snapshot {
 struct RunnerReport {
   RankKey key;
   std::string nonce;
-  job::Happening happening;      ///< RankHello, RankSettingUp, RankReady, RankEnded, ResumeChosen, CheckpointSeen, Noted
-  std::function<void()> durable; ///< called on the control thread once it is committed (or recorded as ignored)
+  job::Happening happening;  ///< RankHello, RankSettingUp, RankReady, RankEnded, ResumeChosen,
+                             ///< CheckpointSeen, Noted
+  std::function<void()>
+      durable;  ///< called on the control thread once it is committed (or recorded as ignored)
 };
 
 /// What control tells a runner's session; called on the control thread.
@@ -99,8 +105,8 @@ struct Submission {
   std::string client_key;
 };
 
-
-using CommitListener = std::function<void(std::shared_ptr<const Snapshot>, const std::vector<job::Event>&)>;
+using CommitListener =
+    std::function<void(std::shared_ptr<const Snapshot>, const std::vector<job::Event>&)>;
 
 // What arrives.
 
@@ -135,11 +141,11 @@ struct ChangeSetting {
   Done done;
 };
 
-using Message =
-    std::variant<SubmitJobs, CancelJob, DrainNode, ActOnNode, ChangeSetting, RunnerReport, engine::Observation>;
+using Message = std::variant<SubmitJobs, CancelJob, DrainNode, ActOnNode, ChangeSetting,
+                             RunnerReport, engine::Observation>;
 
-/// What the runners said last, outside the records: written by their sessions, read by everybody. A lock, because both
-/// sides are many and a heartbeat must not wait for a commit.
+/// What the runners said last, outside the records: written by their sessions, read by everybody. A
+/// lock, because both sides are many and a heartbeat must not wait for a commit.
 class LiveTable {
  public:
   void heartbeat(const RankKey& key, RankLive live);
@@ -157,11 +163,11 @@ class LiveTable {
 
 class Core {
  public:
-  Core(Options options, store::Store& store, engine::Engine& engine, std::unique_ptr<plan::Scheduler> scheduler,
-       RunnerOrders orders, CommitListener listener);
+  Core(Options options, store::Store& store, engine::Engine& engine,
+       std::unique_ptr<plan::Scheduler> scheduler, RunnerOrders orders, CommitListener listener);
 
   /// Loads the store and reconciles it with the runners that exist. Once, before the first step.
-  Status load(std::vector<engine::Existing> existing, Now now);
+  Status load(const std::vector<engine::Existing>& existing, Now now);
   void step(std::vector<Message> messages, Now now);
 
   [[nodiscard]] std::shared_ptr<const Snapshot> snapshot() const;
@@ -169,7 +175,8 @@ class Core {
   [[nodiscard]] LiveTable& live() { return live_; }
   [[nodiscard]] const LiveTable& live() const { return live_; }
   [[nodiscard]] std::string attempt_token(JobId job, Epoch epoch) const;
-  /// The first invariant of jobs and pool that does not hold; empty when all do. O(everything): for tests.
+  /// The first invariant of jobs and pool that does not hold; empty when all do. O(everything): for
+  /// tests.
   [[nodiscard]] std::string check() const;
 
  private:
@@ -195,12 +202,14 @@ class Core {
   void observe(const engine::StartFailed& failed, Now now);
 
   [[nodiscard]] const job::Job* find(JobId id) const;
-  /// The job, cloned at its first change in a step so that snapshots keep the old one. Null if there is none.
+  /// The job, cloned at its first change in a step so that snapshots keep the old one. Null if
+  /// there is none.
   job::Job* edit(JobId id);
   void apply(JobId id, const job::Happening& happening, Now now);
   /// What follows for queue, timers and pool after the job changed.
   void settle(const job::Job& job);
-  void record_node_event(const NodeId& node, std::string kind, std::string actor, std::string message, Now now);
+  void record_node_event(const NodeId& node, std::string kind, std::string actor,
+                         std::string message, Now now);
   void lose_node(const NodeId& node, bool confirmed, const std::string& reason, Now now);
   void set_setting(const std::string& key, const std::string& value);
 
@@ -210,7 +219,9 @@ class Core {
   Millis running_time(const job::Job& job, Now now);
   void plan(Now now);
   /// Why nothing starts at all, if so.
-  [[nodiscard]] const std::string& held_by() const { return breaker_.empty() ? no_room_ : breaker_; }
+  [[nodiscard]] const std::string& held_by() const {
+    return breaker_.empty() ? no_room_ : breaker_;
+  }
   bool commit();
   void publish(Now now);
   void publish_snapshot(Now now);
@@ -232,14 +243,16 @@ class Core {
   pool::Pool pool_;
   std::map<NodeId, Silence> silence_;
   std::set<JobId> live_jobs_;  ///< those with a live attempt
-  /// How long a job with a time limit has run, over all attempts, on the monotonic clock: the time of day may jump.
+  /// How long a job with a time limit has run, over all attempts, on the monotonic clock: the time
+  /// of day may jump.
   struct RunClock {
     Epoch epoch;
     Millis used{0};
     MonoTime at;  ///< up to when `used` counts
   };
   std::map<JobId, RunClock> run_clocks_;
-  std::map<RankKey, MonoTime> kill_at_;   ///< when a stopped rank that has not ended is killed by the engine
+  std::map<RankKey, MonoTime>
+      kill_at_;  ///< when a stopped rank that has not ended is killed by the engine
   std::string breaker_;
   std::string no_room_;  ///< why nothing new starts although the nodes are there
   std::shared_ptr<const plan::Queue> queue_;  ///< as last published

@@ -7,7 +7,7 @@
 
 namespace quad::control {
 
-Status Core::load(std::vector<engine::Existing> existing, Now now) {
+Status Core::load(const std::vector<engine::Existing>& existing, Now now) {
   QUAD_ASSIGN(store::Loaded loaded, store_.load());
   last_revision_ = loaded.last_revision;
   settings_.insert(loaded.settings.begin(), loaded.settings.end());
@@ -17,7 +17,8 @@ Status Core::load(std::vector<engine::Existing> existing, Now now) {
   }
   for (job::Job& job : loaded.jobs) {
     if (const std::string fault = job::check(job); !fault.empty()) {
-      return error(ErrorCode::kInternal, fmt::format("The record of job {} is not sound: {}", job.id.value(), fault));
+      return error(ErrorCode::kInternal,
+                   fmt::format("The record of job {} is not sound: {}", job.id.value(), fault));
     }
     last_job_ = job.id.value();
     const auto at = static_cast<std::size_t>(last_job_ - 1);
@@ -76,13 +77,15 @@ void Core::reconcile(const std::vector<engine::Existing>& existing, Now now) {
             kill_at_[key] = now.mono + job->request->stop_grace + options_.start_timeout;
           }
         } else if (runner == nullptr && live && rank.nonce.empty() && !attempt.stopping) {
-          effects_.emplace_back(job::StartRank{key});  // the order was recorded, but perhaps not carried out
+          effects_.emplace_back(
+              job::StartRank{key});  // the order was recorded, but perhaps not carried out
         } else {
           job::RankEnd end;
           if (runner != nullptr && runner->result) {
             end = *runner->result;
           } else {
-            end.how = rank.nonce.empty() && attempt.stopping ? job::RankEnd::How::kNeverRan : job::RankEnd::How::kGone;
+            end.how = rank.nonce.empty() && attempt.stopping ? job::RankEnd::How::kNeverRan
+                                                             : job::RankEnd::How::kGone;
             end.detail = "its runner had ended when the server started";
           }
           end.confirmed = true;

@@ -1,5 +1,5 @@
-// What control does on its own account as time goes by: judging silent nodes, the breaker, time limits, and ranks that
-// do not end when told to.
+// What control does on its own account as time goes by: judging silent nodes, the breaker, time
+// limits, and ranks that do not end when told to.
 
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
@@ -12,8 +12,8 @@ namespace quad::control {
 
 namespace {
 
-/// A longer pause between two ticks means that this process itself was stopped (SIGSTOP, a suspended machine): what it
-/// did not hear in that time says nothing about anybody else.
+/// A longer pause between two ticks means that this process itself was stopped (SIGSTOP, a
+/// suspended machine): what it did not hear in that time says nothing about anybody else.
 constexpr Millis kOwnPause{3'000};
 constexpr Millis kBreakerWindow{60'000};
 
@@ -51,7 +51,8 @@ void Core::watch_nodes(Now now) {
     }
     const Millis engine_silence = now.mono - silence.engine_seen;
     const bool engine_silent = engine_silence > options_.suspect_after;
-    // The runners' channel is as fresh as the last word of any of them; without a runner there is no such channel.
+    // The runners' channel is as fresh as the last word of any of them; without a runner there is
+    // no such channel.
     std::optional<Millis> runner_silence;
     for (const auto& [key, holding] : node->holdings) {
       if (const auto live = live_.find(key)) {
@@ -63,17 +64,19 @@ void Core::watch_nodes(Now now) {
     if (engine_silent && !silence.silent_since) {
       silence.silent_since = silence.engine_seen;
     }
-    if (engine_silent && now.mono - *silence.silent_since <= kBreakerWindow + options_.node_lost_after) {
+    if (engine_silent &&
+        now.mono - *silence.silent_since <= kBreakerWindow + options_.node_lost_after) {
       ++silent_nodes;
     }
     const bool suspect = engine_silent || runners_silent;
     if (suspect && node->health == pool::NodeHealth::kReady) {
-      const std::string why = engine_silent ? "the engine has not seen it" : "its ranks' heartbeats have stopped";
+      const std::string why =
+          engine_silent ? "the engine has not seen it" : "its ranks' heartbeats have stopped";
       pool_.set_health(id, pool::NodeHealth::kSuspect, why);
       pool_changed_ = true;
       record_node_event(id, "node.suspect", "control",
-                        fmt::format("{} is suspect: {} for {}; nothing new starts there.", id.value(), why,
-                                    format_duration(options_.suspect_after)),
+                        fmt::format("{} is suspect: {} for {}; nothing new starts there.",
+                                    id.value(), why, format_duration(options_.suspect_after)),
                         now);
     } else if (!suspect && node->health != pool::NodeHealth::kReady) {
       pool_.set_health(id, pool::NodeHealth::kReady, "");
@@ -85,13 +88,16 @@ void Core::watch_nodes(Now now) {
       presumed_lost.push_back(id);
     }
   }
-  // More than a quarter of the nodes, and more than one, silent at about the same time: it is more likely that this
-  // server is the one cut off.
-  const bool cut_off = silent_nodes > 1 && silent_nodes * 4 > static_cast<std::int64_t>(silence_.size());
+  // More than a quarter of the nodes, and more than one, silent at about the same time: it is more
+  // likely that this server is the one cut off.
+  const bool cut_off =
+      silent_nodes > 1 && silent_nodes * 4 > static_cast<std::int64_t>(silence_.size());
   const std::string text =
-      cut_off ? fmt::format("{} of {} nodes fell silent at about the same time, so this server may be the one that is "
-                            "cut off: it starts nothing and gives up nothing until they are back",
-                            silent_nodes, silence_.size())
+      cut_off ? fmt::format(
+                    "{} of {} nodes fell silent at about the same time, so this server may be the "
+                    "one that is "
+                    "cut off: it starts nothing and gives up nothing until they are back",
+                    silent_nodes, silence_.size())
               : std::string();
   if (cut_off != !breaker_.empty()) {
     job::Event event;
@@ -110,13 +116,14 @@ void Core::watch_nodes(Now now) {
   }
   for (const NodeId& id : presumed_lost) {
     lose_node(id, false,
-              fmt::format("neither it nor its ranks have been heard for {}", format_duration(options_.node_lost_after)),
+              fmt::format("neither it nor its ranks have been heard for {}",
+                          format_duration(options_.node_lost_after)),
               now);
   }
 }
 
-/// Of a job whose live attempt runs. To be asked at each tick: from the second time on it is counted here, and only
-/// what an earlier server saw is taken from the times of day in the records.
+/// Of a job whose live attempt runs. To be asked at each tick: from the second time on it is
+/// counted here, and only what an earlier server saw is taken from the times of day in the records.
 Millis Core::running_time(const job::Job& job, Now now) {
   const Epoch epoch = job.live()->epoch;
   const auto [it, fresh] = run_clocks_.try_emplace(job.id);
@@ -140,7 +147,8 @@ void Core::watch_jobs(Now now) {
   for (const JobId id : live_jobs_) {
     const job::Job* job = find(id);
     const job::Attempt* attempt = job->live();
-    if (!job->request->max_duration || attempt == nullptr || !attempt->running_at || attempt->stopping) {
+    if (!job->request->max_duration || attempt == nullptr || !attempt->running_at ||
+        attempt->stopping) {
       continue;
     }
     if (running_time(*job, now) > *job->request->max_duration) {

@@ -1,11 +1,11 @@
 // engine/engine.h
 //
-// The seam to what runs machines: Kubernetes, Slurm, this machine, or a simulation. An engine only places runners and
-// tells what it sees; the runner does the work (docs/design.md §3). Orders are idempotent by (job, epoch, rank): given
-// twice, they are one.
+// The seam to what runs machines: Kubernetes, Slurm, this machine, or a simulation. An engine only
+// places runners and tells what it sees; the runner does the work (docs/design.md §3). Orders are
+// idempotent by (job, epoch, rank): given twice, they are one.
 //
-// Threads: control calls the methods from its own thread; none blocks for longer than a system call. Observations go
-// to the sink from the engine's thread.
+// Threads: control calls the methods from its own thread; none blocks for longer than a system
+// call. Observations go to the sink from the engine's thread.
 
 #pragma once
 
@@ -74,8 +74,9 @@ class Engine {
   /// The nodes and runners there are, then begins to observe. Called once, before any order.
   virtual Result<std::vector<Existing>> begin(Sink sink) = 0;
   virtual void start(const StartOrder& order) = 0;
-  /// Kills the runner and everything it started, at once. Idempotent; RunnerEnded follows, also if the runner was not
-  /// there any more: whoever asks had not heard of its end. (A node out of sight answers when it is back.)
+  /// Kills the runner and everything it started, at once. Idempotent; RunnerEnded follows, also if
+  /// the runner was not there any more: whoever asks had not heard of its end. (A node out of sight
+  /// answers when it is back.)
   virtual void kill(const RankKey& key) = 0;
   /// The rank's end is durable: what the engine keeps of it (folder, pod) may go.
   virtual void forget(const RankKey& key) = 0;

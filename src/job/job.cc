@@ -126,9 +126,13 @@ const Attempt* Job::live() const {
   return attempts.empty() || attempts.back().ended_at ? nullptr : &attempts.back();
 }
 
-Attempt* Job::live() { return attempts.empty() || attempts.back().ended_at ? nullptr : &attempts.back(); }
+Attempt* Job::live() {
+  return attempts.empty() || attempts.back().ended_at ? nullptr : &attempts.back();
+}
 
-Epoch Job::epoch() const { return attempts.empty() ? Epoch(0) : attempts.back().epoch; }
+Epoch Job::epoch() const {
+  return attempts.empty() ? Epoch(0) : attempts.back().epoch;
+}
 
 std::string_view skypilot_status(const Job& job) {
   if (job.status != Status::kFailed) {
@@ -175,11 +179,13 @@ std::string check(const Job& job) {
       return fmt::format("attempt {} is numbered {}", expected, attempt.epoch.value());
     }
     if (attempt.ranks.size() != static_cast<std::size_t>(job.request->ranks)) {
-      return fmt::format("attempt {} has {} ranks instead of {}", expected, attempt.ranks.size(), job.request->ranks);
+      return fmt::format("attempt {} has {} ranks instead of {}", expected, attempt.ranks.size(),
+                         job.request->ranks);
     }
-    if (attempt.shape < 0 || static_cast<std::size_t>(attempt.shape) >= job.request->shapes.size()) {
-      return fmt::format("attempt {} was placed with shape {}, of {} that there are", expected, attempt.shape,
-                         job.request->shapes.size());
+    if (attempt.shape < 0 ||
+        static_cast<std::size_t>(attempt.shape) >= job.request->shapes.size()) {
+      return fmt::format("attempt {} was placed with shape {}, of {} that there are", expected,
+                         attempt.shape, job.request->shapes.size());
     }
     const bool all_ended = std::all_of(attempt.ranks.begin(), attempt.ranks.end(),
                                        [](const RankRecord& rank) { return rank.end.has_value(); });
@@ -191,8 +197,8 @@ std::string check(const Job& job) {
     }
     for (const RankRecord& rank : attempt.ranks) {
       if (rank.end.has_value() != (rank.phase == RankPhase::kEnded)) {
-        return fmt::format("a rank of attempt {} is {} and has {}end", expected, to_string(rank.phase),
-                           rank.end ? "an " : "no ");
+        return fmt::format("a rank of attempt {} is {} and has {}end", expected,
+                           to_string(rank.phase), rank.end ? "an " : "no ");
       }
     }
   }
@@ -203,7 +209,8 @@ std::string check(const Job& job) {
   if (job.status == Status::kPending && !job.attempts.empty()) {
     return "it is PENDING and has an attempt";
   }
-  if ((job.status == Status::kStarting || job.status == Status::kRunning || job.status == Status::kCancelling) &&
+  if ((job.status == Status::kStarting || job.status == Status::kRunning ||
+       job.status == Status::kCancelling) &&
       !live) {
     return fmt::format("it is {} without a live attempt", to_string(job.status));
   }

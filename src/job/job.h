@@ -1,8 +1,8 @@
 // job/job.h
 //
-// The records of a job: what was asked for (Request, immutable), and what became of it (Job, with one Attempt per
-// epoch and one RankRecord per rank). Plain values. They are written to the store as JSON (job/record.h) and shown to
-// readers as they are; only job/transition.h changes them.
+// The records of a job: what was asked for (Request, immutable), and what became of it (Job, with
+// one Attempt per epoch and one RankRecord per rank). Plain values. They are written to the store
+// as JSON (job/record.h) and shown to readers as they are; only job/transition.h changes them.
 
 #pragma once
 
@@ -36,8 +36,8 @@ enum class Status {
 /// Why a job FAILED.
 enum class Cause {
   kNone,
-  kUser,        ///< its own exit code
-  kSetup,       ///< its setup's exit code, or mounts that could not be brought
+  kUser,   ///< its own exit code
+  kSetup,  ///< its setup's exit code, or mounts that could not be brought
   kHardware,
   kPreempted,
   kLimit,       ///< time or memory limit
@@ -46,7 +46,16 @@ enum class Cause {
 };
 
 /// Why an attempt ended.
-enum class Verdict { kNone, kSuccess, kUser, kHardware, kPreempted, kPlatform, kCancelled, kUnknown };
+enum class Verdict {
+  kNone,
+  kSuccess,
+  kUser,
+  kHardware,
+  kPreempted,
+  kPlatform,
+  kCancelled,
+  kUnknown
+};
 
 std::string_view to_string(Kind kind);
 std::string_view to_string(Status status);  ///< "PENDING", …
@@ -68,7 +77,8 @@ struct RecoveryPolicy {
   bool strict_fence = false;
 };
 
-/// What was asked for. Immutable once accepted; `body` is for the runner and the readers, and opaque here.
+/// What was asked for. Immutable once accepted; `body` is for the runner and the readers, and
+/// opaque here.
 struct Request {
   std::string name;
   std::string owner;
@@ -104,11 +114,11 @@ struct RankEnd {
   };
   How how = How::kExited;
   std::int32_t code = 0;
-  bool by_quad = false;     ///< Quad had sent the signal
+  bool by_quad = false;  ///< Quad had sent the signal
   bool out_of_memory = false;
-  bool in_setup = false;    ///< mounts or setup, before the barrier
-  bool confirmed = true;    ///< the death is certain, so that no fence has to wait for it
-  std::string detail;       ///< evidence, or what went wrong, in a sentence
+  bool in_setup = false;  ///< mounts or setup, before the barrier
+  bool confirmed = true;  ///< the death is certain, so that no fence has to wait for it
+  std::string detail;     ///< evidence, or what went wrong, in a sentence
   WallTime at;
 };
 
@@ -117,8 +127,8 @@ std::string_view to_string(RankEnd::How how);
 struct RankRecord {
   pool::Holding holding;
   RankPhase phase = RankPhase::kOrdered;
-  std::string nonce;    ///< of the runner that was accepted; empty before its hello
-  std::string address;  ///< where other ranks reach it
+  std::string nonce;      ///< of the runner that was accepted; empty before its hello
+  std::string address;    ///< where other ranks reach it
   std::int32_t port = 0;  ///< a port that was free there: MASTER_PORT, from rank 0
   std::int32_t pid = 0;   ///< of its runner on the node, which everything of the rank descends from
   std::optional<RankEnd> end;
@@ -159,10 +169,10 @@ struct Job {
   WallTime submitted_at;
   std::optional<WallTime> started_at;  ///< first RUNNING
   std::optional<WallTime> ended_at;
-  std::int32_t recoveries = 0;                 ///< by no fault of the user's
+  std::int32_t recoveries = 0;  ///< by no fault of the user's
   std::int32_t recoveries_without_progress = 0;
   std::int32_t restarts_on_errors = 0;
-  std::int32_t exit_code = 0;  ///< of the rank that decided; meaningful once terminal
+  std::int32_t exit_code = 0;       ///< of the rank that decided; meaningful once terminal
   std::vector<NodeId> avoid_nodes;  ///< nodes that failed it
   std::string cancelled_by;         ///< who asked, while CANCELLING and after
   std::vector<Attempt> attempts;
@@ -180,7 +190,8 @@ bool is_in_charge(const Job& job, const RankKey& key, std::string_view nonce);
 /// Whether every rank of the attempts before the last is dead for certain.
 bool earlier_ranks_are_dead(const Job& job);
 
-/// What SkyPilot calls the status: FAILED_SETUP, FAILED_NO_RESOURCE, … for scripts that look for it.
+/// What SkyPilot calls the status: FAILED_SETUP, FAILED_NO_RESOURCE, … for scripts that look for
+/// it.
 std::string_view skypilot_status(const Job& job);
 
 /// The first invariant that does not hold, as a sentence; empty when all do.

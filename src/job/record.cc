@@ -87,7 +87,8 @@ void put_resources(json::object& object, const pool::Resources& amount) {
 }
 
 pool::Resources resources_from(const json::object& object) {
-  return {get_int(object, "cpu"), get_int(object, "memory"), static_cast<std::int32_t>(get_int(object, "gpus"))};
+  return {get_int(object, "cpu"), get_int(object, "memory"),
+          static_cast<std::int32_t>(get_int(object, "gpus"))};
 }
 
 }  // namespace
@@ -128,7 +129,8 @@ json::object to_json(const RankRecord& rank) {
   object["node"] = rank.holding.node.value();
   put_resources(object, rank.holding.amount);
   if (!rank.holding.gpu_indices.empty()) {
-    object["gpu_indices"] = json::array(rank.holding.gpu_indices.begin(), rank.holding.gpu_indices.end());
+    object["gpu_indices"] =
+        json::array(rank.holding.gpu_indices.begin(), rank.holding.gpu_indices.end());
   }
   object["phase"] = to_string(rank.phase);
   put(object, "nonce", rank.nonce);
@@ -205,14 +207,16 @@ Attempt attempt_from(const json::object& object) {
   attempt.fence_wait = Millis(get_int(object, "fence_wait"));
   attempt.lease = Millis(get_int(object, "lease"));
   if (const auto* resume = get_object(object, "resume")) {
-    attempt.resume = Resume{get_text(*resume, "path"), get_int(*resume, "step", -1), get_text(*resume, "note")};
+    attempt.resume =
+        Resume{get_text(*resume, "path"), get_int(*resume, "step", -1), get_text(*resume, "note")};
   }
   if (object.contains("checkpoint_step")) {
     attempt.checkpoint_step = get_int(object, "checkpoint_step");
   }
   attempt.wrote_checkpoint = get_bool(object, "wrote_checkpoint");
   attempt.stopping = get_bool(object, "stopping");
-  attempt.verdict = from_name<Verdict, 8>(get_string(object, "verdict")).value_or(Verdict::kUnknown);
+  attempt.verdict =
+      from_name<Verdict, 8>(get_string(object, "verdict")).value_or(Verdict::kUnknown);
   attempt.reason = get_text(object, "reason");
   return attempt;
 }
@@ -258,7 +262,8 @@ Result<Request> request_from_json(const json::object& object) {
   Request request;
   request.name = get_text(object, "name");
   request.owner = get_text(object, "owner");
-  request.kind = from_name<Kind, 3>(get_string(object, "kind", to_string(Kind::kBatch))).value_or(Kind::kBatch);
+  request.kind = from_name<Kind, 3>(get_string(object, "kind", to_string(Kind::kBatch)))
+                     .value_or(Kind::kBatch);
   request.ranks = static_cast<std::int32_t>(get_int(object, "ranks", 1));
   if (const auto* shapes = get_array(object, "shapes")) {
     for (const json::value& shape : *shapes) {
@@ -271,9 +276,12 @@ Result<Request> request_from_json(const json::object& object) {
     return error(ErrorCode::kInvalid, "The record of a request has no shape or no rank");
   }
   request.priority = static_cast<std::int32_t>(get_int(object, "priority"));
-  request.recovery.max_restarts_on_errors = static_cast<std::int32_t>(get_int(object, "max_restarts_on_errors"));
-  request.recovery.recover_on_exit_codes = integers_from<std::int32_t>(get_array(object, "recover_on_exit_codes"));
-  request.recovery.max_without_progress = static_cast<std::int32_t>(get_int(object, "max_without_progress", 3));
+  request.recovery.max_restarts_on_errors =
+      static_cast<std::int32_t>(get_int(object, "max_restarts_on_errors"));
+  request.recovery.recover_on_exit_codes =
+      integers_from<std::int32_t>(get_array(object, "recover_on_exit_codes"));
+  request.recovery.max_without_progress =
+      static_cast<std::int32_t>(get_int(object, "max_without_progress", 3));
   request.recovery.strict_fence = get_bool(object, "strict_fence");
   request.exclude_nodes = nodes_from(get_array(object, "exclude_nodes"));
   request.stop_grace = Millis(get_int(object, "stop_grace", 30'000));
@@ -322,8 +330,8 @@ Result<Job> job_from_json(const json::object& object, std::shared_ptr<const Requ
   const auto status = from_name<Status, 8>(get_string(object, "status"));
   if (!status) {
     return error(ErrorCode::kInvalid,
-                 fmt::format("The record of job {} has the status \"{}\", which is none", job.id.value(),
-                             get_string(object, "status")));
+                 fmt::format("The record of job {} has the status \"{}\", which is none",
+                             job.id.value(), get_string(object, "status")));
   }
   job.status = *status;
   job.cause = from_name<Cause, 8>(get_string(object, "cause")).value_or(Cause::kInternal);
@@ -332,7 +340,8 @@ Result<Job> job_from_json(const json::object& object, std::shared_ptr<const Requ
   job.started_at = get_time(object, "started_at");
   job.ended_at = get_time(object, "ended_at");
   job.recoveries = static_cast<std::int32_t>(get_int(object, "recoveries"));
-  job.recoveries_without_progress = static_cast<std::int32_t>(get_int(object, "recoveries_without_progress"));
+  job.recoveries_without_progress =
+      static_cast<std::int32_t>(get_int(object, "recoveries_without_progress"));
   job.restarts_on_errors = static_cast<std::int32_t>(get_int(object, "restarts_on_errors"));
   job.exit_code = static_cast<std::int32_t>(get_int(object, "exit_code"));
   job.avoid_nodes = nodes_from(get_array(object, "avoid_nodes"));

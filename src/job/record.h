@@ -1,7 +1,7 @@
 // job/record.h
 //
-// Jobs, requests and events as JSON, for the store and for readers. from_* accept what to_* wrote, of this version or
-// an older one; what they do not know they ignore.
+// Jobs, requests and events as JSON, for the store and for readers. from_* accept what to_* wrote,
+// of this version or an older one; what they do not know they ignore.
 
 #pragma once
 

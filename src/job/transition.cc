@@ -72,7 +72,8 @@ std::string nodes_of(const Attempt& attempt) {
   return join_words(names);
 }
 
-/// "Rank 1 on gpu-7 exited with code 3." or, where the reason is not about the rank itself, "Rank 1 ended: node …".
+/// "Rank 1 on gpu-7 exited with code 3." or, where the reason is not about the rank itself, "Rank 1
+/// ended: node …".
 std::string sentence_of_end(std::size_t rank, const std::string& reason) {
   const std::string own = fmt::format("rank {} on ", rank);
   if (reason.starts_with(own)) {
@@ -123,13 +124,14 @@ std::string stop_reason(const Attempt& attempt) {
                                         first->holding.node.value(), first->end->detail);
 }
 
-/// The signal that killed a rank's process, or 0. A shell whose command was killed by signal N exits with 128 + N:
-/// for those that come from outside, that is how such a death is seen.
+/// The signal that killed a rank's process, or 0. A shell whose command was killed by signal N
+/// exits with 128 + N: for those that come from outside, that is how such a death is seen.
 int killing_signal(const RankEnd& end) {
   if (end.how == RankEnd::How::kSignaled) {
     return end.code;
   }
-  if (end.how == RankEnd::How::kExited && (end.code == 128 + SIGKILL || end.code == 128 + SIGTERM)) {
+  if (end.how == RankEnd::How::kExited &&
+      (end.code == 128 + SIGKILL || end.code == 128 + SIGTERM)) {
     return end.code - 128;
   }
   return 0;
@@ -145,9 +147,10 @@ bool ended_well(const RankEnd& end) {
   return end.how == RankEnd::How::kExited && end.code == 0 && !end.out_of_memory;
 }
 
-/// What one rank's end says about the attempt, strongest evidence first: a lost node outranks a vanished runner, that
-/// a signal from outside, that the user's own exit code. The weaker are usually consequences of the stronger: a peer
-/// whose node dies makes the others fail with a broken connection.
+/// What one rank's end says about the attempt, strongest evidence first: a lost node outranks a
+/// vanished runner, that a signal from outside, that the user's own exit code. The weaker are
+/// usually consequences of the stronger: a peer whose node dies makes the others fail with a broken
+/// connection.
 struct Judgement {
   int weight = 0;
   Verdict verdict = Verdict::kSuccess;
@@ -160,7 +163,8 @@ Judgement judge(const RankEnd& end, std::size_t rank, const std::string& node) {
   const std::string who = fmt::format("rank {} on {}", rank, node);
   const std::string because = end.detail.empty() ? "" : fmt::format(" ({})", end.detail);
   if (end.how == RankEnd::How::kNodeLost) {
-    return {6, Verdict::kHardware, Cause::kHardware, fmt::format("node {} was lost{}", node, because), 1};
+    return {6, Verdict::kHardware, Cause::kHardware,
+            fmt::format("node {} was lost{}", node, because), 1};
   }
   if (end.by_quad) {
     return {0, Verdict::kSuccess, Cause::kNone, {}, 0};
@@ -174,12 +178,15 @@ Judgement judge(const RankEnd& end, std::size_t rank, const std::string& node) {
   }
   if (end.how == RankEnd::How::kNeverRan) {
     if (end.in_setup) {
-      return {2, Verdict::kUser, Cause::kSetup, fmt::format("{} could not be set up{}", who, because), 1};
+      return {2, Verdict::kUser, Cause::kSetup,
+              fmt::format("{} could not be set up{}", who, because), 1};
     }
-    return {5, Verdict::kPlatform, Cause::kInternal, fmt::format("{} could not start{}", who, because), 1};
+    return {5, Verdict::kPlatform, Cause::kInternal,
+            fmt::format("{} could not start{}", who, because), 1};
   }
   if (const int signal = killing_signal(end); signal != 0) {
-    const std::string name = fmt::format("SIG{}", sigabbrev_np(signal) ? sigabbrev_np(signal) : "?");
+    const std::string name =
+        fmt::format("SIG{}", sigabbrev_np(signal) ? sigabbrev_np(signal) : "?");
     if (is_own_fault(signal)) {
       return {2, Verdict::kUser, end.in_setup ? Cause::kSetup : Cause::kUser,
               fmt::format("{} died of {}", who, name), 128 + signal};
@@ -189,14 +196,15 @@ Judgement judge(const RankEnd& end, std::size_t rank, const std::string& node) {
   }
   if (end.code != 0) {
     return {2, Verdict::kUser, end.in_setup ? Cause::kSetup : Cause::kUser,
-            fmt::format("{}{} exited with code {}{}", end.in_setup ? "the setup of " : "", who, end.code,
-                        because),
+            fmt::format("{}{} exited with code {}{}", end.in_setup ? "the setup of " : "", who,
+                        end.code, because),
             end.code};
   }
   return {1, Verdict::kSuccess, Cause::kNone, "every rank exited with code 0", 0};
 }
 
-/// The strongest judgement over all ranks; among equals the earliest end decides, then the lowest rank.
+/// The strongest judgement over all ranks; among equals the earliest end decides, then the lowest
+/// rank.
 Judgement judge(const Attempt& attempt) {
   Judgement best;
   WallTime best_at;
@@ -237,8 +245,8 @@ void Transition::finish(Status status, Cause cause, std::string message) {
   const std::string_view kind = status == Status::kSucceeded   ? "job.succeeded"
                                 : status == Status::kCancelled ? "job.cancelled"
                                                                : "job.failed";
-  Event& event = record(std::string(kind), status == Status::kCancelled ? job_.cancelled_by : "control",
-                        job_.message);
+  Event& event = record(std::string(kind),
+                        status == Status::kCancelled ? job_.cancelled_by : "control", job_.message);
   if (cause != Cause::kNone) {
     event.data["cause"] = to_string(cause);
   }
@@ -266,7 +274,8 @@ void Transition::operator()(const Placed& placed) {
   attempt.placed_at = now_;
   attempt.lease = job_.request->recovery.strict_fence ? placed.lease : Millis(0);
   for (const Attempt& earlier : job_.attempts) {
-    const bool certain = all_ranks(earlier, [](const RankRecord& rank) { return rank.end->confirmed; });
+    const bool certain =
+        all_ranks(earlier, [](const RankRecord& rank) { return rank.end->confirmed; });
     if (!certain) {
       attempt.fence_wait = std::max(attempt.fence_wait, earlier.lease + kFenceGrace);
     }
@@ -302,7 +311,8 @@ void Transition::operator()(const RankHello& hello) {
   Attempt* attempt = live(hello.epoch);
   RankRecord* rank = live_rank(hello.epoch, hello.rank);
   if (rank == nullptr) {
-    // Its attempt is over. If its end is already known it only waits for its bye; otherwise it is a zombie.
+    // Its attempt is over. If its end is already known it only waits for its bye; otherwise it is a
+    // zombie.
     for (Attempt& old : job_.attempts) {
       const auto at = static_cast<std::size_t>(hello.rank.value());
       if (old.epoch == hello.epoch && at < old.ranks.size() && old.ranks[at].nonce == hello.nonce &&
@@ -312,7 +322,8 @@ void Transition::operator()(const RankHello& hello) {
       }
     }
     step_.effects.emplace_back(DismissRunner{
-        who, hello.nonce, fmt::format("attempt {} of job {} is over", hello.epoch.value(), job_.id.value())});
+        who, hello.nonce,
+        fmt::format("attempt {} of job {} is over", hello.epoch.value(), job_.id.value())});
     return;
   }
   if (!rank->nonce.empty() && rank->nonce != hello.nonce) {
@@ -320,7 +331,8 @@ void Transition::operator()(const RankHello& hello) {
     return;
   }
   if (rank->end && !rank->end->confirmed) {
-    // It had been given up while the others of its attempt still end: a zombie, which holds its room until it is dead.
+    // It had been given up while the others of its attempt still end: a zombie, which holds its
+    // room until it is dead.
     step_.effects.emplace_back(DismissRunner{who, hello.nonce, "its node had been given up"});
     return;
   }
@@ -406,11 +418,11 @@ void Transition::operator()(const RankReady& ready) {
   } else {
     const Attempt& before = job_.attempts[job_.attempts.size() - 2];
     const Millis took = now_ - before.ended_at.value_or(now_);
-    const std::string from =
-        attempt->resume && !attempt->resume->path.empty()
-            ? (attempt->resume->step >= 0 ? fmt::format("resumed from step {}", attempt->resume->step)
-                                          : "resumed from its newest valid checkpoint")
-            : "started from the beginning, as there was no valid checkpoint";
+    const std::string from = attempt->resume && !attempt->resume->path.empty()
+                                 ? (attempt->resume->step >= 0
+                                        ? fmt::format("resumed from step {}", attempt->resume->step)
+                                        : "resumed from its newest valid checkpoint")
+                                 : "started from the beginning, as there was no valid checkpoint";
     message = fmt::format("Running again: {}; {} on {}, {} after the failure.", before.reason, from,
                           nodes_of(*attempt), format_duration(took));
   }
@@ -449,9 +461,10 @@ void Transition::confirm_end(Attempt& attempt, Rank rank) {
   }
   if (!attempt.ranks[at].end->confirmed) {
     attempt.ranks[at].end->confirmed = true;
-    Event& event = record("rank.confirmed_dead", "engine",
-                          fmt::format("Rank {} of attempt {}, which had been presumed dead, has ended for certain.",
-                                      rank.value(), attempt.epoch.value()));
+    Event& event = record(
+        "rank.confirmed_dead", "engine",
+        fmt::format("Rank {} of attempt {}, which had been presumed dead, has ended for certain.",
+                    rank.value(), attempt.epoch.value()));
     event.epoch = attempt.epoch;
     event.rank = rank;
     event.node = attempt.ranks[at].holding.node.value();
@@ -487,14 +500,15 @@ void Transition::end_rank(Attempt& attempt, Rank rank, RankEnd end) {
   const RankEnd& how = *ending.end;
   const bool well = ended_well(how);
   const Judgement judged = judge(how, at, ending.holding.node.value());
-  // A sentence of its own only for what is not the plain end of a one-rank success: ten thousand one-line jobs are
-  // ten thousand events fewer.
+  // A sentence of its own only for what is not the plain end of a one-rank success: ten thousand
+  // one-line jobs are ten thousand events fewer.
   if (!well || attempt.ranks.size() > 1) {
-    Event& event =
-        record("rank.ended", how.how == RankEnd::How::kNodeLost ? "control" : "runner",
-               how.by_quad ? fmt::format("Rank {} on {} was stopped.", rank.value(), ending.holding.node.value())
-               : well      ? fmt::format("Rank {} on {} exited with code 0.", rank.value(), ending.holding.node.value())
-                           : sentence_of_end(at, judged.reason));
+    Event& event = record("rank.ended", how.how == RankEnd::How::kNodeLost ? "control" : "runner",
+                          how.by_quad ? fmt::format("Rank {} on {} was stopped.", rank.value(),
+                                                    ending.holding.node.value())
+                          : well ? fmt::format("Rank {} on {} exited with code 0.", rank.value(),
+                                               ending.holding.node.value())
+                                 : sentence_of_end(at, judged.reason));
     event.rank = rank;
     event.node = ending.holding.node.value();
     event.data["code"] = how.code;
@@ -540,7 +554,8 @@ void Transition::finish_attempt(Attempt& attempt) {
     return;
   }
   if (judged.verdict == Verdict::kSuccess) {
-    if (judged.weight == 0) {  // every rank was ended by Quad, though nobody asked for it: a stop that was overtaken
+    if (judged.weight ==
+        0) {  // every rank was ended by Quad, though nobody asked for it: a stop that was overtaken
       attempt.verdict = Verdict::kPlatform;
       attempt.reason = stop_reason(attempt);
       recover(attempt, true);
@@ -558,8 +573,8 @@ void Transition::finish_attempt(Attempt& attempt) {
   const RecoveryPolicy& policy = job_.request->recovery;
   const bool code_recovers =
       judged.cause != Cause::kLimit &&
-      std::find(policy.recover_on_exit_codes.begin(), policy.recover_on_exit_codes.end(), judged.exit_code) !=
-          policy.recover_on_exit_codes.end();
+      std::find(policy.recover_on_exit_codes.begin(), policy.recover_on_exit_codes.end(),
+                judged.exit_code) != policy.recover_on_exit_codes.end();
   if (code_recovers) {
     recover(attempt, false);
   } else if (job_.restarts_on_errors < policy.max_restarts_on_errors) {
@@ -575,18 +590,21 @@ void Transition::recover(Attempt& attempt, bool counts) {
     const bool node_at_fault = rank.end->how == RankEnd::How::kNodeLost ||
                                (rank.end->how == RankEnd::How::kNeverRan && !rank.end->in_setup);
     if (counts && node_at_fault && !rank.end->by_quad &&
-        std::find(job_.avoid_nodes.begin(), job_.avoid_nodes.end(), rank.holding.node) == job_.avoid_nodes.end()) {
+        std::find(job_.avoid_nodes.begin(), job_.avoid_nodes.end(), rank.holding.node) ==
+            job_.avoid_nodes.end()) {
       job_.avoid_nodes.push_back(rank.holding.node);
     }
   }
   if (counts) {
     ++job_.recoveries;
-    job_.recoveries_without_progress = attempt.wrote_checkpoint ? 1 : job_.recoveries_without_progress + 1;
+    job_.recoveries_without_progress =
+        attempt.wrote_checkpoint ? 1 : job_.recoveries_without_progress + 1;
     const std::int32_t allowed = job_.request->recovery.max_without_progress;
     if (job_.recoveries_without_progress > allowed) {
-      finish(Status::kFailed, attempt.verdict == Verdict::kHardware ? Cause::kHardware : Cause::kInternal,
-             fmt::format("Failed: {}, and {} recoveries in a row brought no new valid checkpoint.", attempt.reason,
-                         allowed));
+      finish(Status::kFailed,
+             attempt.verdict == Verdict::kHardware ? Cause::kHardware : Cause::kInternal,
+             fmt::format("Failed: {}, and {} recoveries in a row brought no new valid checkpoint.",
+                         attempt.reason, allowed));
       return;
     }
   }
@@ -612,12 +630,14 @@ void Transition::operator()(const ResumeChosen& chosen) {
   if (chosen.resume.path.empty() && chosen.resume.note.empty()) {
     return;
   }
-  const std::string from = chosen.resume.path.empty() ? "There is no valid checkpoint to resume from."
-                           : chosen.resume.step >= 0
-                               ? fmt::format("Resumes from the checkpoint of step {}.", chosen.resume.step)
-                               : "Resumes from the newest valid checkpoint.";
-  Event& event = record("attempt.resume", "runner",
-                        chosen.resume.note.empty() ? from : fmt::format("{} {}", from, chosen.resume.note));
+  const std::string from =
+      chosen.resume.path.empty() ? "There is no valid checkpoint to resume from."
+      : chosen.resume.step >= 0
+          ? fmt::format("Resumes from the checkpoint of step {}.", chosen.resume.step)
+          : "Resumes from the newest valid checkpoint.";
+  Event& event =
+      record("attempt.resume", "runner",
+             chosen.resume.note.empty() ? from : fmt::format("{} {}", from, chosen.resume.note));
   event.rank = Rank(0);
   event.data["path"] = chosen.resume.path;
   event.data["step"] = chosen.resume.step;
@@ -646,9 +666,10 @@ void Transition::operator()(const CheckpointSeen& seen) {
     attempt->checkpoint_step = seen.step;
   }
   attempt->wrote_checkpoint = true;
-  Event& event = record("checkpoint.complete", "runner",
-                        seen.step >= 0 ? fmt::format("Checkpoint of step {} is complete.", seen.step)
-                                       : "A checkpoint is complete.");
+  Event& event =
+      record("checkpoint.complete", "runner",
+             seen.step >= 0 ? fmt::format("Checkpoint of step {} is complete.", seen.step)
+                            : "A checkpoint is complete.");
   if (!seen.note.empty()) {
     event.message += " " + seen.note;
   }

@@ -97,8 +97,9 @@ struct Unplaceable {
   std::string reason;
 };
 
-using Happening = std::variant<Placed, RankHello, RankSettingUp, RankReady, RankEnded, ResumeChosen,
-                               CheckpointSeen, Noted, NodeLost, CancelAsked, DurationExceeded, Unplaceable>;
+using Happening =
+    std::variant<Placed, RankHello, RankSettingUp, RankReady, RankEnded, ResumeChosen,
+                 CheckpointSeen, Noted, NodeLost, CancelAsked, DurationExceeded, Unplaceable>;
 
 // What must be done once the record is durable.
 
@@ -106,7 +107,8 @@ using Happening = std::variant<Placed, RankHello, RankSettingUp, RankReady, Rank
 struct StartRank {
   RankKey key;
 };
-/// Every rank is connected: give this one its order, with all addresses. May be given again after a reconnect.
+/// Every rank is connected: give this one its order, with all addresses. May be given again after a
+/// reconnect.
 struct SendOrder {
   RankKey key;
 };
@@ -119,7 +121,8 @@ struct SendGo {
 struct EndFenceWait {
   RankKey key;
 };
-/// Tell the rank's runner to end it: SIGTERM, `grace`, SIGKILL. The engine kills what does not answer.
+/// Tell the rank's runner to end it: SIGTERM, `grace`, SIGKILL. The engine kills what does not
+/// answer.
 struct StopRank {
   RankKey key;
   Millis grace{0};
@@ -146,9 +149,11 @@ struct Step {
 };
 
 /// A new job as it is accepted, with its first event.
-[[nodiscard]] Job submit(JobId id, std::shared_ptr<const Request> request, WallTime now, Step& step);
+[[nodiscard]] Job submit(JobId id, std::shared_ptr<const Request> request, WallTime now,
+                         Step& step);
 
-/// Applies `happening` to `job` in place. A happening of an older epoch changes nothing (its runner is dismissed).
+/// Applies `happening` to `job` in place. A happening of an older epoch changes nothing (its runner
+/// is dismissed).
 [[nodiscard]] Step apply(Job& job, const Happening& happening, WallTime now);
 
 }  // namespace quad::job

@@ -37,7 +37,8 @@ class Life {
   Life& place(const std::string& first = "n1") {
     std::vector<pool::Holding> holdings;
     for (int i = 0; i < ranks_; ++i) {
-      holdings.push_back({NodeId(i == 0 ? first : "n" + std::to_string(i + 1)), {1000, 1 << 30, 1}, {0}});
+      holdings.push_back(
+          {NodeId(i == 0 ? first : "n" + std::to_string(i + 1)), {1000, 1 << 30, 1}, {0}});
     }
     return happen(Placed{holdings, 0});
   }
@@ -238,7 +239,9 @@ TEST(Transition, ANewCheckpointRenewsTheRecoveries) {
   Life life;
   life.begin();
   for (int i = 0; i < 10; ++i) {
-    life.run().happen(CheckpointSeen{life.job.epoch(), "step-1.pt", i, 10, ""}).end(0, How::kGone, 0);
+    life.run()
+        .happen(CheckpointSeen{life.job.epoch(), "step-1.pt", i, 10, ""})
+        .end(0, How::kGone, 0);
     EXPECT_EQ(life.job.status, Status::kRecovering);
   }
   EXPECT_EQ(life.job.recoveries, 10);

@@ -166,9 +166,10 @@ Status set_up_verification(SSL_CTX* context, SSL* session, const ServerAddress& 
   if (options.ca_file.empty()) {
     SSL_CTX_set_default_verify_paths(context);
   } else if (SSL_CTX_load_verify_locations(context, options.ca_file.c_str(), nullptr) != 1) {
-    return error(ErrorCode::kInvalid,
-                 "Cannot read certificates from '" + options.ca_file + "': " + openssl_reason() + ".",
-                 options.ca_file);
+    return error(
+        ErrorCode::kInvalid,
+        "Cannot read certificates from '" + options.ca_file + "': " + openssl_reason() + ".",
+        options.ca_file);
   }
   SSL_set_verify(session, SSL_VERIFY_PEER, nullptr);
   in6_addr number{};
@@ -231,8 +232,8 @@ Result<std::unique_ptr<Wire>> connect_tls(UniqueFd fd, const ServerAddress& addr
     if (verdict != X509_V_OK) {
       ERR_clear_error();
       return error(ErrorCode::kDenied,
-                   "The certificate of the Quad server at " + options.url + " does not verify: " +
-                       X509_verify_cert_error_string(verdict) +
+                   "The certificate of the Quad server at " + options.url +
+                       " does not verify: " + X509_verify_cert_error_string(verdict) +
                        "; name its authority's file if it is your own.");
     }
     return no_tls(options, openssl_reason());

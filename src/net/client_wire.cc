@@ -138,7 +138,8 @@ Result<ServerAddress> parse_address(std::string_view url) {
   ServerAddress address;
   auto rest = url;
   const auto starts = [&](std::string_view scheme) {
-    return rest.size() >= scheme.size() && equal_ignoring_case(rest.substr(0, scheme.size()), scheme);
+    return rest.size() >= scheme.size() &&
+           equal_ignoring_case(rest.substr(0, scheme.size()), scheme);
   };
   if (starts("unix:")) {
     rest.remove_prefix(5);
@@ -217,8 +218,8 @@ bool wait_for_fd(int fd, short events, Millis timeout) {
   while (true) {
     int left = -1;
     if (!endless) {
-      left = static_cast<int>(std::max<std::int64_t>(
-          0, std::chrono::ceil<Millis>(until - Clock::now()).count()));
+      left = static_cast<int>(
+          std::max<std::int64_t>(0, std::chrono::ceil<Millis>(until - Clock::now()).count()));
     }
     const int ready = ::poll(&entry, 1, left);
     if (ready > 0) {

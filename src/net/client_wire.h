@@ -1,7 +1,8 @@
 // net/client_wire.h  (inside the module only)
 //
-// The client's connection: blocking reads and writes with timeouts over one non-blocking socket, plain or TLS. Plain
-// sockets and poll(), so that a short-lived command pays for nothing else. One thread at a time.
+// The client's connection: blocking reads and writes with timeouts over one non-blocking socket,
+// plain or TLS. Plain sockets and poll(), so that a short-lived command pays for nothing else. One
+// thread at a time.
 
 #pragma once
 
@@ -40,8 +41,8 @@ class Wire {
 
   /// 0 at the end of the stream. A timeout of 0 waits without end.
   virtual Result<std::size_t> read_some(std::span<char> into, Millis timeout);
-  /// Sends all; the timeout counts from the last byte that went. With `heed_answer`, stops and returns false as soon
-  /// as the other side has something to say.
+  /// Sends all; the timeout counts from the last byte that went. With `heed_answer`, stops and
+  /// returns false as soon as the other side has something to say.
   virtual Result<bool> write(std::string_view bytes, Millis timeout, bool heed_answer);
   /// Whether a read would return at once, be it with the end.
   virtual bool answer_waiting();

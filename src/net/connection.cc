@@ -111,8 +111,9 @@ asio::awaitable<bool> Connection::read_head() {
       request_.headers.clear();
       request_.parameters.clear();
       if (failure == boost::beast::http::error::header_limit) {
-        refuse(431, "invalid", "The request's head is larger than " +
-                                   std::to_string(options.header_limit) + " bytes.");
+        refuse(431, "invalid",
+               "The request's head is larger than " + std::to_string(options.header_limit) +
+                   " bytes.");
       } else {
         refuse(400, "invalid", "The request is not valid HTTP/1.1 (" + failure.message() + ").");
       }
@@ -221,8 +222,9 @@ const Route* Connection::find_route() {
   if (match.allowed.empty()) {
     refuse(404, "not_found", "There is nothing at " + shown + ".");
   } else {
-    refuse(405, "invalid", std::string(request_.method.substr(0, 40)) + " is not possible on " +
-                               shown + "; it allows " + match.allowed + ".");
+    refuse(405, "invalid",
+           std::string(request_.method.substr(0, 40)) + " is not possible on " + shown +
+               "; it allows " + match.allowed + ".");
     response_.headers.emplace_back("Allow", std::move(match.allowed));
   }
   return nullptr;
@@ -359,7 +361,8 @@ void Connection::refuse(int status, std::string_view code, std::string_view mess
 
 void Connection::report(SteadyClock::time_point began) {
   if (state_->options.on_access) {
-    const auto took = std::chrono::duration_cast<std::chrono::microseconds>(SteadyClock::now() - began);
+    const auto took =
+        std::chrono::duration_cast<std::chrono::microseconds>(SteadyClock::now() - began);
     state_->options.on_access(AccessRecord{request_, status_, bytes_out_, took});
   }
 }

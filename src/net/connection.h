@@ -1,10 +1,12 @@
 // net/connection.h  (inside the module only)
 //
-// One client's connection from accept to close: reads heads, finds the handler, runs it, sends the answer, and starts
-// again. Io thread only. Its coroutine owns it; the server's list only points at it.
+// One client's connection from accept to close: reads heads, finds the handler, runs it, sends the
+// answer, and starts again. Io thread only. Its coroutine owns it; the server's list only points at
+// it.
 //
-// Reading has one place at a time: the head and body readers, or the watch, which reads ahead during a handler only to
-// see whether the client is still there. The watch is always settled before anything else reads.
+// Reading has one place at a time: the head and body readers, or the watch, which reads ahead
+// during a handler only to see whether the client is still there. The watch is always settled
+// before anything else reads.
 
 #pragma once
 
@@ -45,9 +47,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   asio::awaitable<void> run();
 
   // From the server.
-  void sweep();        ///< ends what is overdue
-  void tell_stop();    ///< the server stops; finish what is under way
-  void cut();          ///< end now
+  void sweep();      ///< ends what is overdue
+  void tell_stop();  ///< the server stops; finish what is under way
+  void cut();        ///< end now
   asio::cancellation_slot cancellation_slot() { return cancel_.slot(); }
 
  private:
@@ -85,10 +87,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   static asio::awaitable<void> watch(std::shared_ptr<Connection> self);
   void start_watch();
   asio::awaitable<void> settle_watch();
-  /// Nobody reads what a stream writes: the client has left, the server stops, or only the head was asked for.
-  bool closed() const {
-    return gone_ || told_stop_ || (answer_ == Answer::kStream && is_head());
-  }
+  /// Nobody reads what a stream writes: the client has left, the server stops, or only the head was
+  /// asked for.
+  bool closed() const { return gone_ || told_stop_ || (answer_ == Answer::kStream && is_head()); }
   void announce_closed();
   asio::awaitable<void> wait_closed();
   void on_closed(std::function<void()> callback);
@@ -115,7 +116,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Response response_;
   int status_ = 0;
   std::uint64_t bytes_out_ = 0;
-  bool chunked_ = false;            ///< of the stream being written
+  bool chunked_ = false;  ///< of the stream being written
   bool stream_writing_ = false;
   Millis body_waited_{0};  ///< for bytes of the request's body
   std::uint64_t body_received_ = 0;
@@ -124,12 +125,13 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool linger_ = false;            ///< the client may still be sending
   bool timed_out_ = false;
   bool cut_ = false;
-  bool gone_ = false;       ///< the client has left, or cannot be written to
+  bool gone_ = false;  ///< the client has left, or cannot be written to
   bool told_stop_ = false;
 
   bool watching_ = false;
   bool watch_stop_ = false;
-  asio::steady_timer closed_signal_;  ///< cancelled when closed() becomes true, and when the watch ends
+  asio::steady_timer
+      closed_signal_;  ///< cancelled when closed() becomes true, and when the watch ends
   std::vector<std::function<void()>> closed_callbacks_;
 };
 

@@ -93,8 +93,9 @@ asio::awaitable<Result<std::string_view>> Connection::read_piece() {
 /// Into request_.body. False if that failed; the refusal is then set.
 asio::awaitable<bool> Connection::read_whole_body(std::uint64_t limit) {
   const auto too_large = [&] {
-    refuse(413, "exhausted", "The request's body is larger than the " + std::to_string(limit) +
-                                 " bytes that are allowed here.");
+    refuse(413, "exhausted",
+           "The request's body is larger than the " + std::to_string(limit) +
+               " bytes that are allowed here.");
   };
   const auto promised = parser_->content_length();
   if (promised.has_value() && *promised > limit) {
@@ -194,8 +195,8 @@ asio::awaitable<void> Connection::send_response(bool keep) {
 
 asio::awaitable<Status> Connection::write_chunk(std::string_view chunk) {
   if (closed()) {
-    co_return error(ErrorCode::kUnavailable, told_stop_ && !gone_ ? "The server is stopping."
-                                                                  : "The client has gone away.");
+    co_return error(ErrorCode::kUnavailable,
+                    told_stop_ && !gone_ ? "The server is stopping." : "The client has gone away.");
   }
   if (stream_writing_) {
     co_return error(ErrorCode::kInternal, "A stream takes one write at a time.");

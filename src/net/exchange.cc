@@ -4,8 +4,12 @@
 
 namespace quad::net {
 
-Request& Exchange::request() { return connection_->request_; }
-const Request& Exchange::request() const { return connection_->request_; }
+Request& Exchange::request() {
+  return connection_->request_;
+}
+const Request& Exchange::request() const {
+  return connection_->request_;
+}
 
 std::string_view Exchange::parameter(std::string_view name) const {
   return connection_->request_.parameter(name);
@@ -21,9 +25,13 @@ void Exchange::respond(Response response) {
   connection_->answer_ = Answer::kResponse;
 }
 
-void Exchange::respond_error(const Error& failure) { respond(error_response(failure)); }
+void Exchange::respond_error(const Error& failure) {
+  respond(error_response(failure));
+}
 
-bool Exchange::responded() const { return connection_->answer_ != Connection::Answer::kNone; }
+bool Exchange::responded() const {
+  return connection_->answer_ != Connection::Answer::kNone;
+}
 
 asio::awaitable<Result<std::string_view>> Exchange::read_body_some() {
   auto* connection = connection_;
@@ -148,7 +156,9 @@ void Exchange::on_closed(std::function<void()> callback) {
   connection_->on_closed(std::move(callback));
 }
 
-asio::any_io_executor Exchange::executor() const { return connection_->state_->io.get_executor(); }
+asio::any_io_executor Exchange::executor() const {
+  return connection_->state_->io.get_executor();
+}
 
 asio::awaitable<Status> BodyStream::write(std::string_view chunk) {
   return connection_->write_chunk(chunk);
@@ -163,7 +173,9 @@ bool BodyStream::closed() const {
   return connection_->closed();
 }
 
-asio::awaitable<void> BodyStream::wait_closed() { return connection_->wait_closed(); }
+asio::awaitable<void> BodyStream::wait_closed() {
+  return connection_->wait_closed();
+}
 
 void BodyStream::on_closed(std::function<void()> callback) {
   connection_->on_closed(std::move(callback));

@@ -1,8 +1,8 @@
 // net/exchange.h
 //
-// One request being answered: what a handler is given. A handler does exactly one of: respond(), start_stream(),
-// upgrade() or take_over(); one that does none answers 500. Lives in its connection and is valid until the handler
-// returns. Io thread only.
+// One request being answered: what a handler is given. A handler does exactly one of: respond(),
+// start_stream(), upgrade() or take_over(); one that does none answers 500. Lives in its connection
+// and is valid until the handler returns. Io thread only.
 
 #pragma once
 
@@ -39,36 +39,41 @@ class Exchange {
   /// Whether the exchange has its answer, of any of the four kinds.
   [[nodiscard]] bool responded() const;
 
-  /// For routes with BodyMode::kStreamed: the next piece of the request's body, empty at its end. The view holds until
-  /// the next call. kExhausted past the route's body limit, kUnavailable if the client goes away first.
+  /// For routes with BodyMode::kStreamed: the next piece of the request's body, empty at its end.
+  /// The view holds until the next call. kExhausted past the route's body limit, kUnavailable if
+  /// the client goes away first.
   boost::asio::awaitable<Result<std::string_view>> read_body_some();
-  /// Feeds the whole body to `sink` and returns its size. kExhausted (a 413, if given to respond_error) once there are
-  /// more than `max_bytes`, and before anything is read if the request says so itself.
+  /// Feeds the whole body to `sink` and returns its size. kExhausted (a 413, if given to
+  /// respond_error) once there are more than `max_bytes`, and before anything is read if the
+  /// request says so itself.
   boost::asio::awaitable<Result<std::uint64_t>> read_body_to(BodySink sink,
                                                              std::uint64_t max_bytes);
   /// What Content-Length promises; nothing for a chunked body.
   [[nodiscard]] std::optional<std::uint64_t> content_length() const;
 
-  /// Sends the head of a response whose body follows in pieces. If the client is gone already, the stream is closed.
+  /// Sends the head of a response whose body follows in pieces. If the client is gone already, the
+  /// stream is closed.
   boost::asio::awaitable<BodyStream> start_stream(int status, std::string content_type,
                                                   Headers headers = {});
 
-  /// Answers 101 and hands over the connection. kInvalid (answer with respond_error) unless the request asks for an
-  /// upgrade to `protocol`.
+  /// Answers 101 and hands over the connection. kInvalid (answer with respond_error) unless the
+  /// request asks for an upgrade to `protocol`.
   boost::asio::awaitable<Result<RawStream>> upgrade(std::string protocol, Headers headers = {});
-  /// Hands over the connection as it stands behind the request's body, with nothing answered: for a proxy, which
-  /// passes on the other server's answer. Read the body first.
+  /// Hands over the connection as it stands behind the request's body, with nothing answered: for a
+  /// proxy, which passes on the other server's answer. Read the body first.
   boost::asio::awaitable<Result<RawStream>> take_over();
 
-  // Whether the client went away or the server stops, while the handler waits for something else: as in BodyStream.
-  // Seen only once the request's body has been read, and at first use at the earliest.
+  // Whether the client went away or the server stops, while the handler waits for something else:
+  // as in BodyStream. Seen only once the request's body has been read, and at first use at the
+  // earliest.
   [[nodiscard]] bool closed();
   boost::asio::awaitable<void> wait_closed();
   void on_closed(std::function<void()> callback);
 
   [[nodiscard]] boost::asio::any_io_executor executor() const;
 
-  /// The application's own: what Router::before found out (who asks, …). Empty at the start of each exchange.
+  /// The application's own: what Router::before found out (who asks, …). Empty at the start of each
+  /// exchange.
   std::any context;
 
   // For the module's own use.

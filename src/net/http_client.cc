@@ -68,7 +68,8 @@ struct Outgoing {
   std::string_view text;
   int file = -1;
   off_t start = 0;  ///< of the file
-  std::optional<std::uint64_t> length;  ///< of the file; nothing for a pipe, which is sent in chunks
+  std::optional<std::uint64_t>
+      length;  ///< of the file; nothing for a pipe, which is sent in chunks
 };
 
 bool may_repeat(std::string_view method, const Outgoing& body) {
@@ -187,7 +188,8 @@ Result<ClientResponse> HttpClient::State::try_once(const Call& call, bool& answe
   auto head = head_of(call);
   const auto timeout = options.read_timeout;
   bool complete = true;
-  // A failing write may mean that the server has refused and closed: its answer says more than the failure.
+  // A failing write may mean that the server has refused and closed: its answer says more than the
+  // failure.
   std::optional<Error> write_error;
   const auto send = [&](Result<bool> sent) {
     if (!sent.ok()) {
@@ -353,8 +355,8 @@ Result<ClientResponse> HttpClient::State::read_response(const Call& call, bool& 
       continue;
     }
     if (!answered) {
-      return error(ErrorCode::kUnavailable,
-                   "The Quad server at " + options.url + " closed the connection without an answer.");
+      return error(ErrorCode::kUnavailable, "The Quad server at " + options.url +
+                                                " closed the connection without an answer.");
     }
     parser->put_eof(failure);
     if (failure) {
@@ -447,6 +449,8 @@ Result<UpgradeResult> HttpClient::upgrade(std::string_view target, std::string_v
   return result;
 }
 
-const std::string& HttpClient::url() const { return state_->options.url; }
+const std::string& HttpClient::url() const {
+  return state_->options.url;
+}
 
 }  // namespace quad::net

@@ -1,15 +1,15 @@
 // net/http_client.h
 //
-// A small blocking HTTP/1.1 client over one keep-alive connection, for the command line and for tools: it connects on
-// first use, reconnects when the server has closed an idle connection, and starts in well under a millisecond. OpenSSL
-// is touched only for https. One thread at a time.
+// A small blocking HTTP/1.1 client over one keep-alive connection, for the command line and for
+// tools: it connects on first use, reconnects when the server has closed an idle connection, and
+// starts in well under a millisecond. OpenSSL is touched only for https. One thread at a time.
 //
-// Addresses: http://host[:port][/prefix], https://host[:port][/prefix], unix:/path/of/socket. https verifies the
-// certificate chain and the host's name. Redirects are not followed.
+// Addresses: http://host[:port][/prefix], https://host[:port][/prefix], unix:/path/of/socket. https
+// verifies the certificate chain and the host's name. Redirects are not followed.
 //
-// Errors: kUnavailable if the server cannot be reached or the connection breaks, kTimeout, kInvalid for an address that
-// cannot be meant, kDenied for a certificate that does not verify. A response of any status is a success here; turn it
-// into an Error with ClientResponse::to_error().
+// Errors: kUnavailable if the server cannot be reached or the connection breaks, kTimeout, kInvalid
+// for an address that cannot be meant, kDenied for a certificate that does not verify. A response
+// of any status is a success here; turn it into an Error with ClientResponse::to_error().
 
 #pragma once
 
@@ -30,12 +30,13 @@ namespace quad::net {
 
 struct ClientOptions {
   std::string url;
-  std::string ca_file;               ///< PEM; the system's authorities if empty
+  std::string ca_file;  ///< PEM; the system's authorities if empty
   bool verify_certificate = true;
-  Headers headers;                   ///< sent with every request: Authorization, User-Agent, …
+  Headers headers;  ///< sent with every request: Authorization, User-Agent, …
   Millis connect_timeout{5'000};
-  Millis read_timeout{60'000};       ///< without a byte, while a response is awaited or read
-  std::uint64_t body_limit = 256ULL << 20U;  ///< of a response body that is collected; kExhausted beyond
+  Millis read_timeout{60'000};  ///< without a byte, while a response is awaited or read
+  std::uint64_t body_limit = 256ULL
+                             << 20U;  ///< of a response body that is collected; kExhausted beyond
 };
 
 struct ClientResponse {
@@ -53,21 +54,23 @@ struct ClientResponse {
 /// Takes a piece of a response body; false ends the reading, which costs the connection.
 using ChunkSink = std::function<bool(std::string_view)>;
 
-/// A connection after a successful upgrade. One thread may read while another writes, except over TLS.
+/// A connection after a successful upgrade. One thread may read while another writes, except over
+/// TLS.
 class ClientStream {
  public:
   virtual ~ClientStream() = default;
-  /// Waits for bytes, at most `timeout` (0: without end); 0 bytes is the end of the stream. kTimeout.
+  /// Waits for bytes, at most `timeout` (0: without end); 0 bytes is the end of the stream.
+  /// kTimeout.
   virtual Result<std::size_t> read_some(std::span<char> into, Millis timeout) = 0;
   virtual Status write(std::string_view bytes) = 0;
-  /// For poll(): readable means that read_some may have something. Bytes already held are not seen by poll, so read
-  /// until kTimeout first, or when `buffered()`.
+  /// For poll(): readable means that read_some may have something. Bytes already held are not seen
+  /// by poll, so read until kTimeout first, or when `buffered()`.
   [[nodiscard]] virtual int fd() const = 0;
   [[nodiscard]] virtual bool buffered() const = 0;
 };
 
 struct UpgradeResult {
-  ClientResponse response;               ///< status 101 if `stream` is there, else the server's refusal
+  ClientResponse response;  ///< status 101 if `stream` is there, else the server's refusal
   std::unique_ptr<ClientStream> stream;  ///< null if refused
 };
 
@@ -79,7 +82,8 @@ class HttpClient {
   HttpClient& operator=(HttpClient&&) noexcept;
   ~HttpClient();
 
-  /// Sends a request and collects the response. A body with no Content-Type among `headers` is sent as JSON.
+  /// Sends a request and collects the response. A body with no Content-Type among `headers` is sent
+  /// as JSON.
   Result<ClientResponse> request(std::string_view method, std::string_view target,
                                  std::string_view body = {}, const Headers& headers = {});
   Result<ClientResponse> get(std::string_view target) { return request("GET", target); }
@@ -87,18 +91,20 @@ class HttpClient {
     return request("POST", target, body);
   }
 
-  /// Sends a request and gives each piece of a 2xx body to `sink` as it comes; the body of another status is collected
-  /// in the response instead. `read_timeout` bounds each wait for a piece; 0 waits without end.
+  /// Sends a request and gives each piece of a 2xx body to `sink` as it comes; the body of another
+  /// status is collected in the response instead. `read_timeout` bounds each wait for a piece; 0
+  /// waits without end.
   Result<ClientResponse> stream(std::string_view method, std::string_view target,
                                 const ChunkSink& sink, Millis read_timeout,
                                 std::string_view body = {}, const Headers& headers = {});
 
-  /// Sends an open file, from its present offset to its end, as the body. An answer that comes before the whole is
-  /// sent (401, 413, …) ends the sending.
+  /// Sends an open file, from its present offset to its end, as the body. An answer that comes
+  /// before the whole is sent (401, 413, …) ends the sending.
   Result<ClientResponse> upload(std::string_view method, std::string_view target, int file,
                                 const Headers& headers = {});
 
-  /// Asks for an upgrade to `protocol`. The connection leaves the client; the next request makes a new one.
+  /// Asks for an upgrade to `protocol`. The connection leaves the client; the next request makes a
+  /// new one.
   Result<UpgradeResult> upgrade(std::string_view target, std::string_view protocol,
                                 const Headers& headers = {});
 

@@ -38,8 +38,9 @@ HttpClient client_of(ClientOptions options) {
 }
 
 TEST(HttpClient, SaysWhatIsWrongWithAnAddress) {
-  for (const auto* url : {"", "localhost:8080", "ftp://x", "http://", "http://x:0", "http://x:99999",
-                          "http://x:1a", "http://[::1", "http://u@x", "http://x/?q", "unix:relative"}) {
+  for (const auto* url :
+       {"", "localhost:8080", "ftp://x", "http://", "http://x:0", "http://x:99999", "http://x:1a",
+        "http://[::1", "http://u@x", "http://x/?q", "unix:relative"}) {
     ClientOptions options;
     options.url = url;
     const auto client = HttpClient::create(options);
@@ -93,7 +94,8 @@ TEST(HttpClient, ConnectsAgainWhenTheServerHasClosedTheIdleConnection) {
 
 TEST(HttpClient, GivesUpOnAServerThatSaysNothing) {
   Router router;
-  router.get("/never", [](Exchange& exchange) -> awaitable<void> { co_await exchange.wait_closed(); });
+  router.get("/never",
+             [](Exchange& exchange) -> awaitable<void> { co_await exchange.wait_closed(); });
   TestServer server(std::move(router));
   auto client = server.client(Millis(50));
   const auto response = client.get("/never");
@@ -157,7 +159,9 @@ TEST(HttpClient, TrustsNoCertificateOfAnotherName) {
   TestServer server(hello_router());
   std::uint16_t port = 0;
   server.on_io([&] {
-    port = server.server().listen_tls("127.0.0.2", 0, {server.certificate(), server.key()}).value_or(0);
+    port = server.server()
+               .listen_tls("127.0.0.2", 0, {server.certificate(), server.key()})
+               .value_or(0);
   });
   ClientOptions options;
   options.ca_file = server.certificate();

@@ -51,8 +51,8 @@ void begin_connection(const std::shared_ptr<ServerState>& state, const Listener&
   asio::co_spawn(state->io, run_connection(connection),
                  asio::bind_cancellation_slot(
                      connection->cancellation_slot(),
-                     // An exception here is the cancellation itself, or memory that ran out: either way this one
-                     // connection ends, and nothing else.
+                     // An exception here is the cancellation itself, or memory that ran out: either
+                     // way this one connection ends, and nothing else.
                      [connection](const std::exception_ptr&) {}));
 }
 
@@ -161,9 +161,9 @@ void ServerState::on_tick() {
     ticking = false;
     return;
   }
-  ticker->now = std::chrono::duration_cast<Millis>(
-                    std::chrono::steady_clock::now().time_since_epoch())
-                    .count();
+  ticker->now =
+      std::chrono::duration_cast<Millis>(std::chrono::steady_clock::now().time_since_epoch())
+          .count();
   if (const auto second = std::time(nullptr); second != date_second) {
     date_second = second;
     std::tm parts{};
@@ -193,9 +193,9 @@ void ServerState::on_tick() {
 
 void ServerState::stop(Millis grace) {
   const bool at_once = grace <= Millis(0);
-  const auto now = std::chrono::duration_cast<Millis>(
-                       std::chrono::steady_clock::now().time_since_epoch())
-                       .count();
+  const auto now =
+      std::chrono::duration_cast<Millis>(std::chrono::steady_clock::now().time_since_epoch())
+          .count();
   cut_at = std::min(cut_at, now + grace.count());
   if (!stopping) {
     stopping = true;
@@ -253,8 +253,8 @@ asio::awaitable<void> accept_loop(std::shared_ptr<ServerState> state,
     if (failure == asio::error::connection_aborted || failure == asio::error::interrupted) {
       continue;
     }
-    // No descriptors or no memory left: the client waits in the kernel's queue meanwhile. Without the pause this loop
-    // would spin, since the client stays acceptable.
+    // No descriptors or no memory left: the client waits in the kernel's queue meanwhile. Without
+    // the pause this loop would spin, since the client stays acceptable.
     listener->pause.expires_after(kAcceptPause);
     co_await listener->pause.async_wait(kToken);
   }
@@ -263,7 +263,9 @@ asio::awaitable<void> accept_loop(std::shared_ptr<ServerState> state,
 HttpServer::HttpServer(boost::asio::io_context& io, Router router, ServerOptions options)
     : state_(std::make_shared<ServerState>(io, std::move(router), std::move(options))) {}
 
-HttpServer::~HttpServer() { state_->stop(Millis(0)); }
+HttpServer::~HttpServer() {
+  state_->stop(Millis(0));
+}
 
 Result<std::uint16_t> HttpServer::listen_tcp(std::string_view address, std::uint16_t port) {
   return listen_on(state_, address, port, nullptr);
@@ -283,8 +285,8 @@ Status HttpServer::listen_unix(const std::string& path, unsigned mode) {
   if (answers(asio::local::stream_protocol::endpoint(path))) {
     return error(ErrorCode::kExists, "Another server is listening on '" + path + "'.", path);
   }
-  // Bound under another name, given its mode, and only then moved to its place, so that nobody can connect before the
-  // mode holds, and a dead server's file is replaced in one step.
+  // Bound under another name, given its mode, and only then moved to its place, so that nobody can
+  // connect before the mode holds, and a dead server's file is replaced in one step.
   const auto made = path + ".new";
   const asio::local::stream_protocol::endpoint endpoint(made);
   ::unlink(made.c_str());
@@ -317,9 +319,13 @@ Status HttpServer::listen_unix(const std::string& path, unsigned mode) {
   return {};
 }
 
-void HttpServer::stop(Millis grace) { state_->stop(grace); }
+void HttpServer::stop(Millis grace) {
+  state_->stop(grace);
+}
 
-bool HttpServer::stopped() const { return state_->stopping && state_->connections.empty(); }
+bool HttpServer::stopped() const {
+  return state_->stopping && state_->connections.empty();
+}
 
 ServerCounters HttpServer::counters() const {
   auto counters = state_->counters;

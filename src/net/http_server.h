@@ -1,11 +1,12 @@
 // net/http_server.h
 //
-// An HTTP/1.1 server on a caller's io_context: TCP, TLS and unix sockets, keep-alive, pipelining, chunked bodies,
-// streams and upgrades. One thread runs the io_context and calls everything here and in the handlers; nothing locks.
-// Other threads reach a handler by posting to the io_context.
+// An HTTP/1.1 server on a caller's io_context: TCP, TLS and unix sockets, keep-alive, pipelining,
+// chunked bodies, streams and upgrades. One thread runs the io_context and calls everything here
+// and in the handlers; nothing locks. Other threads reach a handler by posting to the io_context.
 //
-// Everything is bounded: connections, header and body sizes, and the time that a client may take for each step. What a
-// client sends cannot end the server, and neither can an exception in a handler, which becomes a 500.
+// Everything is bounded: connections, header and body sizes, and the time that a client may take
+// for each step. What a client sends cannot end the server, and neither can an exception in a
+// handler, which becomes a 500.
 //
 // Cost: about 20 µs of the thread for a small request; some 10 KiB for an idle connection.
 
@@ -36,13 +37,15 @@ namespace quad::net {
 /// One answered request, for logs and metrics. Views hold during the call.
 struct AccessRecord {
   const Request& request;
-  int status;               ///< 101 for an upgrade; 0 if nothing was answered: the client went away, or take_over()
+  int status;  ///< 101 for an upgrade; 0 if nothing was answered: the client went away, or
+               ///< take_over()
   std::uint64_t bytes_out;  ///< head and body
-  std::chrono::microseconds duration;  ///< from the end of the request's head to the answer's last byte
+  std::chrono::microseconds
+      duration;  ///< from the end of the request's head to the answer's last byte
 };
 
 struct ServerOptions {
-  std::size_t header_limit = 16U << 10U;  ///< bytes of a request's head; 431 beyond
+  std::size_t header_limit = 16U << 10U;   ///< bytes of a request's head; 431 beyond
   std::uint64_t body_limit = 8ULL << 20U;  ///< bytes of a buffered body; 413 beyond
   /// Over TCP, 503 beyond. Those over a unix socket come from users whom its mode lets in and are
   /// not counted, so that strangers cannot crowd them out.
@@ -87,17 +90,19 @@ class HttpServer {
 
   // Each starts to accept and returns; a server may listen in many places.
 
-  /// `address` is a number ("127.0.0.1", "::1", "0.0.0.0", "::" for both families) or "localhost". Port 0 takes a free
-  /// one. Returns the port.
+  /// `address` is a number ("127.0.0.1", "::1", "0.0.0.0", "::" for both families) or "localhost".
+  /// Port 0 takes a free one. Returns the port.
   Result<std::uint16_t> listen_tcp(std::string_view address, std::uint16_t port);
   /// The same with TLS 1.2 or newer.
   Result<std::uint16_t> listen_tls(std::string_view address, std::uint16_t port,
                                    const TlsFiles& files);
-  /// A socket file of that mode. A file that a dead server left is replaced; kExists if a live one answers there.
+  /// A socket file of that mode. A file that a dead server left is replaced; kExists if a live one
+  /// answers there.
   Status listen_unix(const std::string& path, unsigned mode = 0600);
 
-  /// Stops accepting, closes idle connections, tells streams that they are closed, lets other exchanges finish within
-  /// `grace`, then cancels them. The io_context runs out of this server's work when the last is gone.
+  /// Stops accepting, closes idle connections, tells streams that they are closed, lets other
+  /// exchanges finish within `grace`, then cancels them. The io_context runs out of this server's
+  /// work when the last is gone.
   void stop(Millis grace);
   /// Whether stop() was called and the last connection is gone.
   [[nodiscard]] bool stopped() const;

@@ -77,7 +77,8 @@ TEST(HttpServer, AHandlerThatThrowsAnswers500AndTheConnectionLivesOn) {
   std::atomic<int> faults = 0;
   auto options = test_options();
   options.on_fault = [&](std::string_view what) {
-    EXPECT_THAT(std::string(what), testing::AnyOf(HasSubstr("the disk is on fire"), HasSubstr("gave no answer")));
+    EXPECT_THAT(std::string(what),
+                testing::AnyOf(HasSubstr("the disk is on fire"), HasSubstr("gave no answer")));
     ++faults;
   };
   TestServer server(echo_router(), options);
@@ -86,7 +87,8 @@ TEST(HttpServer, AHandlerThatThrowsAnswers500AndTheConnectionLivesOn) {
     const auto response = client.get(path);
     ASSERT_TRUE(response.ok()) << response.error().message;
     EXPECT_EQ(response->status, 500);
-    EXPECT_THAT(response->body, Not(HasSubstr("fire"))) << "what a fault was is not the client's business";
+    EXPECT_THAT(response->body, Not(HasSubstr("fire")))
+        << "what a fault was is not the client's business";
   }
   EXPECT_EQ(client.get("/echo")->status, 200);
   EXPECT_EQ(server.counters().accepted, 1U);
@@ -151,32 +153,32 @@ TEST(HttpServer, RefusesABodyPastTheLimitWithoutReadingIt) {
   EXPECT_EQ(huge->status, 413);
 
   RawClient chunked(server.port());
-  ASSERT_TRUE(chunked.send("POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3e9\r\n" +
-                           std::string(1001, 'x') + "\r\n0\r\n\r\n"));
+  ASSERT_TRUE(
+      chunked.send("POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3e9\r\n" +
+                   std::string(1001, 'x') + "\r\n0\r\n\r\n"));
   EXPECT_THAT(chunked.read_response(), StartsWith("HTTP/1.1 413 "));
 }
 
 TEST(HttpServer, StreamsALargeUploadToItsHandler) {
   Router router;
-  router.add(
-      "PUT", "/blob",
-      [](Exchange& exchange) -> awaitable<void> {
-        std::uint64_t sum = 0;
-        auto taken = co_await exchange.read_body_to(
-            [&sum](std::string_view piece) -> Status {
-              for (const char c : piece) {
-                sum += static_cast<unsigned char>(c);
-              }
-              return {};
-            },
-            64U << 20U);
-        if (!taken.ok()) {
-          exchange.respond_error(taken.error());
-          co_return;
-        }
-        exchange.respond(text_response(std::to_string(*taken) + " " + std::to_string(sum)));
-      },
-      {BodyMode::kStreamed});
+  router.add("PUT", "/blob",
+             [](Exchange& exchange) -> awaitable<void> {
+               std::uint64_t sum = 0;
+               auto taken = co_await exchange.read_body_to(
+                   [&sum](std::string_view piece) -> Status {
+                     for (const char c : piece) {
+                       sum += static_cast<unsigned char>(c);
+                     }
+                     return {};
+                   },
+                   64U << 20U);
+               if (!taken.ok()) {
+                 exchange.respond_error(taken.error());
+                 co_return;
+               }
+               exchange.respond(text_response(std::to_string(*taken) + " " + std::to_string(sum)));
+             },
+             {BodyMode::kStreamed});
   TestServer server(std::move(router));
   const std::string path = server.certificate() + ".blob";
   std::string blob(20U << 20U, '\0');
@@ -200,16 +202,15 @@ TEST(HttpServer, StreamsALargeUploadToItsHandler) {
 
 TEST(HttpServer, AStreamedUploadPastItsBoundIsRefusedWhileItIsBeingSent) {
   Router router;
-  router.add(
-      "PUT", "/blob",
-      [](Exchange& exchange) -> awaitable<void> {
-        auto taken = co_await exchange.read_body_to(
-            [](std::string_view) -> Status { return {}; }, 1U << 20U);
-        if (!taken.ok()) {
-          exchange.respond(error_response(413, "exhausted", taken.error().message));
-        }
-      },
-      {BodyMode::kStreamed});
+  router.add("PUT", "/blob",
+             [](Exchange& exchange) -> awaitable<void> {
+               auto taken = co_await exchange.read_body_to(
+                   [](std::string_view) -> Status { return {}; }, 1U << 20U);
+               if (!taken.ok()) {
+                 exchange.respond(error_response(413, "exhausted", taken.error().message));
+               }
+             },
+             {BodyMode::kStreamed});
   TestServer server(std::move(router));
   const std::string path = server.certificate() + ".blob";
   ASSERT_TRUE(write_file_atomically(path, std::string(40U << 20U, 'x')).ok());
@@ -227,8 +228,9 @@ TEST(HttpServer, AStreamedUploadPastItsBoundIsRefusedWhileItIsBeingSent) {
 TEST(HttpServer, TellsAClientThatAsksFirstToGoOn) {
   TestServer server(echo_router());
   RawClient client(server.port());
-  ASSERT_TRUE(client.send("POST /echo HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
-                          "Content-Length: 5\r\n\r\n"));
+  ASSERT_TRUE(
+      client.send("POST /echo HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
+                  "Content-Length: 5\r\n\r\n"));
   EXPECT_EQ(client.read_until("\r\n\r\n"), "HTTP/1.1 100 Continue\r\n\r\n");
   ASSERT_TRUE(client.send("hello"));
   EXPECT_THAT(client.read_response(), HasSubstr("POST /echo hello"));
@@ -289,7 +291,9 @@ struct Refusal {
   std::string answer;
 };
 
-void PrintTo(const Refusal& refusal, std::ostream* out) { *out << refusal.name; }
+void PrintTo(const Refusal& refusal, std::ostream* out) {
+  *out << refusal.name;
+}
 
 class Refused : public testing::TestWithParam<Refusal> {};
 
@@ -308,11 +312,13 @@ INSTANTIATE_TEST_SUITE_P(
     HttpServer, Refused,
     testing::Values(
         Refusal{"NoHttp", "hello there\r\n\r\n", "400"},
-        Refusal{"Tls", std::string("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 15), "400"},
-        Refusal{"NoHost", "GET /echo HTTP/1.1\r\nConnection: close\r\n\r\n", "400"},
-        Refusal{"TwoLengths",
-                "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+        Refusal{"Tls", std::string("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 15),
                 "400"},
+        Refusal{"NoHost", "GET /echo HTTP/1.1\r\nConnection: close\r\n\r\n", "400"},
+        Refusal{
+            "TwoLengths",
+            "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+            "400"},
         Refusal{"LengthAndChunked",
                 "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: "
                 "chunked\r\n\r\n0\r\n\r\n",
@@ -320,8 +326,10 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"UnknownEncoding",
                 "POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\nabc", "501"},
         Refusal{"BadChunk",
-                "POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "400"},
-        Refusal{"LongHeader", "GET /echo HTTP/1.1\r\nHost: x\r\nX: " + std::string(9000, 'y'), "431"},
+                "POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+                "400"},
+        Refusal{"LongHeader", "GET /echo HTTP/1.1\r\nHost: x\r\nX: " + std::string(9000, 'y'),
+                "431"},
         Refusal{"LongTarget", "GET /" + std::string(9000, 'y'), "431"},
         Refusal{"ManyHeaders",
                 [] {
@@ -358,9 +366,15 @@ TEST(HttpServer, NoGarbageKillsIt) {
       for (auto changes = random() % 6 + 1; changes > 0; --changes) {
         const auto at = random() % bytes.size();
         switch (random() % 3) {
-          case 0: bytes[at] = static_cast<char>(random()); break;
-          case 1: bytes.erase(at, random() % 5); break;
-          default: bytes.insert(at, bytes.substr(random() % bytes.size(), random() % 20)); break;
+          case 0:
+            bytes[at] = static_cast<char>(random());
+            break;
+          case 1:
+            bytes.erase(at, random() % 5);
+            break;
+          default:
+            bytes.insert(at, bytes.substr(random() % bytes.size(), random() % 20));
+            break;
         }
       }
     }
@@ -495,7 +509,8 @@ TEST(HttpServer, RunsOutOfDescriptorsWithoutSpinningAndRecovers) {
     getrusage(RUSAGE_SELF, &start);
     EXPECT_EQ(early.get("/echo")->status, 200) << "who is in is served";
     std::promise<void> later;
-    EXPECT_EQ(later.get_future().wait_for(std::chrono::milliseconds(300)), std::future_status::timeout);
+    EXPECT_EQ(later.get_future().wait_for(std::chrono::milliseconds(300)),
+              std::future_status::timeout);
     rusage end{};
     getrusage(RUSAGE_SELF, &end);
     const auto used = [](const rusage& r) {

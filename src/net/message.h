@@ -1,11 +1,11 @@
 // net/message.h
 //
-// What one HTTP exchange is made of: the request as a handler sees it, the response that it gives, and how Quad's
-// errors travel over HTTP (both ways, so that a client gets back the Error that the server returned). Plain data, any
-// thread; the server fills a Request on its io thread.
+// What one HTTP exchange is made of: the request as a handler sees it, the response that it gives,
+// and how Quad's errors travel over HTTP (both ways, so that a client gets back the Error that the
+// server returned). Plain data, any thread; the server fills a Request on its io thread.
 //
-// A Request's views point into its connection's memory: they hold until the handler returns. Copy what must live longer.
-// `body` is the request's own; a handler may move it out.
+// A Request's views point into its connection's memory: they hold until the handler returns. Copy
+// what must live longer. `body` is the request's own; a handler may move it out.
 
 #pragma once
 
@@ -35,7 +35,7 @@ struct Request {
   std::string_view route;   ///< the pattern that matched: "/v1/jobs/{id}"; empty if none did
   std::string body;         ///< empty for a route that streams its body
 
-  std::string_view peer;  ///< "10.0.0.3:51234", "[::1]:51234", or "unix"
+  std::string_view peer;                  ///< "10.0.0.3:51234", "[::1]:51234", or "unix"
   std::optional<std::uint32_t> peer_uid;  ///< the caller's user id; only on a unix socket
   bool tls = false;
 
@@ -58,7 +58,8 @@ struct Response {
   int status = 200;
   std::string content_type;  ///< no Content-Type line if empty
   std::string body;
-  Headers headers;  ///< beyond Content-Type, Content-Length, Date and Connection, which the server writes
+  Headers headers;  ///< beyond Content-Type, Content-Length, Date and Connection, which the server
+                    ///< writes
   /// Sent instead of `body` if set: one text for many answers, without a copy for each.
   std::shared_ptr<const std::string> shared_body;
 };
@@ -72,7 +73,8 @@ struct Response {
 
 /// 400 for kInvalid, 404 for kNotFound, …: as in base/result.h.
 [[nodiscard]] int http_status(ErrorCode code);
-/// The reverse, for a client: the Error inside an error body, or one made of the status if the body has none.
+/// The reverse, for a client: the Error inside an error body, or one made of the status if the body
+/// has none.
 [[nodiscard]] Error error_of_response(int status, std::string_view body);
 
 /// "Not Found" for 404; "Status" for a number without a name.

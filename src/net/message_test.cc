@@ -1,7 +1,7 @@
 #include "net/message.h"
 
-#include <boost/asio/awaitable.hpp>
 #include <gtest/gtest.h>
+#include <boost/asio/awaitable.hpp>
 
 #include "net/exchange.h"
 #include "net/router.h"

@@ -30,8 +30,8 @@ Error gone(const ErrorValue& failure) {
 }
 
 /// One socket and one timer: whichever ends first cancels the other.
-asio::awaitable<Result<RawStream>> connect_to(std::vector<asio::generic::stream_protocol::endpoint> ends,
-                                              std::string name, Millis timeout) {
+asio::awaitable<Result<RawStream>> connect_to(
+    std::vector<asio::generic::stream_protocol::endpoint> ends, std::string name, Millis timeout) {
   const auto executor = co_await asio::this_coro::executor;
   ErrorValue failure = asio::error::host_unreachable;
   // Shared with the timer's callback, which may still run when this coroutine has ended.
@@ -96,7 +96,8 @@ asio::awaitable<void> relay_one_way(RawStream from, RawStream to) {
 
 RawStream::RawStream(std::shared_ptr<State> state) : state_(std::move(state)) {}
 
-// The coroutines below are free functions that hold the state themselves: the handle may be destroyed while they wait.
+// The coroutines below are free functions that hold the state themselves: the handle may be
+// destroyed while they wait.
 namespace {
 
 template <typename State>
@@ -146,13 +147,21 @@ asio::awaitable<Result<std::size_t>> RawStream::read_some(std::span<char> into) 
   return read_from(state_, into);
 }
 
-asio::awaitable<Status> RawStream::write(std::string_view bytes) { return write_to(state_, bytes); }
+asio::awaitable<Status> RawStream::write(std::string_view bytes) {
+  return write_to(state_, bytes);
+}
 
-asio::awaitable<Status> RawStream::end_writing() { return end_half(state_); }
+asio::awaitable<Status> RawStream::end_writing() {
+  return end_half(state_);
+}
 
-void RawStream::close() { state_->transport->close(); }
+void RawStream::close() {
+  state_->transport->close();
+}
 
-bool RawStream::closed() const { return !state_->transport->open(); }
+bool RawStream::closed() const {
+  return !state_->transport->open();
+}
 
 asio::awaitable<Result<RawStream>> connect_tcp(std::string address, std::uint16_t port,
                                                Millis timeout) {

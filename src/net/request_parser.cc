@@ -12,7 +12,9 @@ namespace {
 constexpr std::size_t kFirstCapacity = 4096;
 constexpr std::size_t kKeptCapacity = 16U << 10U;
 
-std::string_view to_view(boost::beast::string_view text) { return {text.data(), text.size()}; }
+std::string_view to_view(boost::beast::string_view text) {
+  return {text.data(), text.size()};
+}
 
 }  // namespace
 
@@ -51,8 +53,8 @@ void HeadArena::add_start(std::string_view method, std::string_view target) {
 }
 
 void HeadArena::add_field(std::string_view name, std::string_view value) {
-  fields_.push_back({static_cast<std::uint32_t>(name.size()),
-                     static_cast<std::uint32_t>(value.size())});
+  fields_.push_back(
+      {static_cast<std::uint32_t>(name.size()), static_cast<std::uint32_t>(value.size())});
   text_ += name;
   text_ += value;
 }

@@ -1,7 +1,8 @@
 // net/request_parser.h  (inside the module only)
 //
-// From bytes to a Request: Beast's parser with our own storage beneath it. The head's text goes into one arena that a
-// connection reuses for all its requests, so that a request on a warm connection allocates nothing here.
+// From bytes to a Request: Beast's parser with our own storage beneath it. The head's text goes
+// into one arena that a connection reuses for all its requests, so that a request on a warm
+// connection allocates nothing here.
 
 #pragma once
 
@@ -26,8 +27,8 @@ class InputBuffer {
   void consume(std::size_t count) { begin_ += count; }
   void commit(std::size_t count) { end_ += count; }
 
-  /// Free space at the end, after moving what is unread to the front if that helps and growing up to `limit` in all if
-  /// it does not. Empty if the buffer is full of `limit` unread bytes.
+  /// Free space at the end, after moving what is unread to the front if that helps and growing up
+  /// to `limit` in all if it does not. Empty if the buffer is full of `limit` unread bytes.
   std::span<char> prepare(std::size_t limit);
   /// Gives back the memory that a large body needed, if nothing is unread.
   void shrink();
@@ -62,8 +63,8 @@ class RequestParser final : public boost::beast::http::basic_parser<true> {
  public:
   RequestParser(HeadArena& arena, std::size_t header_limit);
 
-  /// Feeds what is in `buffer` and consumes what was used. After the head, stops after each piece of the body. True if
-  /// it made progress, false if it needs more bytes or failed.
+  /// Feeds what is in `buffer` and consumes what was used. After the head, stops after each piece
+  /// of the body. True if it made progress, false if it needs more bytes or failed.
   bool advance(InputBuffer& buffer, boost::beast::error_code& failure);
   /// The piece of the body that the last advance() brought; points into the buffer.
   [[nodiscard]] std::string_view piece() const { return piece_; }

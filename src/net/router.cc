@@ -7,7 +7,8 @@
 
 namespace quad::net {
 
-/// A segment of the paths that exist. `routes` are those whose pattern ends here, `tail` those that end in {name...}.
+/// A segment of the paths that exist. `routes` are those whose pattern ends here, `tail` those that
+/// end in {name...}.
 struct Router::Node {
   std::map<std::string, std::unique_ptr<Node>, std::less<>> words;
   std::unique_ptr<Node> any;

@@ -1,12 +1,13 @@
 // net/router.h
 //
-// Which handler answers which request. Filled once at start, then given to the server and never changed. A look-up
-// costs one step for each segment of the path.
+// Which handler answers which request. Filled once at start, then given to the server and never
+// changed. A look-up costs one step for each segment of the path.
 //
-// A pattern is a path whose segments are words, {names} that match one segment, or, at the end, {name...} that matches
-// all that is left, slashes included (and nothing). "/v1/jobs/{id}/logs". Segments are matched as sent and decoded
-// afterwards, so an escaped slash stays inside its parameter. Words win over names, names over {name...}. A path that
-// only other methods have answers 405; one that nothing has answers 404. GET handlers answer HEAD too.
+// A pattern is a path whose segments are words, {names} that match one segment, or, at the end,
+// {name...} that matches all that is left, slashes included (and nothing). "/v1/jobs/{id}/logs".
+// Segments are matched as sent and decoded afterwards, so an escaped slash stays inside its
+// parameter. Words win over names, names over {name...}. A path that only other methods have
+// answers 405; one that nothing has answers 404. GET handlers answer HEAD too.
 
 #pragma once
 
@@ -24,10 +25,12 @@ namespace quad::net {
 
 class Exchange;
 
-/// Answers one request. A lambda with captures may be a coroutine here: the router keeps it alive, so that its captures
-/// outlive every call. Use no references to anything shorter-lived than the server.
+/// Answers one request. A lambda with captures may be a coroutine here: the router keeps it alive,
+/// so that its captures outlive every call. Use no references to anything shorter-lived than the
+/// server.
 using Handler = std::function<boost::asio::awaitable<void>(Exchange&)>;
-/// Looks at a request before its handler and before its body is read; if it responds, that is the answer.
+/// Looks at a request before its handler and before its body is read; if it responds, that is the
+/// answer.
 using Filter = std::function<void(Exchange&)>;
 
 enum class BodyMode {
@@ -55,7 +58,8 @@ class Router {
   Router(Router&&) noexcept;
   Router& operator=(Router&&) noexcept;
 
-  /// Adds a handler. A pattern that is malformed or already there for the method is a programming error (aborts).
+  /// Adds a handler. A pattern that is malformed or already there for the method is a programming
+  /// error (aborts).
   void add(std::string_view method, std::string_view pattern, Handler handler,
            RouteOptions options = {});
   void get(std::string_view pattern, Handler handler) { add("GET", pattern, std::move(handler)); }

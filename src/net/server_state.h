@@ -1,7 +1,7 @@
 // net/server_state.h  (inside the module only)
 //
-// What all connections of one server share. Held by the server, its accept loops and its connections, whichever lives
-// longest. Io thread only.
+// What all connections of one server share. Held by the server, its accept loops and its
+// connections, whichever lives longest. Io thread only.
 
 #pragma once
 

@@ -54,8 +54,8 @@ Result<bool> SseParser::feed(std::string_view piece,
     const auto end = piece.find_first_of("\r\n");
     const auto part = piece.substr(0, end);
     if (partial_.size() + part.size() + event_.data.size() > limit_) {
-      return error(ErrorCode::kExhausted, "The server sent an event of more than " +
-                                              std::to_string(limit_) + " bytes.");
+      return error(ErrorCode::kExhausted,
+                   "The server sent an event of more than " + std::to_string(limit_) + " bytes.");
     }
     if (end == std::string_view::npos) {
       partial_ += part;

@@ -1,11 +1,13 @@
 // net/stream.h
 //
-// The two ways in which a connection outgrows one response: a BodyStream, a response body that is written piece by
-// piece (events, followed logs, large files), and a RawStream, the bare connection after a protocol upgrade.
+// The two ways in which a connection outgrows one response: a BodyStream, a response body that is
+// written piece by piece (events, followed logs, large files), and a RawStream, the bare connection
+// after a protocol upgrade.
 //
-// Both are handles: cheap to copy, used only on the io thread. Every write waits until the kernel has taken the bytes,
-// so a slow reader holds back its writer and nothing else; a reader that takes nothing for the server's write timeout
-// is cut off. At most one write and one read may be under way on a stream at a time; a second is refused.
+// Both are handles: cheap to copy, used only on the io thread. Every write waits until the kernel
+// has taken the bytes, so a slow reader holds back its writer and nothing else; a reader that takes
+// nothing for the server's write timeout is cut off. At most one write and one read may be under
+// way on a stream at a time; a second is refused.
 
 #pragma once
 
@@ -30,7 +32,8 @@ class Transport;
 /// ends the body, abort() or an exception breaks the connection.
 class BodyStream {
  public:
-  /// Sends a piece; an empty one sends nothing. kUnavailable once the client has gone or the server stops.
+  /// Sends a piece; an empty one sends nothing. kUnavailable once the client has gone or the server
+  /// stops.
   boost::asio::awaitable<Status> write(std::string_view chunk);
 
   /// Whether the client has gone, or the server stops.
@@ -50,8 +53,9 @@ class BodyStream {
   Connection* connection_;
 };
 
-/// A two-way stream of bytes over TCP, TLS or a unix socket. It lives as long as its last handle; one that came from
-/// Exchange::upgrade is closed when the handler returns, and reads and writes on it then fail.
+/// A two-way stream of bytes over TCP, TLS or a unix socket. It lives as long as its last handle;
+/// one that came from Exchange::upgrade is closed when the handler returns, and reads and writes on
+/// it then fail.
 class RawStream {
  public:
   /// Waits for bytes; 0 means that the other side has ended its half.
@@ -72,7 +76,8 @@ class RawStream {
   std::shared_ptr<State> state_;
 };
 
-/// Connects to a TCP address: a number, or "localhost"; names are not resolved. Runs on the caller's executor.
+/// Connects to a TCP address: a number, or "localhost"; names are not resolved. Runs on the
+/// caller's executor.
 boost::asio::awaitable<Result<RawStream>> connect_tcp(std::string address, std::uint16_t port,
                                                       Millis timeout);
 /// Connects to a unix socket.

@@ -73,7 +73,8 @@ TEST(BodyStream, EventsReachTheClientAsTheyAreSentAndTheConnectionServesOn) {
     auto stream = co_await exchange.start_stream(200, std::string(kSseContentType));
     for (int i = 1; i <= 50; ++i) {
       std::string text;
-      append_sse(text, std::to_string(i), "tick", std::string(static_cast<std::size_t>(i) * 100, 'x'));
+      append_sse(text, std::to_string(i), "tick",
+                 std::string(static_cast<std::size_t>(i) * 100, 'x'));
       const auto sent = co_await stream.write(text);
       if (!sent.ok()) {
         co_return;
@@ -121,7 +122,8 @@ TEST(BodyStream, APipelinedRequestBehindAStreamIsServed) {
   });
   TestServer server(std::move(router));
   RawClient client(server.port());
-  ASSERT_TRUE(client.send("GET /stream HTTP/1.1\r\nHost: x\r\n\r\nGET /next HTTP/1.1\r\nHost: x\r\n\r\n"));
+  ASSERT_TRUE(
+      client.send("GET /stream HTTP/1.1\r\nHost: x\r\n\r\nGET /next HTTP/1.1\r\nHost: x\r\n\r\n"));
   EXPECT_THAT(client.read_until("0\r\n\r\n"), HasSubstr("5\r\npiece\r\n"));
   EXPECT_THAT(client.read_response(), StartsWith("HTTP/1.1 200 "));
 }
@@ -314,8 +316,9 @@ TEST(Upgrade, BytesSentRightBehindTheRequestAreNotLost) {
   router.get("/echo", echo_upgrade);
   TestServer server(std::move(router));
   RawClient client(server.port());
-  ASSERT_TRUE(client.send("GET /echo HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: "
-                          "quad-echo\r\n\r\nearly"));
+  ASSERT_TRUE(
+      client.send("GET /echo HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: "
+                  "quad-echo\r\n\r\nearly"));
   EXPECT_THAT(client.read_until("\r\n\r\n"), StartsWith("HTTP/1.1 101 "));
   EXPECT_EQ(client.read_until("early"), "early");
 }

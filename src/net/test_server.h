@@ -1,7 +1,8 @@
 // net/test_server.h  (for tests only)
 //
-// A real server on its own thread, a bare blocking socket to talk to it with, and a self-signed certificate. Nothing
-// waits longer than kPatience, so that a broken promise fails a test and does not hang it.
+// A real server on its own thread, a bare blocking socket to talk to it with, and a self-signed
+// certificate. Nothing waits longer than kPatience, so that a broken promise fails a test and does
+// not hang it.
 
 #pragma once
 
@@ -85,7 +86,8 @@ class RawClient {
   std::string held_;
 };
 
-/// Writes a new key and a certificate for "localhost" and 127.0.0.1, signed by itself, as PEM files.
+/// Writes a new key and a certificate for "localhost" and 127.0.0.1, signed by itself, as PEM
+/// files.
 void make_certificate(const std::string& certificate, const std::string& key);
 
 }  // namespace quad::net

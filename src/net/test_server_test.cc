@@ -77,7 +77,9 @@ void TestServer::stop(Millis grace) {
   boost::asio::post(io_->context, [this, grace] { server_->stop(grace); });
 }
 
-bool TestServer::finished() { return end_.wait_for(kPatience) == std::future_status::ready; }
+bool TestServer::finished() {
+  return end_.wait_for(kPatience) == std::future_status::ready;
+}
 
 ServerCounters TestServer::counters() {
   ServerCounters counters;
@@ -85,8 +87,12 @@ ServerCounters TestServer::counters() {
   return counters;
 }
 
-std::string TestServer::url() const { return "http://127.0.0.1:" + std::to_string(port_); }
-std::string TestServer::tls_url() const { return "https://localhost:" + std::to_string(tls_port_); }
+std::string TestServer::url() const {
+  return "http://127.0.0.1:" + std::to_string(port_);
+}
+std::string TestServer::tls_url() const {
+  return "https://localhost:" + std::to_string(tls_port_);
+}
 
 namespace {
 
@@ -133,7 +139,9 @@ RawClient::RawClient(std::uint16_t port, int receive_buffer)
   EXPECT_EQ(::connect(fd_, reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
 }
 
-RawClient::~RawClient() { close(); }
+RawClient::~RawClient() {
+  close();
+}
 
 bool RawClient::send(std::string_view bytes) const {
   while (!bytes.empty()) {
@@ -187,7 +195,9 @@ std::string RawClient::read_response() {
   return text;
 }
 
-void RawClient::end_writing() const { ::shutdown(fd_, SHUT_WR); }
+void RawClient::end_writing() const {
+  ::shutdown(fd_, SHUT_WR);
+}
 
 void RawClient::close() {
   if (fd_ >= 0) {
@@ -207,8 +217,8 @@ void make_certificate(const std::string& certificate, const std::string& key) {
   X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_ASC,
                              reinterpret_cast<const unsigned char*>("localhost"), -1, -1, 0);
   X509_set_issuer_name(subject, name);
-  X509_EXTENSION* names = X509V3_EXT_conf_nid(nullptr, nullptr, NID_subject_alt_name,
-                                              "DNS:localhost,IP:127.0.0.1");
+  X509_EXTENSION* names =
+      X509V3_EXT_conf_nid(nullptr, nullptr, NID_subject_alt_name, "DNS:localhost,IP:127.0.0.1");
   X509_add_ext(subject, names, -1);
   X509_EXTENSION_free(names);
   X509_sign(subject, pair, EVP_sha256());

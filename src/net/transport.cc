@@ -111,8 +111,8 @@ asio::awaitable<IoResult> Transport::write(std::string_view first, std::string_v
 asio::awaitable<ErrorValue> Transport::end_writing() {
   ErrorValue failure;
   if (tls_ != nullptr) {
-    // Asio's shutdown sends our close_notify and then reads until the other side's, which a pending read would get in
-    // the way of. Few clients answer with theirs at once, so the wait is short.
+    // Asio's shutdown sends our close_notify and then reads until the other side's, which a pending
+    // read would get in the way of. Few clients answer with theirs at once, so the wait is short.
     if (reading_) {
       cancel_reading();
     }

@@ -1,10 +1,12 @@
 // net/transport.h  (inside the module only)
 //
-// One connected socket, TCP or unix, with TLS over it or without: reads, writes and their deadlines behind one class,
-// so that the rest of the module does not care. Io thread only. One read and one write at a time.
+// One connected socket, TCP or unix, with TLS over it or without: reads, writes and their deadlines
+// behind one class, so that the rest of the module does not care. Io thread only. One read and one
+// write at a time.
 //
-// Deadlines are two numbers that the server's tick compares with its coarse clock: setting one costs nothing, which a
-// timer for each operation would not. A transport without a Ticker (outgoing connections) has none.
+// Deadlines are two numbers that the server's tick compares with its coarse clock: setting one
+// costs nothing, which a timer for each operation would not. A transport without a Ticker (outgoing
+// connections) has none.
 
 #pragma once
 
@@ -33,7 +35,8 @@ struct Ticker {
   std::int64_t now = 0;
   std::int64_t tick = 0;
 
-  /// The deadline for something that may take `timeout` from now; late by at most two ticks, never early.
+  /// The deadline for something that may take `timeout` from now; late by at most two ticks, never
+  /// early.
   [[nodiscard]] std::int64_t after(Millis timeout) const { return now + tick + timeout.count(); }
 };
 
@@ -58,8 +61,8 @@ class Transport {
   asio::awaitable<IoResult> write(std::string_view first, std::string_view second = {});
   /// Ends this side's half. TLS has no half that clients agree on: there it ends the reading too.
   asio::awaitable<ErrorValue> end_writing();
-  /// Reads and forgets what still comes, until the other side ends: so that it can read our last answer before our
-  /// closing resets the connection. The read deadline bounds it.
+  /// Reads and forgets what still comes, until the other side ends: so that it can read our last
+  /// answer before our closing resets the connection. The read deadline bounds it.
   asio::awaitable<void> discard();
   /// Aborts what is pending; the connection stays usable. Only while nothing is being written.
   void cancel_reading();
@@ -93,7 +96,8 @@ class Transport {
 std::string peer_name(const StreamSocket& socket);
 /// The user at the other end of a unix socket.
 std::optional<std::uint32_t> peer_user(const StreamSocket& socket);
-/// No delay for small writes, and keep-alive probes that find a dead peer in about a minute. Nothing for unix sockets.
+/// No delay for small writes, and keep-alive probes that find a dead peer in about a minute.
+/// Nothing for unix sockets.
 void tune_tcp(StreamSocket& socket);
 
 }  // namespace quad::net

@@ -30,7 +30,9 @@ asio::awaitable<bool> wait_until(std::shared_ptr<State> state,
 }  // namespace
 
 Wakeup::Wakeup(const asio::any_io_executor& executor) : state_(std::make_shared<State>(executor)) {}
-Wakeup::~Wakeup() { state_->timer.cancel(); }
+Wakeup::~Wakeup() {
+  state_->timer.cancel();
+}
 
 void Wakeup::notify() {
   state_->notified = true;

@@ -1,8 +1,9 @@
 // net/wakeup.h
 //
-// How one piece of io-thread code wakes another: a handler waits for news, for the client's leaving (through
-// on_closed) or for time to pass, whichever is first. Io thread only; other threads post to the executor. One waiter
-// at a time. A notify() that nobody waits for is kept for the next wait; two are one.
+// How one piece of io-thread code wakes another: a handler waits for news, for the client's leaving
+// (through on_closed) or for time to pass, whichever is first. Io thread only; other threads post
+// to the executor. One waiter at a time. A notify() that nobody waits for is kept for the next
+// wait; two are one.
 
 #pragma once
 

@@ -11,8 +11,8 @@ namespace quad::plan {
 
 namespace {
 
-/// What makes two waiting jobs the same to the planner. They share one answer, so a pass costs O(groups × nodes), and
-/// ten thousand equal jobs are one group.
+/// What makes two waiting jobs the same to the planner. They share one answer, so a pass costs
+/// O(groups × nodes), and ten thousand equal jobs are one group.
 struct GroupKey {
   std::int32_t ranks = 1;
   std::vector<job::Shape> shapes;
@@ -22,7 +22,8 @@ struct GroupKey {
   [[nodiscard]] auto tied() const {
     std::vector<std::tuple<std::int64_t, std::int64_t, std::int32_t, std::string>> flat;
     for (const job::Shape& shape : shapes) {
-      flat.emplace_back(shape.per_rank.cpu_milli, shape.per_rank.memory_bytes, shape.per_rank.gpus, shape.gpu_model);
+      flat.emplace_back(shape.per_rank.cpu_milli, shape.per_rank.memory_bytes, shape.per_rank.gpus,
+                        shape.gpu_model);
     }
     return std::make_tuple(ranks, std::move(flat), exclude, avoid);
   }
@@ -44,7 +45,8 @@ struct Waiting {
 
 /// Highest priority first, then the earliest job.
 struct QueueOrder {
-  bool operator()(const std::pair<std::int32_t, JobId>& a, const std::pair<std::int32_t, JobId>& b) const {
+  bool operator()(const std::pair<std::int32_t, JobId>& a,
+                  const std::pair<std::int32_t, JobId>& b) const {
     return a.first != b.first ? a.first > b.first : a.second < b.second;
   }
 };
@@ -54,7 +56,8 @@ bool contains(const std::vector<NodeId>& ids, const NodeId& id) {
 }
 
 /// How many ranks of `amount` go into `room`.
-std::int64_t copies(const pool::Resources& room, const pool::Resources& amount, std::int64_t wanted) {
+std::int64_t copies(const pool::Resources& room, const pool::Resources& amount,
+                    std::int64_t wanted) {
   std::int64_t count = wanted;
   if (amount.cpu_milli > 0) {
     count = std::min(count, room.cpu_milli / amount.cpu_milli);
@@ -69,14 +72,17 @@ std::int64_t copies(const pool::Resources& room, const pool::Resources& amount, 
 }
 
 bool right_model(const pool::Node& node, const job::Shape& shape) {
-  return shape.per_rank.gpus == 0 || shape.gpu_model.empty() || node.spec.gpu_model == shape.gpu_model;
+  return shape.per_rank.gpus == 0 || shape.gpu_model.empty() ||
+         node.spec.gpu_model == shape.gpu_model;
 }
 
 std::string describe(const job::Shape& shape) {
   if (shape.per_rank.gpus > 0) {
-    return fmt::format("{} {}", shape.per_rank.gpus, shape.gpu_model.empty() ? "GPUs" : shape.gpu_model);
+    return fmt::format("{} {}", shape.per_rank.gpus,
+                       shape.gpu_model.empty() ? "GPUs" : shape.gpu_model);
   }
-  return fmt::format("{:g} CPUs and {:.1f} GiB", static_cast<double>(shape.per_rank.cpu_milli) / 1000.0,
+  return fmt::format("{:g} CPUs and {:.1f} GiB",
+                     static_cast<double>(shape.per_rank.cpu_milli) / 1000.0,
                      static_cast<double>(shape.per_rank.memory_bytes) / (1024.0 * 1024 * 1024));
 }
 
@@ -95,14 +101,16 @@ class Fifo final : public Scheduler {
     Why why;
   };
 
-  [[nodiscard]] static bool eligible(const pool::Node& node, const GroupKey& key, const job::Shape& shape,
-                                     bool use_avoided);
+  [[nodiscard]] static bool eligible(const pool::Node& node, const GroupKey& key,
+                                     const job::Shape& shape, bool use_avoided);
   /// Whether the nodes that there are, all empty and healthy, could hold the gang.
-  [[nodiscard]] static bool possible(const pool::Pool& pool, const GroupKey& key, const job::Shape& shape,
-                                     bool use_avoided);
-  static std::optional<std::vector<pool::Holding>> place(pool::Pool& pool, const std::set<NodeId>& reserved,
-                                                         const GroupKey& key, const job::Shape& shape,
-                                                         bool use_avoided, JobId job, Epoch epoch);
+  [[nodiscard]] static bool possible(const pool::Pool& pool, const GroupKey& key,
+                                     const job::Shape& shape, bool use_avoided);
+  static std::optional<std::vector<pool::Holding>> place(pool::Pool& pool,
+                                                         const std::set<NodeId>& reserved,
+                                                         const GroupKey& key,
+                                                         const job::Shape& shape, bool use_avoided,
+                                                         JobId job, Epoch epoch);
   static Why explain(const pool::Pool& pool, const std::set<NodeId>& reserved, const GroupKey& key,
                      bool use_avoided, const std::string& frozen);
 
@@ -116,7 +124,8 @@ class Fifo final : public Scheduler {
 
 void Fifo::enqueue(const job::Job& job) {
   remove(job.id);
-  GroupKey key{job.request->ranks, job.request->shapes, job.request->exclude_nodes, job.avoid_nodes};
+  GroupKey key{job.request->ranks, job.request->shapes, job.request->exclude_nodes,
+               job.avoid_nodes};
   const auto group = groups_.try_emplace(key, Group{key, 0}).first;
   ++group->second.members;
   waiting_.emplace(job.id, Waiting{job.request->priority, Epoch(job.epoch().value() + 1), group});
@@ -138,12 +147,14 @@ void Fifo::remove(JobId job) {
   stale_ = true;
 }
 
-bool Fifo::eligible(const pool::Node& node, const GroupKey& key, const job::Shape& shape, bool use_avoided) {
+bool Fifo::eligible(const pool::Node& node, const GroupKey& key, const job::Shape& shape,
+                    bool use_avoided) {
   return right_model(node, shape) && !contains(key.exclude, node.spec.id) &&
          (use_avoided || !contains(key.avoid, node.spec.id));
 }
 
-bool Fifo::possible(const pool::Pool& pool, const GroupKey& key, const job::Shape& shape, bool use_avoided) {
+bool Fifo::possible(const pool::Pool& pool, const GroupKey& key, const job::Shape& shape,
+                    bool use_avoided) {
   std::int64_t room = 0;
   for (const auto& [id, node] : pool.nodes()) {
     if (eligible(node, key, shape, use_avoided)) {
@@ -153,11 +164,12 @@ bool Fifo::possible(const pool::Pool& pool, const GroupKey& key, const job::Shap
   return room >= key.ranks;
 }
 
-std::optional<std::vector<pool::Holding>> Fifo::place(pool::Pool& pool, const std::set<NodeId>& reserved,
+std::optional<std::vector<pool::Holding>> Fifo::place(pool::Pool& pool,
+                                                      const std::set<NodeId>& reserved,
                                                       const GroupKey& key, const job::Shape& shape,
                                                       bool use_avoided, JobId job, Epoch epoch) {
-  // Ranks go to as many nodes as there are, one each in name order, and share nodes only when they must: that is what
-  // a user of num_nodes expects.
+  // Ranks go to as many nodes as there are, one each in name order, and share nodes only when they
+  // must: that is what a user of num_nodes expects.
   std::vector<std::pair<NodeId, std::int64_t>> rooms;
   std::int64_t total = 0;
   for (const auto& [id, node] : pool.nodes()) {
@@ -184,7 +196,8 @@ std::optional<std::vector<pool::Holding>> Fifo::place(pool::Pool& pool, const st
   std::sort(chosen.begin(), chosen.end());
   std::vector<pool::Holding> holdings;
   for (std::size_t i = 0; i < chosen.size(); ++i) {
-    auto held = pool.hold(RankKey{job, epoch, Rank(static_cast<std::int32_t>(i))}, chosen[i], shape.per_rank);
+    auto held = pool.hold(RankKey{job, epoch, Rank(static_cast<std::int32_t>(i))}, chosen[i],
+                          shape.per_rank);
     if (!held.ok()) {
       for (std::size_t j = 0; j < i; ++j) {
         pool.release(RankKey{job, epoch, Rank(static_cast<std::int32_t>(j))});
@@ -207,8 +220,11 @@ Why Fifo::explain(const pool::Pool& pool, const std::set<NodeId>& reserved, cons
   std::int64_t model = 0;
   std::int64_t room = 0;
   for (const auto& [id, node] : pool.nodes()) {
-    model += right_model(node, shape) && (shape.per_rank.gpus == 0 || node.spec.capacity.gpus > 0) ? 1 : 0;
-    if (!eligible(node, key, shape, use_avoided) || copies(node.spec.capacity, shape.per_rank, 1) == 0) {
+    model += right_model(node, shape) && (shape.per_rank.gpus == 0 || node.spec.capacity.gpus > 0)
+                 ? 1
+                 : 0;
+    if (!eligible(node, key, shape, use_avoided) ||
+        copies(node.spec.capacity, shape.per_rank, 1) == 0) {
       continue;
     }
     ++fitting;
@@ -227,13 +243,16 @@ Why Fifo::explain(const pool::Pool& pool, const std::set<NodeId>& reserved, cons
   const auto nodes = static_cast<std::int64_t>(pool.nodes().size());
   why.funnel.push_back({"nodes", nodes});
   if (shape.per_rank.gpus > 0) {
-    why.funnel.push_back({fmt::format("with {}", shape.gpu_model.empty() ? "GPUs" : shape.gpu_model), model});
+    why.funnel.push_back(
+        {fmt::format("with {}", shape.gpu_model.empty() ? "GPUs" : shape.gpu_model), model});
   }
   why.funnel.push_back({fmt::format("large enough for {}", describe(shape)), fitting});
   why.funnel.push_back({"healthy and open for work", healthy});
   why.funnel.push_back({"not kept for a job that is ahead", open});
   why.funnel.push_back({fmt::format("with {} free", describe(shape)), free});
-  const std::string need = key.ranks == 1 ? describe(shape) : fmt::format("{} on each of {} nodes", describe(shape), key.ranks);
+  const std::string need = key.ranks == 1
+                               ? describe(shape)
+                               : fmt::format("{} on each of {} nodes", describe(shape), key.ranks);
   bool any_possible = false;
   for (const job::Shape& each : key.shapes) {
     any_possible = any_possible || possible(pool, key, each, use_avoided);
@@ -244,21 +263,30 @@ Why Fifo::explain(const pool::Pool& pool, const std::set<NodeId>& reserved, cons
   } else if (!any_possible) {
     why.impossible = true;
     why.code = "no_node_fits";
-    why.message = nodes == 1 ? fmt::format("It needs {}; the one node there is could not hold that even if it were free.", need)
-                             : fmt::format("It needs {}; the {} nodes there are could not hold that even if all were free.", need, nodes);
+    why.message =
+        nodes == 1
+            ? fmt::format(
+                  "It needs {}; the one node there is could not hold that even if it were free.",
+                  need)
+            : fmt::format(
+                  "It needs {}; the {} nodes there are could not hold that even if all were free.",
+                  need, nodes);
   } else if (room >= key.ranks || open < healthy) {
     why.code = "behind_others";
-    why.message = fmt::format("It needs {}; the free nodes are kept for jobs that are ahead of it.", need);
+    why.message =
+        fmt::format("It needs {}; the free nodes are kept for jobs that are ahead of it.", need);
   } else {
     why.code = "waiting_for_resources";
     const std::string now = key.ranks == 1 ? std::string("No node has that free now")
-                            : room == 0    ? std::string("No node has that free for even one of them now")
-                                           : fmt::format("There is room for {} of them now", room);
-    why.message = fmt::format("It needs {}. {}; {} large enough{}.", need, now,
-                              fitting == 1 ? std::string("1 node is") : fmt::format("{} nodes are", fitting),
-                              healthy == fitting ? ""
-                                                 : fmt::format(", and {} of {} healthy and open for work", healthy,
-                                                               fitting == 1 ? "it" : "them"));
+                            : room == 0
+                                ? std::string("No node has that free for even one of them now")
+                                : fmt::format("There is room for {} of them now", room);
+    why.message =
+        fmt::format("It needs {}. {}; {} large enough{}.", need, now,
+                    fitting == 1 ? std::string("1 node is") : fmt::format("{} nodes are", fitting),
+                    healthy == fitting ? ""
+                                       : fmt::format(", and {} of {} healthy and open for work",
+                                                     healthy, fitting == 1 ? "it" : "them"));
   }
   return why;
 }
@@ -278,13 +306,14 @@ std::vector<Start> Fifo::decide(pool::Pool& pool, const std::string& frozen) {
     }
     const GroupKey& key = group->key;
     // Nodes that failed this job are avoided for as long as the others could hold it.
-    const bool use_avoided = std::none_of(key.shapes.begin(), key.shapes.end(), [&](const job::Shape& shape) {
-      return possible(pool, key, shape, false);
-    });
+    const bool use_avoided =
+        std::none_of(key.shapes.begin(), key.shapes.end(),
+                     [&](const job::Shape& shape) { return possible(pool, key, shape, false); });
     std::optional<Start> start;
     if (frozen.empty()) {
       for (std::size_t s = 0; s < key.shapes.size() && !start; ++s) {
-        if (auto holdings = place(pool, reserved, key, key.shapes[s], use_avoided, id, waiting.next_epoch)) {
+        if (auto holdings =
+                place(pool, reserved, key, key.shapes[s], use_avoided, id, waiting.next_epoch)) {
           start = Start{id, waiting.next_epoch, static_cast<std::int32_t>(s), std::move(*holdings)};
         }
       }
@@ -300,7 +329,8 @@ std::vector<Start> Fifo::decide(pool::Pool& pool, const std::string& frozen) {
     if (!why.impossible) {
       for (const auto& [node_id, node] : pool.nodes()) {
         for (const job::Shape& shape : key.shapes) {
-          if (eligible(node, key, shape, use_avoided) && copies(node.spec.capacity, shape.per_rank, 1) > 0) {
+          if (eligible(node, key, shape, use_avoided) &&
+              copies(node.spec.capacity, shape.per_rank, 1) > 0) {
             reserved.insert(node_id);
           }
         }
@@ -320,10 +350,13 @@ std::shared_ptr<const Queue> Fifo::queue() {
   queue->group.reserve(order_.size());
   for (const auto& [priority, id] : order_) {
     const auto& group = waiting_.at(id).group;
-    const auto [number, fresh] = numbers.try_emplace(&group->second, static_cast<std::uint32_t>(numbers.size()));
+    const auto [number, fresh] =
+        numbers.try_emplace(&group->second, static_cast<std::uint32_t>(numbers.size()));
     if (fresh) {
       const auto answer = answers_.find(group->first);
-      queue->groups.push_back(answer == answers_.end() ? Why{.message = "Not looked at yet.", .code = "new"} : answer->second);
+      queue->groups.push_back(answer == answers_.end()
+                                  ? Why{.message = "Not looked at yet.", .code = "new"}
+                                  : answer->second);
     }
     queue->order.push_back(id);
     queue->group.push_back(number->second);
@@ -347,6 +380,8 @@ std::optional<Why> Queue::why(JobId job) const {
   return why;
 }
 
-std::unique_ptr<Scheduler> make_fifo() { return std::make_unique<Fifo>(); }
+std::unique_ptr<Scheduler> make_fifo() {
+  return std::make_unique<Fifo>();
+}
 
 }  // namespace quad::plan

@@ -10,12 +10,17 @@ constexpr std::int64_t kGiB = 1LL << 30;
 pool::Pool nodes(int count, int gpus, const std::string& model = "H100") {
   pool::Pool pool;
   for (int i = 1; i <= count; ++i) {
-    pool.put_node({NodeId("n" + std::to_string(i)), "127.0.0.1", {64'000, 512 * kGiB, gpus}, gpus > 0 ? model : "", true});
+    pool.put_node({NodeId("n" + std::to_string(i)),
+                   "127.0.0.1",
+                   {64'000, 512 * kGiB, gpus},
+                   gpus > 0 ? model : "",
+                   true});
   }
   return pool;
 }
 
-job::Job waiting(std::int64_t id, int ranks, int gpus, int priority = 0, const std::string& model = "H100") {
+job::Job waiting(std::int64_t id, int ranks, int gpus, int priority = 0,
+                 const std::string& model = "H100") {
   auto request = std::make_shared<job::Request>();
   request->ranks = ranks;
   request->priority = priority;

@@ -1,8 +1,8 @@
 // plan/scheduler.h
 //
-// The planner: which waiting job starts where, and why the others do not. A pure, incremental object owned by the
-// control thread: told what changes, asked what to do; no clock and no I/O. Deterministic: the same calls give the
-// same decisions, and ids break ties.
+// The planner: which waiting job starts where, and why the others do not. A pure, incremental
+// object owned by the control thread: told what changes, asked what to do; no clock and no I/O.
+// Deterministic: the same calls give the same decisions, and ids break ties.
 
 #pragma once
 
@@ -30,9 +30,10 @@ struct Why {
   std::int64_t position = 0;  ///< in the queue, from 1
   std::int64_t ahead = 0;     ///< jobs before it
   std::string message;        ///< the answer in a sentence
-  std::string code;           ///< for programs: "waiting_for_resources", "behind_others", "no_node_fits", "breaker"
+  std::string
+      code;  ///< for programs: "waiting_for_resources", "behind_others", "no_node_fits", "breaker"
   std::vector<FunnelStep> funnel;
-  bool impossible = false;    ///< no node could hold it even if everything were free
+  bool impossible = false;  ///< no node could hold it even if everything were free
 };
 
 /// Start this job here: one holding for each rank, already taken in the pool given to decide().
@@ -43,7 +44,8 @@ struct Start {
   std::vector<pool::Holding> holdings;
 };
 
-/// Who waits, in order, and why: an immutable value that readers share. Jobs of equal shape share one answer.
+/// Who waits, in order, and why: an immutable value that readers share. Jobs of equal shape share
+/// one answer.
 struct Queue {
   std::vector<JobId> order;
   std::vector<std::uint32_t> group;  ///< of the job at the same place in `order`
@@ -61,13 +63,15 @@ class Scheduler {
   virtual void remove(JobId job) = 0;
   /// One pass. Takes what it gives from `pool`. `frozen` (the breaker's text) starts nothing.
   virtual std::vector<Start> decide(pool::Pool& pool, const std::string& frozen) = 0;
-  /// The queue as the last pass left it. O(jobs that wait) when something changed since it was last asked for.
+  /// The queue as the last pass left it. O(jobs that wait) when something changed since it was last
+  /// asked for.
   [[nodiscard]] virtual std::shared_ptr<const Queue> queue() = 0;
   [[nodiscard]] virtual std::size_t waiting() const = 0;
 };
 
-/// FIFO in priority order, all-or-nothing gangs, first fit. A job that has to wait keeps the nodes that it could use from
-/// those behind it, so that a large gang is not starved by small jobs; nodes that it cannot use stay open to them.
+/// FIFO in priority order, all-or-nothing gangs, first fit. A job that has to wait keeps the nodes
+/// that it could use from those behind it, so that a large gang is not starved by small jobs; nodes
+/// that it cannot use stay open to them.
 std::unique_ptr<Scheduler> make_fifo();
 
 }  // namespace quad::plan

@@ -86,8 +86,8 @@ void Pool::set_drained(const NodeId& id, bool drained, std::string reason) {
 }
 
 bool Pool::fits(const Node& node, const Resources& amount) {
-  return amount.cpu_milli <= node.free.cpu_milli &&
-         amount.memory_bytes <= node.free.memory_bytes && amount.gpus <= node.free.gpus;
+  return amount.cpu_milli <= node.free.cpu_milli && amount.memory_bytes <= node.free.memory_bytes &&
+         amount.gpus <= node.free.gpus;
 }
 
 Result<Holding> Pool::hold(const RankKey& key, const NodeId& id, const Resources& amount) {
@@ -103,8 +103,8 @@ Result<Holding> Pool::hold(const RankKey& key, const NodeId& id, const Resources
     return error(ErrorCode::kExhausted, fmt::format("Node '{}' has no room", id.value()));
   }
   Holding holding{id, amount, {}};
-  for (std::size_t i = 0;
-       i < node.gpu_used.size() && holding.gpu_indices.size() < static_cast<std::size_t>(amount.gpus);
+  for (std::size_t i = 0; i < node.gpu_used.size() &&
+                          holding.gpu_indices.size() < static_cast<std::size_t>(amount.gpus);
        ++i) {
     if (!node.gpu_used[i]) {
       holding.gpu_indices.push_back(static_cast<std::int32_t>(i));

@@ -1,10 +1,11 @@
 // pool/pool.h
 //
-// What there is: nodes with their capacity and health, and which rank holds how much of which. A plain value owned by
-// the control thread (the planner works on it, the simulator copies it); no I/O, no clock.
+// What there is: nodes with their capacity and health, and which rank holds how much of which. A
+// plain value owned by the control thread (the planner works on it, the simulator copies it); no
+// I/O, no clock.
 //
-// Invariants, checked by check(): on every node, what ranks hold plus what is free is the capacity, nothing is
-// negative, and no GPU is held by two ranks.
+// Invariants, checked by check(): on every node, what ranks hold plus what is free is the capacity,
+// nothing is negative, and no GPU is held by two ranks.
 
 #pragma once
 
@@ -29,7 +30,7 @@ struct Resources {
 /// One node as its engine describes it.
 struct NodeSpec {
   NodeId id;
-  std::string address;    ///< where its ranks are reached by other ranks
+  std::string address;  ///< where its ranks are reached by other ranks
   Resources capacity;
   std::string gpu_model;  ///< canonical, such as "H100"; empty without GPUs
   bool pretend = false;   ///< a share of one machine that plays a node
@@ -54,8 +55,8 @@ struct Holding {
 struct Node {
   NodeSpec spec;
   NodeHealth health = NodeHealth::kReady;
-  bool drained = false;     ///< a person asked that nothing starts here
-  std::string reason;       ///< why it is not ready, in a few words
+  bool drained = false;  ///< a person asked that nothing starts here
+  std::string reason;    ///< why it is not ready, in a few words
   Resources free;
   std::vector<bool> gpu_used;
   std::map<RankKey, Holding> holdings;
@@ -65,7 +66,8 @@ struct Node {
 
 class Pool {
  public:
-  /// Adds a node, or changes its spec; what ranks hold there stays held, even past a smaller capacity.
+  /// Adds a node, or changes its spec; what ranks hold there stays held, even past a smaller
+  /// capacity.
   void put_node(const NodeSpec& spec);
   /// Removes a node that nobody holds anything of; false if somebody does.
   bool remove_node(const NodeId& id);
@@ -76,9 +78,11 @@ class Pool {
 
   /// Whether `amount` is free on the node now, whatever its health.
   [[nodiscard]] static bool fits(const Node& node, const Resources& amount);
-  /// Gives `amount` to `key`, lowest free GPUs first. kExhausted if it does not fit, kExists if the key holds already.
+  /// Gives `amount` to `key`, lowest free GPUs first. kExhausted if it does not fit, kExists if the
+  /// key holds already.
   Result<Holding> hold(const RankKey& key, const NodeId& id, const Resources& amount);
-  /// Restores a holding as recorded (after a restart). The node may be unknown: then it waits until it is put.
+  /// Restores a holding as recorded (after a restart). The node may be unknown: then it waits until
+  /// it is put.
   void restore(const RankKey& key, const Holding& holding);
   /// Gives back what `key` holds; nothing if it holds nothing.
   void release(const RankKey& key);

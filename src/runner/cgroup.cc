@@ -125,7 +125,8 @@ Status MemoryGroup::create(const std::string& name, std::uint64_t limit_bytes) {
       }
     }
   } else if (!own.v2.empty()) {
-    // A group that holds processes cannot have limited children, so the own group's parent is the likelier place.
+    // A group that holds processes cannot have limited children, so the own group's parent is the
+    // likelier place.
     const fs::path below = fs::path(own.v2).relative_path();
     const fs::path group = below.empty() ? places_.mount : places_.mount / below;
     for (const fs::path& parent : {group, group.parent_path()}) {
@@ -135,7 +136,8 @@ Status MemoryGroup::create(const std::string& name, std::uint64_t limit_bytes) {
       }
     }
   }
-  return error(ErrorCode::kDenied, "A memory limit cannot be set here, so none is enforced by Quad");
+  return error(ErrorCode::kDenied,
+               "A memory limit cannot be set here, so none is enforced by Quad");
 }
 
 Status MemoryGroup::add(pid_t process) {

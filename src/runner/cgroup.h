@@ -1,7 +1,8 @@
 // runner/cgroup.h
 //
-// A memory limit for a rank, where the runner may set one: cgroup v2 if a delegated, writable group is there, cgroup v1
-// as root; and the count of kills for memory, of that group or of the container's own. Blocks for a few small files.
+// A memory limit for a rank, where the runner may set one: cgroup v2 if a delegated, writable group
+// is there, cgroup v1 as root; and the count of kills for memory, of that group or of the
+// container's own. Blocks for a few small files.
 
 #pragma once
 

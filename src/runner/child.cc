@@ -10,7 +10,8 @@
 namespace quad::runner {
 
 void keep_only_files(std::initializer_list<int> files) {
-  constexpr int kHigh = 100;  // above what a runner has open, so that no move overwrites what is moved later
+  constexpr int kHigh =
+      100;  // above what a runner has open, so that no move overwrites what is moved later
   int count = 0;
   for (const int file : files) {
     ::dup2(file, kHigh + count);

@@ -1,7 +1,7 @@
 // runner/child.h
 //
-// What a freshly forked child of the runner does first: it gives up the runner's files and signals. Called in children
-// only.
+// What a freshly forked child of the runner does first: it gives up the runner's files and signals.
+// Called in children only.
 
 #pragma once
 

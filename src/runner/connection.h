@@ -1,8 +1,9 @@
 // runner/connection.h
 //
-// The runner's connection to the server: connects without blocking, speaks TLS where the address says so, upgrades,
-// and then carries frames. When it fails it says when to try again: 50 ms, doubling to 1 s, with jitter. Owned by the
-// runner's one thread; never blocks (names are looked up in a worker).
+// The runner's connection to the server: connects without blocking, speaks TLS where the address
+// says so, upgrades, and then carries frames. When it fails it says when to try again: 50 ms,
+// doubling to 1 s, with jitter. Owned by the runner's one thread; never blocks (names are looked up
+// in a worker).
 
 #pragma once
 
@@ -32,13 +33,13 @@ struct ConnectionOptions {
 class Connection {
  public:
   enum class State {
-    kWaiting,     ///< until retry_at()
+    kWaiting,  ///< until retry_at()
     kResolving,
     kConnecting,
     kHandshake,
     kUpgrading,
     kOpen,
-    kRefused,     ///< the server says: leave
+    kRefused,  ///< the server says: leave
   };
 
   explicit Connection(ConnectionOptions options) : options_(std::move(options)) {}
@@ -85,9 +86,9 @@ class Connection {
   std::vector<Address> addresses_;  // still to be tried
   UniqueFd fd_;
   Tls tls_;
-  bool want_write_ = false;  // of the handshake, or of a request half sent
+  bool want_write_ = false;       // of the handshake, or of a request half sent
   bool writing_blocked_ = false;  // a send met a full socket
-  std::string request_;  // what is left of it
+  std::string request_;           // what is left of it
   std::string response_;
   FrameReader frames_;
   std::string trouble_;

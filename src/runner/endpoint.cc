@@ -1,7 +1,7 @@
 #include "runner/endpoint.h"
 
-#include <arpa/inet.h>
 #include <ares.h>
+#include <arpa/inet.h>
 #include <fmt/format.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -44,7 +44,8 @@ Result<Endpoint> parse_endpoint(std::string_view url) {
   } else {
     return error(ErrorCode::kInvalid,
                  fmt::format("{} is no address: unix:/path, http://host:port or https://host:port "
-                             "is expected", url));
+                             "is expected",
+                             url));
   }
   rest = rest.substr(0, rest.find_first_of("/?#"));
   if (const std::size_t at = rest.rfind('@'); at != std::string_view::npos) {
@@ -64,8 +65,8 @@ Result<Endpoint> parse_endpoint(std::string_view url) {
   endpoint.host = host;
   endpoint.port = port.empty() ? (endpoint.tls ? "443" : "80") : std::string(port);
   int number = 0;
-  const auto parsed = std::from_chars(endpoint.port.data(),
-                                      endpoint.port.data() + endpoint.port.size(), number);
+  const auto parsed =
+      std::from_chars(endpoint.port.data(), endpoint.port.data() + endpoint.port.size(), number);
   if (endpoint.host.empty() || parsed.ec != std::errc() ||
       parsed.ptr != endpoint.port.data() + endpoint.port.size() || number < 1 || number > 65535) {
     return error(ErrorCode::kInvalid, fmt::format("{} names no host and port", url));
@@ -102,8 +103,8 @@ std::vector<Address> numeric_addresses(const Endpoint& endpoint) {
   auto* local = reinterpret_cast<sockaddr_un*>(&address.storage);
   local->sun_family = AF_UNIX;
   std::memcpy(local->sun_path, endpoint.unix_path.data(), endpoint.unix_path.size());
-  address.size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) +
-                                        endpoint.unix_path.size() + 1);
+  address.size =
+      static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + endpoint.unix_path.size() + 1);
   return {address};
 }
 
@@ -124,11 +125,10 @@ void on_resolved(void* argument, int status, int /*timeouts*/, ares_addrinfo* re
   }
   for (const ares_addrinfo_node* node = result->nodes; node != nullptr; node = node->ai_next) {
     char text[INET6_ADDRSTRLEN] = "";
-    const void* address =
-        node->ai_family == AF_INET
-            ? static_cast<const void*>(
-                  &reinterpret_cast<const sockaddr_in*>(node->ai_addr)->sin_addr)
-            : &reinterpret_cast<const sockaddr_in6*>(node->ai_addr)->sin6_addr;
+    const void* address = node->ai_family == AF_INET
+                              ? static_cast<const void*>(
+                                    &reinterpret_cast<const sockaddr_in*>(node->ai_addr)->sin_addr)
+                              : &reinterpret_cast<const sockaddr_in6*>(node->ai_addr)->sin6_addr;
     if (::inet_ntop(node->ai_family, address, text, sizeof text) != nullptr) {
       lookup->hosts.emplace_back(text);
     }
@@ -165,9 +165,8 @@ Result<std::vector<std::string>> resolve(const std::string& host) {
       const bool readable = ARES_GETSOCK_READABLE(static_cast<unsigned>(mask), i) != 0;
       const bool writable = ARES_GETSOCK_WRITABLE(static_cast<unsigned>(mask), i) != 0;
       if (readable || writable) {
-        polled[count++] = {sockets[i],
-                           static_cast<short>((readable ? POLLIN : 0) | (writable ? POLLOUT : 0)),
-                           0};
+        polled[count++] = {
+            sockets[i], static_cast<short>((readable ? POLLIN : 0) | (writable ? POLLOUT : 0)), 0};
       }
     }
     timeval longest{1, 0};
@@ -177,17 +176,18 @@ Result<std::vector<std::string>> resolve(const std::string& host) {
     ares_process_fd(channel, ARES_SOCKET_BAD, ARES_SOCKET_BAD);  // time-outs
     for (nfds_t i = 0; i < count; ++i) {
       if (polled[i].revents != 0) {
-        ares_process_fd(channel, (polled[i].revents & ~POLLOUT) != 0 ? polled[i].fd : ARES_SOCKET_BAD,
+        ares_process_fd(channel,
+                        (polled[i].revents & ~POLLOUT) != 0 ? polled[i].fd : ARES_SOCKET_BAD,
                         (polled[i].revents & POLLOUT) != 0 ? polled[i].fd : ARES_SOCKET_BAD);
       }
     }
   }
   ares_destroy(channel);
   if (lookup.hosts.empty()) {
-    return error(ErrorCode::kUnavailable,
-                 fmt::format("The name {} cannot be resolved: {}", host,
-                             ares_strerror(lookup.status == ARES_SUCCESS ? ARES_ENODATA
-                                                                         : lookup.status)));
+    return error(
+        ErrorCode::kUnavailable,
+        fmt::format("The name {} cannot be resolved: {}", host,
+                    ares_strerror(lookup.status == ARES_SUCCESS ? ARES_ENODATA : lookup.status)));
   }
   return std::move(lookup.hosts);
 }

@@ -1,7 +1,8 @@
 // runner/endpoint.h
 //
-// Where something is: a unix socket or host and port, with or without TLS; and how a name becomes addresses. A static
-// program has no resolver of glibc's, so names go through c-ares (hosts file, then DNS).
+// Where something is: a unix socket or host and port, with or without TLS; and how a name becomes
+// addresses. A static program has no resolver of glibc's, so names go through c-ares (hosts file,
+// then DNS).
 
 #pragma once
 
@@ -25,7 +26,8 @@ struct Endpoint {
   [[nodiscard]] std::string authority() const;
 };
 
-/// "unix:/path", "http://host[:port]", "https://host[:port]"; what follows the authority is ignored. Pure.
+/// "unix:/path", "http://host[:port]", "https://host[:port]"; what follows the authority is
+/// ignored. Pure.
 Result<Endpoint> parse_endpoint(std::string_view url);
 
 struct Address {
@@ -33,7 +35,8 @@ struct Address {
   socklen_t size = 0;
 };
 
-/// The addresses of an endpoint that needs no look-up: a unix socket or a numeric host; else none. Pure.
+/// The addresses of an endpoint that needs no look-up: a unix socket or a numeric host; else none.
+/// Pure.
 std::vector<Address> numeric_addresses(const Endpoint& endpoint);
 
 /// A numeric address with a port; nullopt if `ip` is none. Pure.
@@ -42,7 +45,8 @@ std::vector<Address> numeric_address(std::string_view ip, std::string_view port)
 /// The numeric hosts of a name, in order of preference. Blocks for seconds: for workers.
 Result<std::vector<std::string>> resolve(const std::string& host);
 
-/// A non-blocking socket on its way to `address`, with keep-alive set so that a dead peer is noticed within 20 s.
+/// A non-blocking socket on its way to `address`, with keep-alive set so that a dead peer is
+/// noticed within 20 s.
 Result<UniqueFd> begin_connect(const Address& address);
 
 }  // namespace quad::runner

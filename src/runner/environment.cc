@@ -8,8 +8,8 @@
 namespace quad::runner {
 namespace {
 
-// A list of exports in which a later value replaces an earlier one, at the later one's place: so it is what the shell
-// would end up with.
+// A list of exports in which a later value replaces an earlier one, at the later one's place: so it
+// is what the shell would end up with.
 class Exports {
  public:
   void set(std::string_view name, std::string value) {
@@ -68,8 +68,8 @@ void add_common(Exports& exports, const Start& start, const Order& order, const 
   exports.set("QUAD_PROGRESS", places.progress.string());
 }
 
-// The variables of the runner's own process that a rank must not see: they were meant for the server or for a rank of
-// an earlier life.
+// The variables of the runner's own process that a rank must not see: they were meant for the
+// server or for a rank of an earlier life.
 bool is_foreign(std::string_view entry) {
   return entry.starts_with("SKYPILOT_") || entry.starts_with("QUAD_") ||
          entry.starts_with("HOME=") || entry.starts_with("PWD=") || entry.starts_with("OLDPWD=") ||

@@ -2,10 +2,10 @@
 //
 // The environment of a rank, exactly as SkyPilot gives it, plus MASTER_* and QUAD_*. Pure.
 //
-// It reaches user code in two ways. The process environment is what bash starts with: the runner's own, with the
-// rank's HOME and what the platform says about the node. The exports are lines of the script, after ~/.bashrc and
-// conda: first defaults that the task may replace, then the task's envs and secrets, then what only Quad may say.
-// No name appears twice in the exports.
+// It reaches user code in two ways. The process environment is what bash starts with: the runner's
+// own, with the rank's HOME and what the platform says about the node. The exports are lines of the
+// script, after ~/.bashrc and conda: first defaults that the task may replace, then the task's envs
+// and secrets, then what only Quad may say. No name appears twice in the exports.
 
 #pragma once
 
@@ -19,8 +19,9 @@
 
 namespace quad::runner {
 
-/// The marks by which every process of a rank can be told from all others, even those of another server's rank of the
-/// same number: QUAD_RANK_KEY=17-2-0 and QUAD_RANK_FOLDER=/path/of/its/folder/.
+/// The marks by which every process of a rank can be told from all others, even those of another
+/// server's rank of the same number: QUAD_RANK_KEY=17-2-0 and
+/// QUAD_RANK_FOLDER=/path/of/its/folder/.
 inline constexpr std::string_view kRankKeyVariable = "QUAD_RANK_KEY";
 inline constexpr std::string_view kRankFolderVariable = "QUAD_RANK_FOLDER";
 

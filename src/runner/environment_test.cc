@@ -145,10 +145,10 @@ TEST(Environment, ATaskWithoutGpusSeesNone) {
 }
 
 TEST(Environment, TheProcessHasThePodsVariablesAndNothingOfAnotherLife) {
-  const auto process = process_environment(
-      {"PATH=/x", "HOME=/root", "SKYPILOT_NODE_RANK=5", "QUAD_TOKEN=secret", "LANG=C",
-       "SKYPILOT_POD_CPU_CORE_LIMIT=9"},
-      start_of(1), order_of(2), kPlaces);
+  const auto process =
+      process_environment({"PATH=/x", "HOME=/root", "SKYPILOT_NODE_RANK=5", "QUAD_TOKEN=secret",
+                           "LANG=C", "SKYPILOT_POD_CPU_CORE_LIMIT=9"},
+                          start_of(1), order_of(2), kPlaces);
   const std::set<std::string> entries(process.begin(), process.end());
   EXPECT_TRUE(entries.contains("PATH=/x"));
   EXPECT_TRUE(entries.contains("LANG=C"));

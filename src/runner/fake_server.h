@@ -1,8 +1,8 @@
 // runner/fake_server.h
 //
-// For tests: the server's end of the runner's protocol on a unix socket, driven step by step by the test's own thread,
-// and a real quad-runner as its own process. Nothing here runs by itself: the server reads and answers only inside
-// until().
+// For tests: the server's end of the runner's protocol on a unix socket, driven step by step by the
+// test's own thread, and a real quad-runner as its own process. Nothing here runs by itself: the
+// server reads and answers only inside until().
 
 #pragma once
 
@@ -33,10 +33,10 @@ class FakeServer {
   json::object go;
   bool acknowledge_output = true;
   bool acknowledge_messages = true;
-  bool renew_lease = false;  ///< answers heartbeats
-  bool say_bye = true;     ///< once exited is there and all output
-  int answer = 101;        ///< the status to upgrades
-  bool reading = true;     ///< false: bytes stay in the socket
+  bool renew_lease = false;                  ///< answers heartbeats
+  bool say_bye = true;                       ///< once exited is there and all output
+  int answer = 101;                          ///< the status to upgrades
+  bool reading = true;                       ///< false: bytes stay in the socket
   std::map<std::string, std::string> blobs;  ///< by hash: what GET /v1/blobs/HASH answers
 
   int blob_refusals = 0;  ///< so many requests for blobs are answered 503 first
@@ -54,7 +54,7 @@ class FakeServer {
   /// Serves until `happened` is true. False after `seconds`.
   bool until(const std::function<bool()>& happened, double seconds = 20);
   void send(const json::object& message);
-  void drop();  ///< closes the connection
+  void drop();                                ///< closes the connection
   void forget() { last_seq_ = gap_to_ = 0; }  ///< for another runner on the same server
   [[nodiscard]] bool connected() const { return static_cast<bool>(connection_); }
 

@@ -1,5 +1,6 @@
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <grp.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/socket.h>
@@ -7,7 +8,6 @@
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
-#include <grp.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -31,10 +31,13 @@ FakeServer::FakeServer(fs::path socket) : path_(std::move(socket)) {
              "the test's socket cannot be bound");
   ::chmod(path_.c_str(), 0777);
   ::listen(listener_.get(), 64);
-  go = {{"type", "go"}, {"ips", {"127.0.0.1"}}, {"master_addr", "127.0.0.1"}, {"master_port", 4321}};
+  go = {
+      {"type", "go"}, {"ips", {"127.0.0.1"}}, {"master_addr", "127.0.0.1"}, {"master_port", 4321}};
 }
 
-FakeServer::~FakeServer() { ::unlink(path_.c_str()); }
+FakeServer::~FakeServer() {
+  ::unlink(path_.c_str());
+}
 
 bool FakeServer::until(const std::function<bool()>& happened, double seconds) {
   const auto deadline = Clock::now() + std::chrono::duration<double>(seconds);
@@ -79,8 +82,8 @@ void FakeServer::accept_one() {
   }
   const std::string blob_prefix = "GET /v1/blobs/";
   if (request.starts_with(blob_prefix)) {
-    const std::string hash =
-        request.substr(blob_prefix.size(), request.find(' ', blob_prefix.size()) - blob_prefix.size());
+    const std::string hash = request.substr(
+        blob_prefix.size(), request.find(' ', blob_prefix.size()) - blob_prefix.size());
     if (blob_refusals > 0) {
       --blob_refusals;
       (void)write_all(fresh.get(), "HTTP/1.1 503 Wait\r\nContent-Length: 0\r\n\r\n");
@@ -221,7 +224,9 @@ void FakeServer::take_message(json::object message) {
   }
 }
 
-void FakeServer::send(const json::object& message) { send_bytes(encode_message(message)); }
+void FakeServer::send(const json::object& message) {
+  send_bytes(encode_message(message));
+}
 
 void FakeServer::send_bytes(std::string_view bytes) {
   while (!bytes.empty() && connection_) {
@@ -234,7 +239,9 @@ void FakeServer::send_bytes(std::string_view bytes) {
   }
 }
 
-void FakeServer::drop() { connection_.reset(); }
+void FakeServer::drop() {
+  connection_.reset();
+}
 
 const json::object* FakeServer::find(std::string_view type) const {
   for (const json::object& message : messages) {
@@ -308,7 +315,9 @@ RunnerProcess::~RunnerProcess() {
   }
 }
 
-void RunnerProcess::signal(int number) const { ::kill(pid_, number); }
+void RunnerProcess::signal(int number) const {
+  ::kill(pid_, number);
+}
 
 bool RunnerProcess::ended() {
   int status = 0;

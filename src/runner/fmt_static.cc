@@ -1,5 +1,5 @@
-// The implementation of fmt, compiled into the runner: Debian ships only its shared library, which a static program
-// cannot use.
+// The implementation of fmt, compiled into the runner: Debian ships only its shared library, which
+// a static program cannot use.
 
 #include <fmt/format-inl.h>
 

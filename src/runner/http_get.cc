@@ -220,7 +220,8 @@ Status HttpGet::open(const GetRequest& request) {
     left_ = 0;
     QUAD_TRY(connect(endpoint, current.ca));
     QUAD_TRY(send_all(fmt::format(
-        "GET {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: quad-runner\r\nAccept: */*\r\n{}Connection: close\r\n\r\n",
+        "GET {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: quad-runner\r\nAccept: */*\r\n{}Connection: "
+        "close\r\n\r\n",
         current.target, endpoint.authority(),
         current.token.empty() ? "" : fmt::format("Authorization: Bearer {}\r\n", current.token))));
     int status = 0;
@@ -241,8 +242,8 @@ Status HttpGet::open(const GetRequest& request) {
         const std::string_view value =
             colon == std::string::npos ? "" : trim(std::string_view(header).substr(colon + 1));
         if (name == "content-length") {
-          bounded_ = std::from_chars(value.data(), value.data() + value.size(), left_).ec ==
-                     std::errc();
+          bounded_ =
+              std::from_chars(value.data(), value.data() + value.size(), left_).ec == std::errc();
         } else if (name == "transfer-encoding") {
           chunked_ = lower(value).find("chunked") != std::string::npos;
         } else if (name == "location") {
@@ -307,8 +308,7 @@ Result<std::string_view> HttpGet::read() {
       if (line.empty()) {
         QUAD_ASSIGN(line, read_line());  // the line end after a chunk
       }
-      const auto parsed =
-          std::from_chars(line.data(), line.data() + line.size(), left_, 16);
+      const auto parsed = std::from_chars(line.data(), line.data() + line.size(), left_, 16);
       if (parsed.ec != std::errc()) {
         return error(ErrorCode::kInvalid, "the answer's chunks make no sense");
       }
@@ -321,7 +321,8 @@ Result<std::string_view> HttpGet::read() {
       QUAD_ASSIGN(const bool more, fill());
       if (!more) {
         if (bounded_ || chunked_) {
-          return error(ErrorCode::kUnavailable, "the connection was closed before everything was there");
+          return error(ErrorCode::kUnavailable,
+                       "the connection was closed before everything was there");
         }
         finished_ = true;
         return std::string_view();

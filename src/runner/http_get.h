@@ -1,8 +1,9 @@
 // runner/http_get.h
 //
-// A blocking HTTP/1.1 GET that streams its body: for workers, which fetch blobs from the server and files from
-// elsewhere. Follows redirects, never hands a token to another host, never from https to http. Times out when nothing
-// comes for 60 s. kUnavailable is what may pass by trying again: no connection, one that was cut, 5xx.
+// A blocking HTTP/1.1 GET that streams its body: for workers, which fetch blobs from the server and
+// files from elsewhere. Follows redirects, never hands a token to another host, never from https to
+// http. Times out when nothing comes for 60 s. kUnavailable is what may pass by trying again: no
+// connection, one that was cut, 5xx.
 
 #pragma once
 
@@ -32,7 +33,8 @@ class HttpGet {
   HttpGet(const HttpGet&) = delete;
   HttpGet& operator=(const HttpGet&) = delete;
 
-  /// Sends the request and reads the headers. Any status but 2xx is an error that holds the body's beginning.
+  /// Sends the request and reads the headers. Any status but 2xx is an error that holds the body's
+  /// beginning.
   Status open(const GetRequest& request);
   /// The next bytes of the body; empty at its end. An end before all was there is an error.
   Result<std::string_view> read();

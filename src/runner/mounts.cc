@@ -53,7 +53,9 @@ Status prefixed(std::string_view dst, const Status& status, const Order& order) 
   return failure;
 }
 
-Status make_parent(const fs::path& path) { return make_folders(path.parent_path()); }
+Status make_parent(const fs::path& path) {
+  return make_folders(path.parent_path());
+}
 
 // A blob's bytes on their way to be unpacked, and whether they are what its name says.
 class CheckedSource {
@@ -125,10 +127,12 @@ Status bring_http(const Mount& mount, const fs::path& place) {
     return error(opened.error().code, fmt::format("{}: {}", mount.url, opened.error().message));
   }
   QUAD_TRY(make_parent(place));
-  // A name of its own: on a shared file system another rank may bring the same to the same place at this moment.
+  // A name of its own: on a shared file system another rank may bring the same to the same place at
+  // this moment.
   const std::string temporary =
       (place.parent_path() / fmt::format(".quad-{}", random_hex(8))).string();
-  UniqueFd fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644));
+  UniqueFd fd(
+      ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644));
   if (!fd) {
     return errno_error(fmt::format("Cannot create {}", temporary), errno);
   }
@@ -159,8 +163,8 @@ std::string base64(std::string_view bytes) {
   for (std::size_t i = 0; i < bytes.size(); i += 3) {
     std::uint32_t group = 0;
     for (std::size_t j = 0; j < 3; ++j) {
-      group = (group << 8U) |
-              (i + j < bytes.size() ? static_cast<unsigned char>(bytes[i + j]) : 0U);
+      group =
+          (group << 8U) | (i + j < bytes.size() ? static_cast<unsigned char>(bytes[i + j]) : 0U);
     }
     for (std::size_t j = 0; j < 4; ++j) {
       out += i + j <= bytes.size() ? kDigits[(group >> (18U - 6U * j)) & 63U] : '=';
@@ -181,8 +185,8 @@ std::string_view variable(const Order& order, std::string_view name) {
   return value;
 }
 
-// The environment of git: a token goes in by an environment variable that only this host's requests use, so that it is
-// neither in an argument nor in the clone's configuration.
+// The environment of git: a token goes in by an environment variable that only this host's requests
+// use, so that it is neither in an argument nor in the clone's configuration.
 std::vector<std::string> git_environment(const Mount& mount, const Order& order,
                                          const fs::path& home) {
   std::vector<std::string> environment;
@@ -305,7 +309,8 @@ Status bring_git(const Mount& mount, const Order& order, const fs::path& place,
   if (run_program(checkout, environment).ok()) {
     return {};
   }
-  // Neither branch, tag nor a commit that came with them: refs/pull/7/head, or a commit of no branch.
+  // Neither branch, tag nor a commit that came with them: refs/pull/7/head, or a commit of no
+  // branch.
   std::vector<std::string> fetch = in_place;
   fetch.insert(fetch.end(), {"fetch", "--quiet", "origin", mount.ref});
   QUAD_TRY(run_program(fetch, environment));

@@ -1,7 +1,7 @@
 // runner/mounts.h
 //
-// Brings a rank's workdir and mounts: blobs from the server, files over HTTP, git repositories. Blocks for the whole
-// of it; for workers. What fails is a sentence that names the mount.
+// Brings a rank's workdir and mounts: blobs from the server, files over HTTP, git repositories.
+// Blocks for the whole of it; for workers. What fails is a sentence that names the mount.
 
 #pragma once
 
@@ -15,7 +15,8 @@
 
 namespace quad::runner {
 
-/// Where a mount's dst lies: "~/x" in `home`, "x" in the workdir, "/x" where it says. Pure. kInvalid for a dst with
+/// Where a mount's dst lies: "~/x" in `home`, "x" in the workdir, "/x" where it says. Pure.
+/// kInvalid for a dst with
 /// "..".
 Result<std::filesystem::path> place_of(std::string_view dst, const std::filesystem::path& home);
 

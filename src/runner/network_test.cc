@@ -30,7 +30,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-bool run(const std::string& command) { return std::system((command + " >/dev/null 2>&1").c_str()) == 0; }
+bool run(const std::string& command) {
+  return std::system((command + " >/dev/null 2>&1").c_str()) == 0;
+}
 
 // A blob's name.
 std::string sha256_hex(std::string_view bytes) {
@@ -49,8 +51,8 @@ class TlsRelay {
     address.sin_family = AF_INET;
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     socklen_t size = sizeof address;
-    ::bind(listener, reinterpret_cast<sockaddr*>(&address), size);
-    ::listen(listener, 16);
+    (void)::bind(listener, reinterpret_cast<sockaddr*>(&address), size);
+    (void)::listen(listener, 16);
     ::getsockname(listener, reinterpret_cast<sockaddr*>(&address), &size);
     port_ = ntohs(address.sin_port);
     pid_ = ::fork();
@@ -215,12 +217,14 @@ TEST_F(Network, ABlobThatIsNotWhatItsNameSaysIsRefused) {
   RunnerProcess runner(folder(), socket(), {});
   ASSERT_TRUE(server.until([&] { return runner.ended(); }));
   EXPECT_EQ(get_string(*server.find("exited"), "detail"),
-            "The mount ~/sky_workdir cannot be brought: the server's copy of it is damaged; launch it again, which "
+            "The mount ~/sky_workdir cannot be brought: the server's copy of it is damaged; launch "
+            "it again, which "
             "uploads it anew");
 }
 
 TEST_F(Network, AGitRepositoryIsClonedAtItsRef) {
-  const std::string git = fmt::format("git -C {}/repo -c user.name=a -c user.email=a@b ", root_.string());
+  const std::string git =
+      fmt::format("git -C {}/repo -c user.name=a -c user.email=a@b ", root_.string());
   fs::create_directories(root_ / "repo");
   const auto write = [&](std::string_view text) {
     std::ofstream(root_ / "repo/f") << text;
@@ -234,8 +238,8 @@ TEST_F(Network, AGitRepositoryIsClonedAtItsRef) {
   FakeServer server(socket());
   json::object wanted = order("cat f ~/newest/f");
   wanted["workdir"] = {{"git", (root_ / "repo").string()}, {"ref", "v1"}};
-  wanted["mounts"] = json::array{json::object{
-      {"dst", "~/newest"}, {"kind", "git"}, {"url", (root_ / "repo").string()}}};
+  wanted["mounts"] = json::array{
+      json::object{{"dst", "~/newest"}, {"kind", "git"}, {"url", (root_ / "repo").string()}}};
   server.order = wanted;
   RunnerProcess runner(folder(), socket(), {});
   ASSERT_TRUE(server.until([&] { return runner.ended(); }));
@@ -250,7 +254,8 @@ TEST_F(Network, AGitRefThatIsNotThereIsASentence) {
   RunnerProcess runner(folder(), socket(), {});
   ASSERT_TRUE(server.until([&] { return runner.ended(); }));
   const std::string detail(get_string(*server.find("exited"), "detail"));
-  EXPECT_NE(detail.find("The mount ~/sky_workdir cannot be brought: git"), std::string::npos) << detail;
+  EXPECT_NE(detail.find("The mount ~/sky_workdir cannot be brought: git"), std::string::npos)
+      << detail;
 }
 
 }  // namespace

@@ -32,7 +32,8 @@ Result<std::vector<Variable>> read_variables(const json::object& message, std::s
       return error(ErrorCode::kInvalid,
                    fmt::format("The order's \"{}\" must hold pairs of name and value", key));
     }
-    variables.push_back({std::string((*both)[0].get_string()), std::string((*both)[1].get_string())});
+    variables.push_back(
+        {std::string((*both)[0].get_string()), std::string((*both)[1].get_string())});
   }
   return variables;
 }

@@ -1,6 +1,7 @@
 // runner/order.h
 //
-// What the server tells a rank to do, read from the messages `order` and `go` (docs/runner-protocol.md). Pure.
+// What the server tells a rank to do, read from the messages `order` and `go`
+// (docs/runner-protocol.md). Pure.
 
 #pragma once
 
@@ -25,10 +26,10 @@ struct Mount {
   enum class Kind { kBlob, kHttp, kGit };
   std::string dst;  ///< absolute, "~/…", or relative to the workdir
   Kind kind = Kind::kBlob;
-  std::string blob;  ///< of kBlob: the hash
+  std::string blob;      ///< of kBlob: the hash
   bool is_file = false;  ///< of kBlob: dst is the one file inside, not a folder
-  std::string url;   ///< of kHttp and kGit
-  std::string ref;   ///< of kGit: a branch, tag or commit; empty: the default branch
+  std::string url;       ///< of kHttp and kGit
+  std::string ref;       ///< of kGit: a branch, tag or commit; empty: the default branch
 };
 
 struct CheckpointOrder {

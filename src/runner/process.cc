@@ -69,8 +69,7 @@ Result<std::unique_ptr<RankProcess>> RankProcess::start(const RankOptions& optio
   if (options.memory_bytes > 0) {
     // Another server's job may have the same number and the same parent group.
     const std::string name = fmt::format("quad-{}-{}", options.name, random_hex(4));
-    if (auto made = rank->memory_.create(name, options.memory_bytes);
-        !made.ok()) {
+    if (auto made = rank->memory_.create(name, options.memory_bytes); !made.ok()) {
       rank->notes_.push_back(made.error().message);
     }
   }
@@ -82,7 +81,8 @@ Result<std::unique_ptr<RankProcess>> RankProcess::start(const RankOptions& optio
   int failure = 0;
   for (const Isolation isolation :
        {Isolation::kNamespace, Isolation::kUserNamespace, Isolation::kSubreaper}) {
-    // A user namespace that maps one user would take from root what root is needed for (apt, chown).
+    // A user namespace that maps one user would take from root what root is needed for (apt,
+    // chown).
     const bool root = options.init.uid == 0;
     if ((isolation == Isolation::kNamespace && !root) ||
         (isolation == Isolation::kUserNamespace && root)) {
@@ -220,8 +220,8 @@ void RankProcess::check_ended() {
     return;
   }
   if (isolation_ == Isolation::kSubreaper) {
-    // Whatever the init left behind, had it been killed: its orphans carry the rank's marks. So do the runner and its
-    // workers where the engine gave them the same, but those are this program.
+    // Whatever the init left behind, had it been killed: its orphans carry the rank's marks. So do
+    // the runner and its workers where the engine gave them the same, but those are this program.
     for (int round = 0; round < 100; ++round) {
       const std::vector<pid_t> left = processes_with(marks_);
       for (const pid_t process : left) {

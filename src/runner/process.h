@@ -24,11 +24,12 @@
 namespace quad::runner {
 
 struct RankOptions {
-  InitOptions init;               ///< isolation is chosen by start()
-  std::string name;               ///< "17-2-0"
-  std::vector<std::string> marks;  ///< entries of its processes' environment that no other rank's have
-  std::uint64_t memory_bytes = 0;  ///< 0: no limit
-  std::vector<int> cpus;           ///< that it may run on; empty: all
+  InitOptions init;  ///< isolation is chosen by start()
+  std::string name;  ///< "17-2-0"
+  std::vector<std::string>
+      marks;  ///< entries of its processes' environment that no other rank's have
+  std::uint64_t memory_bytes = 0;      ///< 0: no limit
+  std::vector<int> cpus;               ///< that it may run on; empty: all
   std::optional<Isolation> isolation;  ///< only this one; else the best that is permitted
 };
 

@@ -27,12 +27,13 @@ std::vector<ProcessFacts> all_processes();
 /// Those that descend from `ancestor`, without itself.
 std::vector<ProcessFacts> descendants_of(pid_t ancestor);
 
-/// Those whose environment holds all these entries ("NAME=value"), without those that run the calling process's own
-/// program; only processes of the own user can be seen. None if there are no entries.
+/// Those whose environment holds all these entries ("NAME=value"), without those that run the
+/// calling process's own program; only processes of the own user can be seen. None if there are no
+/// entries.
 std::vector<pid_t> processes_with(const std::vector<std::string>& entries);
 
-/// Kills all descendants of the calling process, again and again until none is left or `rounds` are over (10 ms each),
-/// and reaps them. True if none is left.
+/// Kills all descendants of the calling process, again and again until none is left or `rounds` are
+/// over (10 ms each), and reaps them. True if none is left.
 bool kill_descendants(int rounds);
 
 /// Parses the text of /proc/PID/stat. False if it makes no sense. Pure.

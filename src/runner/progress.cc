@@ -18,7 +18,8 @@ constexpr std::size_t kLongestLine = 64U << 10U;
 constexpr std::size_t kMostMetrics = 64;
 constexpr std::uint64_t kReadAtOnce = 1U << 20U;
 
-// Python writes NaN, Infinity and -Infinity, which are no JSON: they become null. Text inside strings stays.
+// Python writes NaN, Infinity and -Infinity, which are no JSON: they become null. Text inside
+// strings stays.
 std::string without_nan(std::string_view line) {
   std::string out;
   out.reserve(line.size());
@@ -35,7 +36,8 @@ std::string without_nan(std::string_view line) {
       continue;
     }
     bool replaced = false;
-    for (const std::string_view word : {"NaN", "-Infinity", "Infinity", "-NaN", "nan", "-inf", "inf"}) {
+    for (const std::string_view word :
+         {"NaN", "-Infinity", "Infinity", "-NaN", "nan", "-inf", "inf"}) {
       if (line.substr(i).starts_with(word)) {
         out += "null";
         i += word.size() - 1;

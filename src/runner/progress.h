@@ -2,8 +2,8 @@
 //
 // What a script says about its progress, by appending JSON lines to $QUAD_PROGRESS:
 //   {"step": 120, "total": 1000, "loss": 0.31, "metrics": {"accuracy": 0.8}}
-// Any line that makes no sense is passed over, NaN and infinities are tolerated (and left out), the newest line wins.
-// Owned by one thread; a poll costs one open of a local file.
+// Any line that makes no sense is passed over, NaN and infinities are tolerated (and left out), the
+// newest line wins. Owned by one thread; a poll costs one open of a local file.
 
 #pragma once
 
@@ -23,7 +23,7 @@ struct Metric {
 };
 
 struct Progress {
-  std::int64_t step = -1;   ///< -1: not said
+  std::int64_t step = -1;  ///< -1: not said
   std::int64_t total = -1;
   std::vector<Metric> metrics;
   bool operator==(const Progress&) const = default;
@@ -36,7 +36,8 @@ class ProgressTail {
  public:
   explicit ProgressTail(std::filesystem::path path) : path_(std::move(path)) {}
 
-  /// The newest progress since the last call, if there is any. A file that was replaced or cut short is read anew.
+  /// The newest progress since the last call, if there is any. A file that was replaced or cut
+  /// short is read anew.
   std::optional<Progress> poll();
 
  private:

@@ -125,8 +125,9 @@ Result<std::optional<FrameView>> FrameReader::next_view() {
                              static_cast<int>(static_cast<unsigned char>(type))));
   }
   if (length > kMaxPayload) {
-    return error(ErrorCode::kInvalid, fmt::format("A frame of {} bytes is longer than the {} allowed",
-                                                  length, kMaxPayload));
+    return error(
+        ErrorCode::kInvalid,
+        fmt::format("A frame of {} bytes is longer than the {} allowed", length, kMaxPayload));
   }
   if (end_ - begin_ < kFrameHeader + length) {
     return std::optional<FrameView>();
@@ -143,6 +144,8 @@ Result<std::optional<Frame>> FrameReader::next() {
   return std::optional<Frame>(Frame{view->type, std::string(view->payload)});
 }
 
-void FrameReader::reset() { begin_ = end_ = 0; }
+void FrameReader::reset() {
+  begin_ = end_ = 0;
+}
 
 }  // namespace quad::runner

@@ -1,11 +1,13 @@
 // runner/protocol.h
 //
-// The frames between a runner and the server (docs/runner-protocol.md), for both ends: how they are written, and an
-// incremental reader. A frame is `u32 little-endian payload length, u8 type, payload`; the length does not count the
-// type. Pure, any thread (one thread for each FrameReader). O(bytes); payloads are not copied when views are used.
+// The frames between a runner and the server (docs/runner-protocol.md), for both ends: how they are
+// written, and an incremental reader. A frame is `u32 little-endian payload length, u8 type,
+// payload`; the length does not count the type. Pure, any thread (one thread for each FrameReader).
+// O(bytes); payloads are not copied when views are used.
 //
-// Always holds: a reader never buffers more than one frame beyond what it was fed, and a frame that is too long or of
-// an unknown type is an error (kInvalid) after which the connection must be dropped.
+// Always holds: a reader never buffers more than one frame beyond what it was fed, and a frame that
+// is too long or of an unknown type is an error (kInvalid) after which the connection must be
+// dropped.
 
 #pragma once
 
@@ -23,7 +25,8 @@ namespace quad::runner {
 
 inline constexpr std::size_t kMaxPayload = 4U << 20U;
 inline constexpr std::size_t kFrameHeader = 5;
-inline constexpr std::size_t kLogHeader = kFrameHeader + 8;  ///< frame header and the output's offset
+inline constexpr std::size_t kLogHeader =
+    kFrameHeader + 8;  ///< frame header and the output's offset
 inline constexpr std::string_view kUpgradeProtocol = "quad-runner/1";
 
 inline constexpr char kJsonFrame = 'J';
@@ -47,7 +50,8 @@ std::string encode_frame(char type, std::string_view payload);
 std::string encode_message(const json::object& message);
 /// An `L` frame.
 std::string encode_log(std::uint64_t offset, std::string_view bytes);
-/// Only the first bytes of an `L` frame, to be sent before `size` bytes of output (scatter and gather).
+/// Only the first bytes of an `L` frame, to be sent before `size` bytes of output (scatter and
+/// gather).
 std::array<char, kLogHeader> encode_log_header(std::uint64_t offset, std::size_t size);
 /// An `A` frame: every output byte below `offset` may be dropped.
 std::string encode_ack(std::uint64_t offset);
@@ -63,8 +67,8 @@ Result<std::uint64_t> decode_ack(std::string_view payload);
 /// The payload of a `J` frame: an object with a `type`.
 Result<json::object> decode_message(std::string_view payload);
 
-/// Takes bytes as they come and gives frames. Either feed() copies of what was received, or receive into room() and
-/// commit().
+/// Takes bytes as they come and gives frames. Either feed() copies of what was received, or receive
+/// into room() and commit().
 class FrameReader {
  public:
   void feed(std::string_view bytes);

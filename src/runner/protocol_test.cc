@@ -25,7 +25,8 @@ TEST(Protocol, ALogFrameCarriesItsOffset) {
 }
 
 TEST(Protocol, AReaderFedByteByByteGivesTheSameFrames) {
-  const std::string bytes = encode_message({{"type", "hello"}}) + encode_ack(77) + encode_log(5, "");
+  const std::string bytes =
+      encode_message({{"type", "hello"}}) + encode_ack(77) + encode_log(5, "");
   FrameReader reader;
   std::string types;
   for (const char c : bytes) {

@@ -68,7 +68,8 @@ class RankInit {
   int isolate() {
     ::prctl(PR_SET_NAME, "quad-rank");
     if (options_.isolation == Isolation::kSubreaper) {
-      // Here the end of the control socket says that the runner is gone: there is a sweep to do then.
+      // Here the end of the control socket says that the runner is gone: there is a sweep to do
+      // then.
       return ::prctl(PR_SET_CHILD_SUBREAPER, 1) == 0 ? 0 : errno;
     }
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -231,10 +232,10 @@ class RankInit {
 
   const InitOptions& options_;
   sigset_t unblocked_{};
-  pid_t main_ = 0;         // the script's bash
-  bool running_ = false;   // the run script was started
+  pid_t main_ = 0;        // the script's bash
+  bool running_ = false;  // the run script was started
   bool stopping_ = false;
-  bool over_ = false;      // the last script has ended
+  bool over_ = false;  // the last script has ended
   std::size_t skip_usage_ = 0;
   std::uint64_t rss_ = 0;
   std::uint64_t cpu_ = 0;
@@ -242,6 +243,8 @@ class RankInit {
 
 }  // namespace
 
-void rank_init(const InitOptions& options) { RankInit(options).serve(); }
+void rank_init(const InitOptions& options) {
+  RankInit(options).serve();
+}
 
 }  // namespace quad::runner

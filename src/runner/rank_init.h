@@ -1,12 +1,13 @@
 // runner/rank_init.h
 //
-// The small process that every process of a rank descends from: the first process of the rank's own PID namespace
-// where that is permitted, else a child subreaper. It starts setup and run when told, adopts and reaps orphans, and
-// takes everything with it when it ends: because the runner says so, because the run is over, or because the runner
-// is gone. So nothing escapes by setsid or a double fork, and nothing outlives a runner that was killed.
+// The small process that every process of a rank descends from: the first process of the rank's own
+// PID namespace where that is permitted, else a child subreaper. It starts setup and run when told,
+// adopts and reaps orphans, and takes everything with it when it ends: because the runner says so,
+// because the run is over, or because the runner is gone. So nothing escapes by setsid or a double
+// fork, and nothing outlives a runner that was killed.
 //
-// It is a fork of the runner without exec, so it needs no file of its own in the image. rank_init() runs in the child
-// and never returns; the records are what goes over its socket.
+// It is a fork of the runner without exec, so it needs no file of its own in the image. rank_init()
+// runs in the child and never returns; the records are what goes over its socket.
 
 #pragma once
 
@@ -34,20 +35,21 @@ struct InitOptions {
 
 /// To the init.
 enum class InitCommand : char {
-  kSetup = 'S',      ///< start the setup script
-  kRun = 'R',        ///< start the run script
-  kTerminate = 'T',  ///< SIGTERM to every process; when the main one ends, the others have until kKill
-  kKill = 'K',       ///< SIGKILL to every process, and end
-  kUsage = 'U',      ///< report kUsage
+  kSetup = 'S',  ///< start the setup script
+  kRun = 'R',    ///< start the run script
+  kTerminate =
+      'T',       ///< SIGTERM to every process; when the main one ends, the others have until kKill
+  kKill = 'K',   ///< SIGKILL to every process, and end
+  kUsage = 'U',  ///< report kUsage
 };
 
 /// From the init: one record each.
 struct InitReport {
   enum class Kind : char {
-    kReady = 'r',   ///< the namespaces are made
-    kFailed = 'f',  ///< they cannot be; value is an errno. The init has ended
+    kReady = 'r',    ///< the namespaces are made
+    kFailed = 'f',   ///< they cannot be; value is an errno. The init has ended
     kNoShell = 'e',  ///< bash cannot be started; value is an errno
-    kExited = 'x',  ///< the script has ended; value is its wait status
+    kExited = 'x',   ///< the script has ended; value is its wait status
     kUsage = 'u',
   };
   Kind kind = Kind::kReady;

@@ -13,14 +13,10 @@ namespace quad::runner {
 namespace fs = std::filesystem;
 
 json::object to_json(const RankResult& result) {
-  return {{"how", result.how},
-          {"code", result.code},
-          {"by_quad", result.by_quad},
-          {"out_of_memory", result.out_of_memory},
-          {"in_setup", result.in_setup},
-          {"detail", result.detail},
-          {"log_end", result.log_end},
-          {"at_ms", result.at_ms}};
+  return {{"how", result.how},           {"code", result.code},
+          {"by_quad", result.by_quad},   {"out_of_memory", result.out_of_memory},
+          {"in_setup", result.in_setup}, {"detail", result.detail},
+          {"log_end", result.log_end},   {"at_ms", result.at_ms}};
 }
 
 RankResult result_from(const json::object& object) {
@@ -38,7 +34,8 @@ RankResult result_from(const json::object& object) {
 
 Status write_result(const std::filesystem::path& folder, const RankResult& result) {
   const fs::path temporary = folder / "result.json.tmp";
-  UniqueFd fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644));
+  UniqueFd fd(
+      ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644));
   if (!fd) {
     return errno_error("Cannot create result.json", errno);
   }

@@ -28,7 +28,9 @@ void pause(Millis time) {
   }
 }
 
-Now now() { return SystemClock().now(); }
+Now now() {
+  return SystemClock().now();
+}
 
 std::vector<checkpoint::Root> roots_of(const checkpoint::FileView& view, const Start& start,
                                        const Order& order) {
@@ -201,9 +203,8 @@ void note(std::string_view kind, std::string_view message, const WorkerOutput& o
 void retain(const checkpoint::FileView& view, const Start& start, const Order& order) {
   const auto selection =
       checkpoint::newest_valid(view, roots_of(view, start, order), select_options(start, order));
-  for (const checkpoint::Candidate& candidate :
-       checkpoint::to_delete(selection.all, static_cast<std::size_t>(order.checkpoint.keep),
-                             start.key.epoch)) {
+  for (const checkpoint::Candidate& candidate : checkpoint::to_delete(
+           selection.all, static_cast<std::size_t>(order.checkpoint.keep), start.key.epoch)) {
     if (candidate.found.top) {
       continue;  // the folder holds other checkpoints too
     }
@@ -220,9 +221,9 @@ void watch_checkpoints(const Start& start, const Order& order, const std::string
                        const WorkerOutput& output) {
   const checkpoint::PosixFileView view;
   const bool users_own = !order.checkpoint.path.empty();
-  const checkpoint::Root root{users_own ? fs::path(order.checkpoint.path)
-                                        : attempt_folder(start, order),
-                              start.key.epoch, users_own};
+  const checkpoint::Root root{
+      users_own ? fs::path(order.checkpoint.path) : attempt_folder(start, order), start.key.epoch,
+      users_own};
   checkpoint::WatchOptions options;
   options.marker = order.checkpoint.marker;
   checkpoint::CheckpointWatcher watcher(view, root, options);

@@ -1,9 +1,9 @@
 // runner/resume.h
 //
-// The runner's work with the hot tier, all of it in workers, since storage may stall: raising the fence and bringing
-// the newest valid checkpoint forward (rank 0 of a later attempt, before anything else), reading the fence each second
-// (every rank), and watching for new checkpoints (rank 0). Each function is the body of a worker; what it sends is
-// stated with it.
+// The runner's work with the hot tier, all of it in workers, since storage may stall: raising the
+// fence and bringing the newest valid checkpoint forward (rank 0 of a later attempt, before
+// anything else), reading the fence each second (every rank), and watching for new checkpoints
+// (rank 0). Each function is the body of a worker; what it sends is stated with it.
 
 #pragma once
 
@@ -33,8 +33,9 @@ void resume_work(const Start& start, const Order& order, const WorkerOutput& out
 /// epoch first.
 void watch_fence(const Start& start, const Order& order, bool raise, const WorkerOutput& output);
 
-/// Until it is killed: looks for new checkpoints every few seconds; keeps a copy of one that a script overwrites in
-/// place; deletes what retention lets go. Sends {"checkpoint": {path, step, bytes, seconds, framework, note}} and
+/// Until it is killed: looks for new checkpoints every few seconds; keeps a copy of one that a
+/// script overwrites in place; deletes what retention lets go. Sends {"checkpoint": {path, step,
+/// bytes, seconds, framework, note}} and
 /// {"note": sentence, "kind": kind}.
 void watch_checkpoints(const Start& start, const Order& order, const std::string& resumed_from,
                        const WorkerOutput& output);

@@ -1,11 +1,14 @@
 // runner/script.h
 //
-// The bash script around a task's setup or run, with SkyPilot's meaning: ~/.bashrc, conda, PYTHONUNBUFFERED, the
-// workdir, the exports, then the user's lines; no `set -e`, so the exit code is that of the last command. It is run as
-// `/bin/bash -i FILE` with stderr closed off: an interactive bash without a terminal begins with two warnings, and the
-// script's first line gives it its real stderr back. Pure, but for write_script.
+// The bash script around a task's setup or run, with SkyPilot's meaning: ~/.bashrc, conda,
+// PYTHONUNBUFFERED, the workdir, the exports, then the user's lines; no `set -e`, so the exit code
+// is that of the last command. It is run as
+// `/bin/bash -i FILE` with stderr closed off: an interactive bash without a terminal begins with
+// two warnings, and the script's first line gives it its real stderr back. Pure, but for
+// write_script.
 //
-// The text holds the task's secrets: it is written for its owner's eyes only (0600) and never passed in an argument.
+// The text holds the task's secrets: it is written for its owner's eyes only (0600) and never
+// passed in an argument.
 
 #pragma once
 

@@ -41,18 +41,21 @@ namespace fs = std::filesystem;
 
 constexpr Millis kHeartbeat{1000};
 constexpr Millis kProgress{500};
-constexpr Millis kFenceDelay{1000};       // what ends sooner needs no watching
+constexpr Millis kFenceDelay{1000};  // what ends sooner needs no watching
 constexpr Millis kCheckpointDelay{2000};
 constexpr Millis kWorkerRestart{5000};
-constexpr Millis kTroubleLog{60'000};     // at most one line about the connection in this time
-constexpr Millis kOutputAfterEnd{5000};   // how long output is waited for once every process is dead
-constexpr Millis kPatience{200};          // how long a rank may be held up for a server that keeps up
-constexpr Millis kPatienceEarned{20};     // with each piece of this size that the server takes: 50 MB/s keep up
+constexpr Millis kTroubleLog{60'000};    // at most one line about the connection in this time
+constexpr Millis kOutputAfterEnd{5000};  // how long output is waited for once every process is dead
+constexpr Millis kPatience{200};  // how long a rank may be held up for a server that keeps up
+constexpr Millis kPatienceEarned{
+    20};  // with each piece of this size that the server takes: 50 MB/s keep up
 constexpr std::uint64_t kPatienceBytes = 1U << 20U;
 constexpr std::size_t kReadAtOnce = 2U << 20U;
 
 volatile sig_atomic_t terminate_asked = 0;
-void on_terminate(int /*signal*/) { terminate_asked = 1; }
+void on_terminate(int /*signal*/) {
+  terminate_asked = 1;
+}
 void on_child(int /*signal*/) {}  // wakes the loop
 
 enum class Phase {
@@ -85,8 +88,8 @@ std::string_view name_of(Phase phase) {
   return "connected";
 }
 
-// A port that is free on every address of this machine, outside of those that the kernel hands out by itself. The
-// socket holds it until the rank's own processes need it.
+// A port that is free on every address of this machine, outside of those that the kernel hands out
+// by itself. The socket holds it until the rank's own processes need it.
 std::pair<UniqueFd, int> hold_port() {
   UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
   for (int attempt = 0; fd && attempt < 32; ++attempt) {
@@ -189,9 +192,9 @@ class Session {
   bool result_synced_ = false;
   bool output_open_ = false;
   MonoTime dead_since_{0};
-  Millis patience_ = kPatience;         // what is left of it
-  std::uint64_t patience_front_ = 0;    // acknowledged output up to which it has been earned
-  MonoTime waits_since_{0};             // since when output waits; 0: it does not
+  Millis patience_ = kPatience;       // what is left of it
+  std::uint64_t patience_front_ = 0;  // acknowledged output up to which it has been earned
+  MonoTime waits_since_{0};           // since when output waits; 0: it does not
   bool told_stuck_ = false;
 
   bool stopping_ = false;
@@ -279,7 +282,8 @@ int Session::timeout() const {
       consider(checkpoints_at_);
     }
   }
-  // What on_timers() no longer looks at must not wake it either: a rank that has ended may wait for days for its server.
+  // What on_timers() no longer looks at must not wake it either: a rank that has ended may wait for
+  // days for its server.
   const bool ending = phase_ == Phase::kEnding || phase_ == Phase::kEnded;
   if (fence_at_.millis != 0 && !ending) {
     consider(fence_at_);
@@ -393,8 +397,10 @@ void Session::on_timers() {
     } else {
       heartbeat(nullptr);
     }
-    if (phase_ == Phase::kEnded && !uplink_->connection().open() && ::access(folder_.c_str(), F_OK) != 0) {
-      done_ = true;  // its folder was deleted, and with it the server's data: there is nobody left to tell
+    if (phase_ == Phase::kEnded && !uplink_->connection().open() &&
+        ::access(folder_.c_str(), F_OK) != 0) {
+      done_ = true;  // its folder was deleted, and with it the server's data: there is nobody left
+                     // to tell
     }
   }
   if (stopping_ && !killed_ && now_ >= kill_at_ && rank_ != nullptr) {
@@ -545,7 +551,8 @@ void Session::raise_fence() {
     return;
   }
   if (start_.key.epoch.value() == 1) {
-    // There is nothing earlier to fence off or to find. The fence itself is raised when its watch begins.
+    // There is nothing earlier to fence off or to find. The fence itself is raised when its watch
+    // begins.
     const Status made = make_folders(attempt_folder(start_, *order_));
     resumed({{"resumed", true}, {"note", made.ok() ? std::string() : made.error().message}});
     return;
@@ -562,8 +569,8 @@ void Session::raise_fence() {
 
 void Session::resume() {
   worker_answered_ = false;
-  auto worker = Worker::start(
-      [&](const WorkerOutput& output) { resume_work(start_, *order_, output); });
+  auto worker =
+      Worker::start([&](const WorkerOutput& output) { resume_work(start_, *order_, output); });
   if (!worker.ok()) {
     end_before_user_code(worker.error().message, true);
     return;
@@ -652,8 +659,8 @@ void Session::setup() {
     return;
   }
   const Status written = write_script(
-      folder_ / "setup.sh", make_script(ScriptKind::kSetup,
-                                        setup_exports(start_, *order_, places_), order_->setup));
+      folder_ / "setup.sh",
+      make_script(ScriptKind::kSetup, setup_exports(start_, *order_, places_), order_->setup));
   if (!written.ok()) {
     end_before_user_code(written.error().message, true);
     return;
@@ -675,8 +682,8 @@ void Session::go(const json::object& message) {
   go_ = read_go(message);
   port_socket_.reset();
   const Status written = write_script(
-      folder_ / "run.sh", make_script(ScriptKind::kRun,
-                                      run_exports(start_, *order_, *go_, places_), order_->run));
+      folder_ / "run.sh",
+      make_script(ScriptKind::kRun, run_exports(start_, *order_, *go_, places_), order_->run));
   if (!written.ok()) {
     end_before_user_code(written.error().message, false);
     return;
@@ -685,8 +692,7 @@ void Session::go(const json::object& message) {
   set_phase(Phase::kRunning);
   progress_at_ = now_ + kProgress;
   const CheckpointOrder& checkpoint = order_->checkpoint;
-  if (start_.key.rank.value() == 0 &&
-      !(checkpoint.job_dir.empty() && checkpoint.path.empty())) {
+  if (start_.key.rank.value() == 0 && !(checkpoint.job_dir.empty() && checkpoint.path.empty())) {
     checkpoints_at_ = now_ + kCheckpointDelay;
   }
 }
@@ -778,8 +784,8 @@ void Session::end_before_user_code(std::string detail, bool in_setup) {
 }
 
 void Session::finish_when_dead() {
-  const bool unexpected = rank_ != nullptr && rank_->ended() && phase_ != Phase::kEnding &&
-                          phase_ != Phase::kEnded;
+  const bool unexpected =
+      rank_ != nullptr && rank_->ended() && phase_ != Phase::kEnding && phase_ != Phase::kEnded;
   if (unexpected) {
     on_rank_reports();
     if (phase_ != Phase::kEnding && phase_ != Phase::kEnded) {
@@ -788,7 +794,8 @@ void Session::finish_when_dead() {
       result.code = SIGKILL;
       result.by_quad = stopping_;
       result.in_setup = phase_ == Phase::kSetup;
-      result.detail = stopping_ ? stop_reason_ : "the first process of the rank was killed from outside";
+      result.detail =
+          stopping_ ? stop_reason_ : "the first process of the rank was killed from outside";
       end(std::move(result));
       return;  // end() comes back here
     }
@@ -814,7 +821,8 @@ void Session::finish_when_dead() {
   ::unlink((folder_ / "setup.sh").c_str());
   ::unlink((folder_ / "run.sh").c_str());
   result_.log_end = spool_.end();
-  // A runner that was told to leave before it had an order has nothing to say about how the rank ended.
+  // A runner that was told to leave before it had an order has nothing to say about how the rank
+  // ended.
   if (order_.has_value() || !leaving_) {
     if (auto written = write_result(folder_, result_); !written.ok()) {
       log(written.error().message);  // the server is told all the same
@@ -889,7 +897,8 @@ void Session::on_workers() {
       end_before_user_code("The search for a checkpoint ended without an answer", true);
     }
   }
-  if (fetch_worker_.running() && phase_ >= Phase::kFetching) {  // to its end, or its closed pipe keeps waking us
+  if (fetch_worker_.running() &&
+      phase_ >= Phase::kFetching) {  // to its end, or its closed pipe keeps waking us
     for (const json::object& message : fetch_worker_.receive()) {
       worker_answered_ = true;
       if (message.contains("error")) {
@@ -930,9 +939,10 @@ void Session::on_workers() {
   }
 }
 
-// A rank that prints faster than its output can be stored would otherwise send every byte over the disk, ever further
-// ahead of who follows it; and it may not be held up by a server that is slow or hangs. So while memory is full output
-// waits, with a patience that the server earns by what it takes, and never while anything is spooled.
+// A rank that prints faster than its output can be stored would otherwise send every byte over the
+// disk, ever further ahead of who follows it; and it may not be held up by a server that is slow or
+// hangs. So while memory is full output waits, with a patience that the server earns by what it
+// takes, and never while anything is spooled.
 bool Session::output_may_wait() {
   const bool may = spool_.memory_full() && !spool_.spilled() && uplink_->connection().open() &&
                    uplink_->backlog() > 0 && phase_ != Phase::kEnding;
@@ -940,9 +950,11 @@ bool Session::output_may_wait() {
     patience_ -= now_ - waits_since_;
     waits_since_ = MonoTime{0};
   }
-  if (const std::uint64_t pieces = (spool_.front() - patience_front_) / kPatienceBytes; pieces > 0) {
+  if (const std::uint64_t pieces = (spool_.front() - patience_front_) / kPatienceBytes;
+      pieces > 0) {
     patience_front_ += pieces * kPatienceBytes;
-    patience_ = std::min(kPatience, patience_ + kPatienceEarned * static_cast<std::int64_t>(pieces));
+    patience_ =
+        std::min(kPatience, patience_ + kPatienceEarned * static_cast<std::int64_t>(pieces));
   }
   if (may && waits_since_.millis == 0) {
     waits_since_ = now_;
@@ -1060,8 +1072,8 @@ int run_session(const Start& start, const fs::path& folder, const Clock& clock) 
 }
 
 Result<int> hold_folder(const fs::path& folder) {
-  UniqueFd fd(::open((folder / "runner.pid").c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW,
-                     0644));
+  UniqueFd fd(
+      ::open((folder / "runner.pid").c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644));
   if (!fd) {
     return errno_error("Cannot open runner.pid", errno);
   }

@@ -1,4 +1,5 @@
-// The real quad-runner against a server that the test plays, as root and as nobody, with namespaces and without.
+// The real quad-runner against a server that the test plays, as root and as nobody, with namespaces
+// and without.
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -94,13 +95,13 @@ class EachWay : public Ranks, public ::testing::WithParamInterface<Way> {
   }
 };
 
-INSTANTIATE_TEST_SUITE_P(
-    Ways, EachWay,
-    ::testing::Values(Way{false, true}, Way{false, false}, Way{true, true}, Way{true, false}),
-    [](const auto& way) {
-      return std::string(way.param.as_nobody ? "Nobody" : "Self") +
-             (way.param.namespaces ? "InNamespaces" : "UnderASubreaper");
-    });
+INSTANTIATE_TEST_SUITE_P(Ways, EachWay,
+                         ::testing::Values(Way{false, true}, Way{false, false}, Way{true, true},
+                                           Way{true, false}),
+                         [](const auto& way) {
+                           return std::string(way.param.as_nobody ? "Nobody" : "Self") +
+                                  (way.param.namespaces ? "InNamespaces" : "UnderASubreaper");
+                         });
 
 TEST_P(EachWay, AOneLineJobRunsAndItsEndIsDurableBeforeItIsTold) {
   FakeServer server(socket());
@@ -127,9 +128,10 @@ TEST_P(EachWay, AOneLineJobRunsAndItsEndIsDurableBeforeItIsTold) {
 
 TEST_P(EachWay, ANormalEndTakesEverythingWithItThatTheJobLeftRunning) {
   FakeServer server(socket());
-  server.order = order(fmt::format(
-      "for i in 1 2 3; do (setsid bash -c 'exec -a {0} sleep 1000' & ) ; done\n"
-      "nohup bash -c '(exec -a {0} sleep 1000) & disown; exit' > /dev/null\necho out", marker_));
+  server.order = order(
+      fmt::format("for i in 1 2 3; do (setsid bash -c 'exec -a {0} sleep 1000' & ) ; done\n"
+                  "nohup bash -c '(exec -a {0} sleep 1000) & disown; exit' > /dev/null\necho out",
+                  marker_));
   RunnerProcess runner(folder(), socket(), options());
   ASSERT_TRUE(server.until([&] { return runner.ended(); }));
   EXPECT_EQ(server.output, "out\n");
@@ -166,10 +168,12 @@ TEST_P(EachWay, TheEndOfTheRanksFirstProcessIsTheEndOfTheRank) {
 
 TEST_P(EachWay, AStopGivesTheScriptItsGraceAndEndsTheRest) {
   FakeServer server(socket());
-  server.order = order(fmt::format(
-      "bash -c 'exec -a {0} sleep 1000' &\n"
-      "bash -c 'trap \"echo saved; exit 0\" TERM; exec 9<> <(:); echo up; while :; do read -rt 1 -u 9; done'\n"
-      "echo the next line must not run", marker_));
+  server.order =
+      order(fmt::format("bash -c 'exec -a {0} sleep 1000' &\n"
+                        "bash -c 'trap \"echo saved; exit 0\" TERM; exec 9<> <(:); echo up; while "
+                        ":; do read -rt 1 -u 9; done'\n"
+                        "echo the next line must not run",
+                        marker_));
   RunnerProcess runner(folder(), socket(), options());
   ASSERT_TRUE(server.until([&] { return server.output == "up\n"; }));
   server.send({{"type", "stop"}, {"grace_ms", 20000}, {"reason", "cancelled by ana"}});
@@ -198,9 +202,10 @@ TEST_P(EachWay, AProcessThatDoesNotHeedAStopIsKilledAfterTheGrace) {
 
 TEST_P(EachWay, AThousandProcessesAreCleanedUp) {
   FakeServer server(socket());
-  server.order = order(fmt::format(
-      "exec 3> >(cat)\nfor i in {{1..1000}}; do bash -c 'exec -a {} sleep 1000' & done\necho up; wait",
-      marker_));
+  server.order =
+      order(fmt::format("exec 3> >(cat)\nfor i in {{1..1000}}; do bash -c 'exec -a {} sleep 1000' "
+                        "& done\necho up; wait",
+                        marker_));
   RunnerProcess runner(folder(), socket(), options());
   ASSERT_TRUE(server.until([&] { return server.output == "up\n" && marked() >= 1000; }, 60));
   server.send({{"type", "stop"}, {"grace_ms", 0}, {"reason", "cancelled"}});
@@ -221,7 +226,8 @@ TEST_P(EachWay, AFailingSetupEndsTheRankBeforeRun) {
 
 TEST_F(Ranks, WhatSetupStartsLivesOnIntoRun) {
   FakeServer server(socket());
-  server.order = order("cat ~/answer.fifo", "mkfifo ~/answer.fifo\n(echo from setup > ~/answer.fifo) &\n");
+  server.order =
+      order("cat ~/answer.fifo", "mkfifo ~/answer.fifo\n(echo from setup > ~/answer.fifo) &\n");
   RunnerProcess runner(folder(), socket(), {});
   ASSERT_TRUE(server.until([&] { return runner.ended(); }));
   EXPECT_EQ(server.output, "from setup\n");
@@ -229,11 +235,13 @@ TEST_F(Ranks, WhatSetupStartsLivesOnIntoRun) {
 
 TEST_F(Ranks, TheScriptSeesItsVariablesItsWorkdirAndNoStdin) {
   FakeServer server(socket());
-  server.order = order("pwd; echo $PLAIN $SECRET; cat; echo $- | grep -c i; echo \"$HOME $PYTHONUNBUFFERED\"");
+  server.order =
+      order("pwd; echo $PLAIN $SECRET; cat; echo $- | grep -c i; echo \"$HOME $PYTHONUNBUFFERED\"");
   RunnerProcess runner(folder(), socket(), {});
   ASSERT_TRUE(server.until([&] { return runner.ended(); }));
   const std::string home = (folder() / "home").string();
-  EXPECT_EQ(server.output, fmt::format("{0}/sky_workdir\nit's s3cr3t-{1}\n1\n{0} 1\n", home, marker_));
+  EXPECT_EQ(server.output,
+            fmt::format("{0}/sky_workdir\nit's s3cr3t-{1}\n1\n{0} 1\n", home, marker_));
 }
 
 TEST_F(Ranks, SecretsAreInNoArgumentAndInNoFileForOthers) {
@@ -276,8 +284,8 @@ TEST_F(Ranks, AReconnectLosesAndDoublesNoByte) {
   int cut_short = 0;  // drops before the end was known, each of which a new connection must follow
   for (int drops = 0; drops < 6; ++drops) {
     const std::size_t until_bytes = server.output.size() + 50'000;
-    ASSERT_TRUE(server.until(
-        [&] { return server.output.size() >= until_bytes || server.exited(); }));
+    ASSERT_TRUE(
+        server.until([&] { return server.output.size() >= until_bytes || server.exited(); }));
     cut_short += server.exited() ? 0 : 1;
     server.drop();
   }
@@ -399,7 +407,8 @@ TEST_F(Ranks, ALeaveMessageDoesTheSame) {
 
 TEST_F(Ranks, ANewerFenceKillsTheRankEvenWithoutAServer) {
   FakeServer server(socket());
-  json::object with_fence = order(fmt::format("bash -c 'exec -a {} sleep 1000' & echo up; wait", marker_));
+  json::object with_fence =
+      order(fmt::format("bash -c 'exec -a {} sleep 1000' & echo up; wait", marker_));
   const fs::path job = root_ / "hot/17";
   with_fence["checkpoint"] = {{"job_dir", job.string()}, {"fence_wait_ms", 0}};
   server.order = with_fence;
@@ -420,7 +429,8 @@ TEST_F(Ranks, ANewerFenceKillsTheRankEvenWithoutAServer) {
 TEST_F(Ranks, ARankThatHasEndedWaitsForItsServerWithoutUsingTheProcessor) {
   FakeServer server(socket());
   server.order = order("true");
-  (*server.order)["checkpoint"] = json::object{{"job_dir", (root_ / "hot/17").string()}, {"lease_ms", 30'000}};
+  (*server.order)["checkpoint"] =
+      json::object{{"job_dir", (root_ / "hot/17").string()}, {"lease_ms", 30'000}};
   server.say_bye = false;
   RunnerProcess runner(folder(), socket(), {});
   ASSERT_TRUE(server.until([&] { return server.exited(); }));
@@ -434,7 +444,8 @@ TEST_F(Ranks, ARankThatHasEndedWaitsForItsServerWithoutUsingTheProcessor) {
     }
     return std::nullopt;
   };
-  // A second after the order the fence would be read first, if the rank had not ended. Then two more.
+  // A second after the order the fence would be read first, if the rank had not ended. Then two
+  // more.
   (void)server.until([] { return false; }, 1.2);
   const auto before = ticks();
   (void)server.until([] { return false; }, 2);
@@ -565,7 +576,8 @@ TEST_F(Ranks, ProgressIsToldWithTheNewestLine) {
   FakeServer server(socket());
   server.order = order(
       "echo '{\"step\": 1}' >> $QUAD_PROGRESS\n"
-      "echo '{\"step\": 7, \"total\": 10, \"loss\": NaN, \"metrics\": {\"acc\": 0.5}}' >> $QUAD_PROGRESS");
+      "echo '{\"step\": 7, \"total\": 10, \"loss\": NaN, \"metrics\": {\"acc\": 0.5}}' >> "
+      "$QUAD_PROGRESS");
   RunnerProcess runner(folder(), socket(), {});
   ASSERT_TRUE(server.until([&] { return runner.ended(); }));
   const json::object* progress = server.find("progress");
@@ -582,7 +594,8 @@ TEST_F(Ranks, HeartbeatsTellMemoryAndProcessorTime) {
   RunnerProcess runner(folder(), socket(), {});
   EXPECT_TRUE(server.until([&] {
     return std::any_of(server.messages.begin(), server.messages.end(), [](const auto& message) {
-      return get_string(message, "type") == "heartbeat" && get_int(message, "rss_bytes") > 100'000 &&
+      return get_string(message, "type") == "heartbeat" &&
+             get_int(message, "rss_bytes") > 100'000 &&
              get_double(message, "cpu_percent") > 0.5;  // the machine may be busy
     });
   }));

@@ -62,7 +62,8 @@ TEST(Endpoint, UnderstandsEachForm) {
 TEST(Endpoint, ResolvesANameOfTheHostsFile) {
   const auto hosts = resolve("localhost");
   ASSERT_TRUE(hosts.ok()) << hosts.error().message;
-  EXPECT_NE(std::find(hosts.value().begin(), hosts.value().end(), "127.0.0.1"), hosts.value().end());
+  EXPECT_NE(std::find(hosts.value().begin(), hosts.value().end(), "127.0.0.1"),
+            hosts.value().end());
 }
 
 TEST(HttpGet, SplitsAUrl) {
@@ -93,7 +94,8 @@ TEST(Progress, TakesNumbersAndLeavesTheRest) {
   EXPECT_EQ(progress->step, 12);
   EXPECT_EQ(progress->total, 100);
   EXPECT_EQ(progress->metrics, (std::vector<Metric>{{"loss", 0.5}, {"acc", 1.0}}));
-  for (const char* nothing : {"", "hello", "[1]", "{", "{}", R"({"step": "x"})", R"({"a": "NaN})"}) {
+  for (const char* nothing :
+       {"", "hello", "[1]", "{", "{}", R"({"step": "x"})", R"({"a": "NaN})"}) {
     EXPECT_FALSE(parse_progress(nothing).has_value()) << nothing;
   }
 }
@@ -127,8 +129,8 @@ TEST(Places, AreInHomeInTheWorkdirOrWhereTheySay) {
 
 TEST(ProcessTable, ReadsANameWithBracketsAndSpaces) {
   ProcessFacts facts;
-  ASSERT_TRUE(parse_stat("42 (a ) b) S 7 42 42 0 -1 0 0 0 0 0 10 20 30 40 20 0 1 0 99 1000 555 0",
-                         facts));
+  ASSERT_TRUE(
+      parse_stat("42 (a ) b) S 7 42 42 0 -1 0 0 0 0 0 10 20 30 40 20 0 1 0 99 1000 555 0", facts));
   EXPECT_EQ(facts.pid, 42);
   EXPECT_EQ(facts.parent, 7);
   EXPECT_EQ(facts.state, 'S');

@@ -133,8 +133,10 @@ std::uint64_t Spool::line_start_after(std::uint64_t offset) {
     std::uint64_t begin = at;
     for (const iovec& piece : pieces) {
       if (const void* found = std::memchr(piece.iov_base, '\n', piece.iov_len)) {
-        return begin + static_cast<std::uint64_t>(static_cast<const char*>(found) -
-                                                  static_cast<const char*>(piece.iov_base)) + 1;
+        return begin +
+               static_cast<std::uint64_t>(static_cast<const char*>(found) -
+                                          static_cast<const char*>(piece.iov_base)) +
+               1;
       }
       begin += piece.iov_len;
     }
@@ -161,7 +163,8 @@ void Spool::forget_below(std::uint64_t offset) {
   }
   while (!chunks_.empty() && chunks_.front().begin + chunks_.front().size <= front_) {
     if (chunks_.size() == 1) {
-      // All is acknowledged: the chunk starts again from its beginning, whose pages are there already.
+      // All is acknowledged: the chunk starts again from its beginning, whose pages are there
+      // already.
       chunks_.front().begin = end_;
       chunks_.front().size = 0;
       break;

@@ -1,12 +1,14 @@
 // runner/spool.h
 //
-// A rank's output between its pipe and the server's acknowledgement. Bytes are numbered from 0. What the server is
-// about to acknowledge stays in memory; past `memory_bytes` the oldest goes to segment files in the rank's folder, and
-// past `spool_bytes` (or on a full disk) the oldest is dropped and leaves a gap that ends at the start of a line.
-// Owned by the runner's one thread. Appending costs no copy and no system call; spilling is one write for each 256 KiB.
+// A rank's output between its pipe and the server's acknowledgement. Bytes are numbered from 0.
+// What the server is about to acknowledge stays in memory; past `memory_bytes` the oldest goes to
+// segment files in the rank's folder, and past `spool_bytes` (or on a full disk) the oldest is
+// dropped and leaves a gap that ends at the start of a line. Owned by the runner's one thread.
+// Appending costs no copy and no system call; spilling is one write for each 256 KiB.
 //
-// Always holds: [front(), end()) can be read, except [gap()->from, gap()->to), and gap()->to == front(); memory never
-// exceeds memory_bytes by more than one chunk, nor the files spool_bytes by more than one segment.
+// Always holds: [front(), end()) can be read, except [gap()->from, gap()->to), and gap()->to ==
+// front(); memory never exceeds memory_bytes by more than one chunk, nor the files spool_bytes by
+// more than one segment.
 
 #pragma once
 
@@ -27,8 +29,8 @@
 namespace quad::runner {
 
 struct SpoolLimits {
-  std::uint64_t spool_bytes = 1ULL << 30U;    ///< in files and memory together
-  std::uint64_t memory_bytes = 8ULL << 20U;   ///< at most this much of it in memory
+  std::uint64_t spool_bytes = 1ULL << 30U;   ///< in files and memory together
+  std::uint64_t memory_bytes = 8ULL << 20U;  ///< at most this much of it in memory
 };
 
 /// Output bytes [from, to) are lost.
@@ -62,8 +64,9 @@ class Spool {
   /// Everything below `offset` is acknowledged.
   void acknowledge(std::uint64_t offset);
 
-  /// Up to `max_bytes` from `offset`, which must be in [front(), end()), as pieces; the total that they hold. Valid
-  /// until the next call on the spool. Bytes in files are read into a buffer of the spool's own.
+  /// Up to `max_bytes` from `offset`, which must be in [front(), end()), as pieces; the total that
+  /// they hold. Valid until the next call on the spool. Bytes in files are read into a buffer of
+  /// the spool's own.
   std::size_t view(std::uint64_t offset, std::size_t max_bytes, std::vector<iovec>& pieces);
 
   [[nodiscard]] std::uint64_t front() const { return front_; }
@@ -101,8 +104,8 @@ class Spool {
   std::filesystem::path folder_;
   SpoolLimits limits_;
   std::uint64_t segment_bytes_;
-  std::deque<Segment> segments_;  // oldest first; all before the chunks
-  std::deque<Chunk> chunks_;      // the last one is being filled
+  std::deque<Segment> segments_;   // oldest first; all before the chunks
+  std::deque<Chunk> chunks_;       // the last one is being filled
   std::unique_ptr<char[]> spare_;  // a chunk's memory for the next one
   std::string scratch_;
   std::uint64_t front_ = 0;

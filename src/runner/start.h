@@ -1,6 +1,7 @@
 // runner/start.h
 //
-// start.json: what the engine tells a runner when it starts it (docs/runner-protocol.md). Blocks for one small file.
+// start.json: what the engine tells a runner when it starts it (docs/runner-protocol.md). Blocks
+// for one small file.
 
 #pragma once
 
@@ -16,20 +17,22 @@ namespace quad::runner {
 
 struct Start {
   std::string server;  ///< "unix:/path", "http://host:port" or "https://host:port"
-  std::string ca;      ///< a file of certificates that the server's must descend from; empty: the system's
+  std::string
+      ca;  ///< a file of certificates that the server's must descend from; empty: the system's
   std::string token;
   RankKey key;
   std::string node;
-  std::string address;            ///< where other ranks reach this one; empty: as the connection shows it
+  std::string address;  ///< where other ranks reach this one; empty: as the connection shows it
   std::vector<std::int32_t> gpus;  ///< indices on the node
-  std::string gpu_env;            ///< the variable that hides the others; empty: the engine has done so
+  std::string gpu_env;  ///< the variable that hides the others; empty: the engine has done so
   std::int64_t cpu_milli = 0;
   std::vector<int> cpus;          ///< that the rank may run on; empty: all
   std::int64_t memory_bytes = 0;  ///< 0: no limit
   std::string hot;                ///< the hot tier; empty: none
   std::string home;               ///< the rank's HOME; empty: `home` in the runner's folder
   std::uint64_t spool_bytes = 1ULL << 30U;
-  bool namespaces = true;  ///< false: the rank's processes stay in the namespaces that the runner is in
+  bool namespaces =
+      true;  ///< false: the rank's processes stay in the namespaces that the runner is in
 };
 
 /// kNotFound if the folder has none, kInvalid with the member's name if it cannot be used.

@@ -58,17 +58,17 @@ Status Tls::begin(int fd, const std::string& ca, const std::string& host) {
     }
     SSL_CTX_set_min_proto_version(context_, TLS1_2_VERSION);
     SSL_CTX_set_verify(context_, SSL_VERIFY_PEER, nullptr);
-    SSL_CTX_set_mode(context_, SSL_MODE_ENABLE_PARTIAL_WRITE |
-                                   SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_AUTO_RETRY);
+    SSL_CTX_set_mode(context_, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
+                                   SSL_MODE_AUTO_RETRY);
     const std::string bundle = ca.empty() ? system_bundle() : ca;
     if (bundle.empty() || SSL_CTX_load_verify_file(context_, bundle.c_str()) != 1) {
       SSL_CTX_free(context_);
       context_ = nullptr;
-      return error(ErrorCode::kIo,
-                   bundle.empty()
-                       ? std::string("This image has no file of CA certificates; SSL_CERT_FILE may name one")
-                       : fmt::format("The CA certificates in {} cannot be read: {}", bundle,
-                                     last_error()));
+      return error(
+          ErrorCode::kIo,
+          bundle.empty()
+              ? std::string("This image has no file of CA certificates; SSL_CERT_FILE may name one")
+              : fmt::format("The CA certificates in {} cannot be read: {}", bundle, last_error()));
     }
   }
   ssl_ = SSL_new(context_);
@@ -97,10 +97,9 @@ Io Tls::step(int result) {
       return Io::kClosed;
     default: {
       const long verified = SSL_get_verify_result(ssl_);
-      trouble_ = verified != X509_V_OK
-                     ? fmt::format("the server's certificate is not accepted: {}",
-                                   X509_verify_cert_error_string(verified))
-                     : fmt::format("TLS failed: {}", last_error());
+      trouble_ = verified != X509_V_OK ? fmt::format("the server's certificate is not accepted: {}",
+                                                     X509_verify_cert_error_string(verified))
+                                       : fmt::format("TLS failed: {}", last_error());
       ERR_clear_error();
       return Io::kFailed;
     }
@@ -124,6 +123,8 @@ Io Tls::write(const char* from, std::size_t size, std::size_t& put) {
   return step(SSL_write_ex(ssl_, from, size, &put));
 }
 
-bool Tls::pending() const { return ssl_ != nullptr && SSL_pending(ssl_) > 0; }
+bool Tls::pending() const {
+  return ssl_ != nullptr && SSL_pending(ssl_) > 0;
+}
 
 }  // namespace quad::runner

@@ -1,8 +1,8 @@
 // runner/tls.h
 //
-// TLS over a connected socket, client side, for non-blocking and blocking sockets alike. OpenSSL is touched only when
-// one is made. The peer must prove its name (or address) by a certificate that descends from `ca`, or from the
-// system's where that is empty. Owned by one thread.
+// TLS over a connected socket, client side, for non-blocking and blocking sockets alike. OpenSSL is
+// touched only when one is made. The peer must prove its name (or address) by a certificate that
+// descends from `ca`, or from the system's where that is empty. Owned by one thread.
 
 #pragma once
 

@@ -51,8 +51,8 @@ Result<Reader> open_archive(Feed& feed) {
   archive_read_support_filter_none(reader.get());
   if (archive_read_open(reader.get(), &feed, nullptr, feed_archive, nullptr) != ARCHIVE_OK) {
     QUAD_TRY(feed.failure);
-    return error(ErrorCode::kInvalid, fmt::format("The archive cannot be read: {}",
-                                                  archive_error_string(reader.get())));
+    return error(ErrorCode::kInvalid,
+                 fmt::format("The archive cannot be read: {}", archive_error_string(reader.get())));
   }
   return reader;
 }
@@ -108,7 +108,8 @@ class Unpacker {
       }
       const UniqueFd folder(::open(file.parent_path().c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
       if (!folder) {
-        return errno_error(fmt::format("Cannot open the folder {}", file.parent_path().string()), errno);
+        return errno_error(fmt::format("Cannot open the folder {}", file.parent_path().string()),
+                           errno);
       }
       return replace(folder.get(), file.filename().string(), file.string(),
                      [&](const std::string& temporary) {
@@ -156,9 +157,9 @@ class Unpacker {
       }
       if (next < 0) {
         if (errno == ENOTDIR || errno == ELOOP) {
-          return error(ErrorCode::kInvalid,
-                       fmt::format("The archive would write {} through {}, which is no folder",
-                                   name, part));
+          return error(
+              ErrorCode::kInvalid,
+              fmt::format("The archive would write {} through {}, which is no folder", name, part));
         }
         return errno_error(fmt::format("Cannot make the folder of {}", name), errno);
       }
@@ -221,8 +222,7 @@ class Unpacker {
     if (::mkdirat(parent, last.c_str(), 0700) != 0) {
       struct stat info {};
       const int failure = errno;
-      if (failure != EEXIST ||
-          ::fstatat(parent, last.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0 ||
+      if (failure != EEXIST || ::fstatat(parent, last.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0 ||
           !S_ISDIR(info.st_mode)) {
         return errno_error(fmt::format("Cannot make the folder {}", name), failure);
       }
@@ -250,8 +250,8 @@ class Unpacker {
   Status write_file(int parent, const std::string& as, const std::string& name,
                     archive_entry* entry) {
     const mode_t mode = archive_entry_perm(entry) & 0777U;
-    const UniqueFd fd(::openat(parent, as.c_str(),
-                               O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
+    const UniqueFd fd(
+        ::openat(parent, as.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
     if (!fd) {
       return errno_error(fmt::format("Cannot create {}", name), errno);
     }
@@ -300,8 +300,8 @@ class Unpacker {
     for (auto folder = folders_.rbegin(); folder != folders_.rend(); ++folder) {
       QUAD_ASSIGN(const std::vector<std::string> parts, safe_parts(folder->name));
       QUAD_ASSIGN(const int parent, parent_of(parts, folder->name));
-      const UniqueFd fd(::openat(parent, parts.back().c_str(),
-                                 O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+      const UniqueFd fd(
+          ::openat(parent, parts.back().c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
       if (fd) {
         const timespec times[2] = {{0, UTIME_NOW}, {folder->mtime, 0}};
         ::futimens(fd.get(), times);

@@ -1,9 +1,9 @@
 // runner/unpack.h
 //
-// Unpacks a tar stream (zstd, gzip or plain) into a folder, safely: names that are absolute or climb by "..", and
-// entries that would be written through a symbolic link, are errors; set-user-id bits are dropped; devices, sockets
-// and FIFOs are errors. Permissions, times, symbolic links and hard links inside are kept. What is there is replaced.
-// Blocks; for workers.
+// Unpacks a tar stream (zstd, gzip or plain) into a folder, safely: names that are absolute or
+// climb by "..", and entries that would be written through a symbolic link, are errors; set-user-id
+// bits are dropped; devices, sockets and FIFOs are errors. Permissions, times, symbolic links and
+// hard links inside are kept. What is there is replaced. Blocks; for workers.
 
 #pragma once
 

@@ -185,9 +185,9 @@ TEST_F(Unpack, ManyMayBringTheSameToTheSamePlaceAtOnce) {
 }
 
 TEST_F(Unpack, ASingleFileTakesTheNameItIsGiven) {
-  ASSERT_TRUE(unpack_file(source_of(pack({{"config.json", kFile, "{}", 0600}})),
-                          root_ / "in/other.json")
-                  .ok());
+  ASSERT_TRUE(
+      unpack_file(source_of(pack({{"config.json", kFile, "{}", 0600}})), root_ / "in/other.json")
+          .ok());
   EXPECT_EQ(text("other.json"), "{}");
 }
 

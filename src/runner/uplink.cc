@@ -83,7 +83,8 @@ std::optional<json::object> Uplink::next_message(MonoTime now) {
 
 void Uplink::take_acknowledged(std::uint64_t offset) {
   if (offset > send_offset_) {
-    before_append();  // a server that has more than this connection sent: the frame may lie below it
+    before_append();  // a server that has more than this connection sent: the frame may lie below
+                      // it
   }
   spool_.acknowledge(offset);
   if (frame_rest_.empty() && frame_header_.empty()) {

@@ -1,12 +1,13 @@
 // runner/uplink.h
 //
-// What a rank tells the server, over whatever connections there are in its life: messages that are kept until they
-// are acknowledged and sent again after a reconnect, in order; the output from the spool; and reports of which only
-// the newest counts. Owned by the runner's one thread; nothing here blocks.
+// What a rank tells the server, over whatever connections there are in its life: messages that are
+// kept until they are acknowledged and sent again after a reconnect, in order; the output from the
+// spool; and reports of which only the newest counts. Owned by the runner's one thread; nothing
+// here blocks.
 //
-// Always holds: hello is the first message on each connection; every output byte below what was acknowledged is
-// dropped, and none above it that is still held is skipped; the last message (exited) follows all output, unless
-// sending that takes longer than 10 s.
+// Always holds: hello is the first message on each connection; every output byte below what was
+// acknowledged is dropped, and none above it that is still held is skipped; the last message
+// (exited) follows all output, unless sending that takes longer than 10 s.
 
 #pragma once
 
@@ -82,10 +83,10 @@ class Uplink {
   // Of the present connection.
   std::string control_;  // whole frames, from control_sent_ on
   std::size_t control_sent_ = 0;
-  std::uint64_t send_offset_ = 0;   // the next output byte to send
-  std::string frame_header_;        // what is left of the present log frame: header, …
-  std::uint64_t frame_end_ = 0;     // … and output up to here
-  std::string frame_rest_;          // … or these bytes, when the spool may drop them
+  std::uint64_t send_offset_ = 0;  // the next output byte to send
+  std::string frame_header_;       // what is left of the present log frame: header, …
+  std::uint64_t frame_end_ = 0;    // … and output up to here
+  std::string frame_rest_;         // … or these bytes, when the spool may drop them
   std::optional<Gap> told_gap_;
   std::vector<iovec> pieces_;
 };

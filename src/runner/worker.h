@@ -1,8 +1,9 @@
 // runner/worker.h
 //
-// Work that blocks (storage, downloads, name look-ups) done in a forked child, so that neither a dead NFS server nor a
-// slow download holds up a rank's output, its heartbeats or its end. A worker reports by lines of JSON; it dies with
-// the runner, and may be killed at any moment. Owned by the runner's one thread; starting one costs a fork.
+// Work that blocks (storage, downloads, name look-ups) done in a forked child, so that neither a
+// dead NFS server nor a slow download holds up a rank's output, its heartbeats or its end. A worker
+// reports by lines of JSON; it dies with the runner, and may be killed at any moment. Owned by the
+// runner's one thread; starting one costs a fork.
 
 #pragma once
 
@@ -46,15 +47,18 @@ class Worker {
   }
   ~Worker() { kill(); }
 
-  /// Forks a child that runs `work` and exits. The child holds no file of the runner's but its own pipe.
+  /// Forks a child that runs `work` and exits. The child holds no file of the runner's but its own
+  /// pipe.
   static Result<Worker> start(const std::function<void(const WorkerOutput&)>& work);
 
   [[nodiscard]] bool running() const { return fd_.get() >= 0; }
   /// To be polled for reading; -1 when it has ended.
   [[nodiscard]] int fd() const { return fd_.get(); }
-  /// The messages that have come; call it when fd() is readable. When the worker has ended, running() becomes false.
+  /// The messages that have come; call it when fd() is readable. When the worker has ended,
+  /// running() becomes false.
   std::vector<json::object> receive();
-  /// Ends it and whatever it started, without waiting for it: the child is reaped by the runner's loop.
+  /// Ends it and whatever it started, without waiting for it: the child is reaped by the runner's
+  /// loop.
   void kill();
 
  private:

@@ -1,7 +1,7 @@
 // server/app.h
 //
-// The running server as its handlers see it: control, store, logs, sessions, tokens. One io thread owns it all; what
-// comes from the control thread is posted here.
+// The running server as its handlers see it: control, store, logs, sessions, tokens. One io thread
+// owns it all; what comes from the control thread is posted here.
 
 #pragma once
 
@@ -39,7 +39,7 @@ struct Caller {
 };
 
 struct Token {
-  std::string id;    ///< short, for lists and for revoking
+  std::string id;  ///< short, for lists and for revoking
   std::string name;
   std::string user;
   Role role = Role::kUser;
@@ -60,7 +60,8 @@ struct App {
   store::Store* store = nullptr;
   control::Control* control = nullptr;
   std::unique_ptr<LogStore> logs;
-  /// By rank and nonce: a second runner of a rank has a session of its own until it is told to leave.
+  /// By rank and nonce: a second runner of a rank has a session of its own until it is told to
+  /// leave.
   std::map<std::pair<RankKey, std::string>, std::shared_ptr<RunnerSession>> sessions;
   std::map<std::string, Token> tokens;  ///< by hash
 
@@ -78,7 +79,8 @@ struct App {
   Histogram commit_seconds;
   const net::HttpServer* http = nullptr;
 
-  /// Blobs whose content was seen to be what their name says, as the files were then (routes_blobs.cc).
+  /// Blobs whose content was seen to be what their name says, as the files were then
+  /// (routes_blobs.cc).
   std::map<std::string, std::string> sound_blobs;
 
   bool stopping = false;
@@ -133,10 +135,11 @@ control::RunnerOrders runner_orders(App& app);
 std::shared_ptr<const job::Job> job_of(App& app, net::Exchange& exchange);
 net::Response json_answer(const json::value& value, int status = 200);
 
-/// Runs `start(done)` and waits for what it gives to done, which may be called on any thread. `start` must call done
-/// exactly once.
+/// Runs `start(done)` and waits for what it gives to done, which may be called on any thread.
+/// `start` must call done exactly once.
 template <typename T>
-boost::asio::awaitable<T> ask(App& app, net::Exchange& exchange, std::function<void(std::function<void(T)>)> start);
+boost::asio::awaitable<T> ask(App& app, net::Exchange& exchange,
+                              std::function<void(std::function<void(T)>)> start);
 
 }  // namespace quad::server
 

@@ -1,7 +1,7 @@
 // server/ask.h
 //
-// How a handler waits for the control thread: the answer comes on that thread and is carried over to the io thread.
-// Included by app.h.
+// How a handler waits for the control thread: the answer comes on that thread and is carried over
+// to the io thread. Included by app.h.
 
 #pragma once
 
@@ -17,7 +17,8 @@
 namespace quad::server {
 
 template <typename T>
-boost::asio::awaitable<T> ask(App& app, net::Exchange& exchange, std::function<void(std::function<void(T)>)> start) {
+boost::asio::awaitable<T> ask(App& app, net::Exchange& exchange,
+                              std::function<void(std::function<void(T)>)> start) {
   struct Slot {
     explicit Slot(const boost::asio::any_io_executor& executor) : arrived(executor) {}
     net::Wakeup arrived;
@@ -36,8 +37,8 @@ boost::asio::awaitable<T> ask(App& app, net::Exchange& exchange, std::function<v
   co_return std::move(*slot->value);
 }
 
-/// Runs `work` on a thread of its own and waits for its result: for what may take the disk's time, so that runners and
-/// readers are served meanwhile. `work` may use only what any thread may.
+/// Runs `work` on a thread of its own and waits for its result: for what may take the disk's time,
+/// so that runners and readers are served meanwhile. `work` may use only what any thread may.
 template <typename T>
 boost::asio::awaitable<T> away(App& app, net::Exchange& exchange, std::function<T()> work) {
   std::thread worker;

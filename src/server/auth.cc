@@ -62,7 +62,9 @@ std::optional<Role> role_of(std::string_view text) {
   return std::nullopt;
 }
 
-const Caller& caller_of(const net::Exchange& exchange) { return *std::any_cast<Caller>(&exchange.context); }
+const Caller& caller_of(const net::Exchange& exchange) {
+  return *std::any_cast<Caller>(&exchange.context);
+}
 
 bool is_known(const App& app, const Caller& caller) {
   return caller.token.empty() || app.tokens.contains(caller.token);
@@ -90,8 +92,9 @@ bool require(net::Exchange& exchange, Role role) {
   if (caller.role >= role) {
     return true;
   }
-  exchange.respond_error(error(ErrorCode::kDenied, fmt::format("This needs the role '{}', and {} has '{}'",
-                                                               to_string(role), caller.user, to_string(caller.role))));
+  exchange.respond_error(
+      error(ErrorCode::kDenied, fmt::format("This needs the role '{}', and {} has '{}'",
+                                            to_string(role), caller.user, to_string(caller.role))));
   return false;
 }
 
@@ -103,7 +106,8 @@ void authenticate(App& app, net::Exchange& exchange) {
   }
   const auto header = request.header("Authorization");
   constexpr std::string_view kBearer = "Bearer ";
-  if (header && header->size() > kBearer.size() && net::equal_ignoring_case(header->substr(0, kBearer.size()), kBearer)) {
+  if (header && header->size() > kBearer.size() &&
+      net::equal_ignoring_case(header->substr(0, kBearer.size()), kBearer)) {
     const std::string_view given = header->substr(kBearer.size());
     if (const auto it = app.tokens.find(sha256_hex(given)); it != app.tokens.end()) {
       exchange.context = Caller{it->second.user, it->second.role, it->first};
@@ -120,10 +124,11 @@ void authenticate(App& app, net::Exchange& exchange) {
     exchange.context = Caller{user_name(*request.peer_uid), Role::kAdmin, {}};
     return;
   }
-  net::Response response = net::error_response(
-      error(ErrorCode::kUnauthenticated,
-            header ? "This token is not known here; ask an administrator for another (quad token create)"
-                   : "Say who you are: send 'Authorization: Bearer TOKEN' (quad token create makes one)"));
+  net::Response response = net::error_response(error(
+      ErrorCode::kUnauthenticated,
+      header
+          ? "This token is not known here; ask an administrator for another (quad token create)"
+          : "Say who you are: send 'Authorization: Bearer TOKEN' (quad token create makes one)"));
   response.headers.emplace_back("WWW-Authenticate", "Bearer");
   exchange.respond(std::move(response));
 }

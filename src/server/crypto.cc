@@ -20,10 +20,16 @@ constexpr std::size_t kTagBytes = 16;
 
 using Cipher = std::unique_ptr<EVP_CIPHER_CTX, decltype(&EVP_CIPHER_CTX_free)>;
 
-const unsigned char* bytes_of(std::string_view text) { return reinterpret_cast<const unsigned char*>(text.data()); }
-unsigned char* bytes_of(std::string& text) { return reinterpret_cast<unsigned char*>(text.data()); }
+const unsigned char* bytes_of(std::string_view text) {
+  return reinterpret_cast<const unsigned char*>(text.data());
+}
+unsigned char* bytes_of(std::string& text) {
+  return reinterpret_cast<unsigned char*>(text.data());
+}
 
-int nibble(char c) { return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1; }
+int nibble(char c) {
+  return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
 
 bool from_hex(std::string_view text, std::string& out) {
   if (text.size() % 2 != 0) {
@@ -61,7 +67,8 @@ Result<std::string> load_or_make_key(const std::filesystem::path& file) {
   std::string key;
   if (!from_hex(trim(text), key) || key.size() != kKeyBytes) {
     return error(ErrorCode::kInvalid,
-                 fmt::format("{} is damaged: it must hold {} hexadecimal digits", file.string(), kKeyBytes * 2));
+                 fmt::format("{} is damaged: it must hold {} hexadecimal digits", file.string(),
+                             kKeyBytes * 2));
   }
   return key;
 }
@@ -74,15 +81,19 @@ std::string seal(std::string_view key, std::string_view context, std::string_vie
   std::string tag(kTagBytes, '\0');
   int size = 0;
   EVP_EncryptInit_ex(cipher.get(), EVP_aes_256_gcm(), nullptr, bytes_of(key), bytes_of(nonce));
-  EVP_EncryptUpdate(cipher.get(), nullptr, &size, bytes_of(context), static_cast<int>(context.size()));
-  EVP_EncryptUpdate(cipher.get(), bytes_of(sealed), &size, bytes_of(plain), static_cast<int>(plain.size()));
+  EVP_EncryptUpdate(cipher.get(), nullptr, &size, bytes_of(context),
+                    static_cast<int>(context.size()));
+  EVP_EncryptUpdate(cipher.get(), bytes_of(sealed), &size, bytes_of(plain),
+                    static_cast<int>(plain.size()));
   EVP_EncryptFinal_ex(cipher.get(), bytes_of(sealed) + size, &size);
   EVP_CIPHER_CTX_ctrl(cipher.get(), EVP_CTRL_GCM_GET_TAG, kTagBytes, tag.data());
   return to_hex(nonce + tag + sealed);
 }
 
-Result<std::string> open_sealed(std::string_view key, std::string_view context, std::string_view sealed) {
-  const Error bad = error(ErrorCode::kInvalid, "A sealed secret cannot be opened with this server's key");
+Result<std::string> open_sealed(std::string_view key, std::string_view context,
+                                std::string_view sealed) {
+  const Error bad =
+      error(ErrorCode::kInvalid, "A sealed secret cannot be opened with this server's key");
   std::string raw;
   if (!from_hex(sealed, raw) || raw.size() < kNonceBytes + kTagBytes) {
     return bad;
@@ -92,9 +103,12 @@ Result<std::string> open_sealed(std::string_view key, std::string_view context, 
   const Cipher cipher(EVP_CIPHER_CTX_new(), EVP_CIPHER_CTX_free);
   std::string plain(body.size(), '\0');
   int size = 0;
-  EVP_DecryptInit_ex(cipher.get(), EVP_aes_256_gcm(), nullptr, bytes_of(key), bytes_of(std::string_view(raw)));
-  EVP_DecryptUpdate(cipher.get(), nullptr, &size, bytes_of(context), static_cast<int>(context.size()));
-  EVP_DecryptUpdate(cipher.get(), bytes_of(plain), &size, bytes_of(body), static_cast<int>(body.size()));
+  EVP_DecryptInit_ex(cipher.get(), EVP_aes_256_gcm(), nullptr, bytes_of(key),
+                     bytes_of(std::string_view(raw)));
+  EVP_DecryptUpdate(cipher.get(), nullptr, &size, bytes_of(context),
+                    static_cast<int>(context.size()));
+  EVP_DecryptUpdate(cipher.get(), bytes_of(plain), &size, bytes_of(body),
+                    static_cast<int>(body.size()));
   EVP_CIPHER_CTX_ctrl(cipher.get(), EVP_CTRL_GCM_SET_TAG, kTagBytes, tag.data());
   if (EVP_DecryptFinal_ex(cipher.get(), bytes_of(plain) + size, &size) != 1) {
     return bad;

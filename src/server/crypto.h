@@ -1,7 +1,7 @@
 // server/crypto.h
 //
-// Secrets at rest: sealed with AES-256-GCM under a key that lies beside the database in a file of its own (0600), and
-// tokens kept only as SHA-256. Pure but for load_or_make_key; any thread.
+// Secrets at rest: sealed with AES-256-GCM under a key that lies beside the database in a file of
+// its own (0600), and tokens kept only as SHA-256. Pure but for load_or_make_key; any thread.
 
 #pragma once
 
@@ -16,13 +16,16 @@ namespace quad::server {
 /// Lower-case hexadecimal SHA-256.
 std::string sha256_hex(std::string_view bytes);
 
-/// 32 bytes from the file, which is made with fresh ones if it is absent. kIo; kInvalid if it is damaged.
+/// 32 bytes from the file, which is made with fresh ones if it is absent. kIo; kInvalid if it is
+/// damaged.
 Result<std::string> load_or_make_key(const std::filesystem::path& file);
 
-/// nonce, tag and ciphertext as hexadecimal. `context` is bound to it: it opens only with the same one.
+/// nonce, tag and ciphertext as hexadecimal. `context` is bound to it: it opens only with the same
+/// one.
 std::string seal(std::string_view key, std::string_view context, std::string_view plain);
 /// kInvalid if it was not sealed with this key and context, or was changed since.
-Result<std::string> open_sealed(std::string_view key, std::string_view context, std::string_view sealed);
+Result<std::string> open_sealed(std::string_view key, std::string_view context,
+                                std::string_view sealed);
 
 /// Whether two texts are equal, in a time that does not tell where they differ.
 bool equal_constant_time(std::string_view a, std::string_view b);

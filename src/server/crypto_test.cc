@@ -13,7 +13,8 @@ namespace {
 
 class Crypto : public testing::Test {
  protected:
-  std::filesystem::path folder_ = std::filesystem::temp_directory_path() / ("quad-crypto-" + random_hex(6));
+  std::filesystem::path folder_ =
+      std::filesystem::temp_directory_path() / ("quad-crypto-" + random_hex(6));
   void SetUp() override { ASSERT_TRUE(make_folders(folder_).ok()); }
   void TearDown() override { std::filesystem::remove_all(folder_); }
 };

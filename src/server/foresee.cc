@@ -4,7 +4,8 @@
 
 namespace quad::server {
 
-std::vector<Foresight> foresee(const control::Snapshot& snapshot, const std::vector<job::Request>& requests) {
+std::vector<Foresight> foresee(const control::Snapshot& snapshot,
+                               const std::vector<job::Request>& requests) {
   const auto scheduler = plan::make_fifo();
   if (snapshot.queue != nullptr) {
     for (const JobId id : snapshot.queue->order) {

@@ -1,7 +1,7 @@
 // server/foresee.h
 //
-// What would happen to a submission if it came now: the planner itself, asked on a copy of the pool with everything
-// that waits. Pure; any thread; costs as much as one pass of the planner.
+// What would happen to a submission if it came now: the planner itself, asked on a copy of the pool
+// with everything that waits. Pure; any thread; costs as much as one pass of the planner.
 
 #pragma once
 
@@ -19,7 +19,8 @@ struct Foresight {
 };
 
 /// For each of the requests, submitted in this order.
-std::vector<Foresight> foresee(const control::Snapshot& snapshot, const std::vector<job::Request>& requests);
+std::vector<Foresight> foresee(const control::Snapshot& snapshot,
+                               const std::vector<job::Request>& requests);
 
 json::object to_json(const Foresight& foresight);
 /// The members that `why` answers have: code, message, position, ahead, impossible, funnel.

@@ -14,8 +14,11 @@ namespace {
 /// The length of the UTF-8 sequence at the start, 0 if there is none.
 std::size_t sequence_length(std::string_view text) {
   const auto first = static_cast<unsigned char>(text[0]);
-  const std::size_t length = first < 0x80 ? 1 : first >= 0xC2 && first < 0xE0 ? 2 : first >= 0xE0 && first < 0xF0 ? 3
-                             : first >= 0xF0 && first < 0xF5 ? 4 : 0;
+  const std::size_t length = first < 0x80                    ? 1
+                             : first >= 0xC2 && first < 0xE0 ? 2
+                             : first >= 0xE0 && first < 0xF0 ? 3
+                             : first >= 0xF0 && first < 0xF5 ? 4
+                                                             : 0;
   if (length == 0 || length > text.size()) {
     return 0;
   }
@@ -33,16 +36,18 @@ std::size_t sequence_length(std::string_view text) {
 Error unknown(std::string_view what, std::string_view where, std::string_view name,
               const std::vector<std::string_view>& known) {
   const auto near = nearest(name, known);
-  std::string hint = near ? fmt::format("; did you mean '{}'?", *near)
+  std::string hint = near            ? fmt::format("; did you mean '{}'?", *near)
                      : known.empty() ? std::string("; there are none here")
                                      : fmt::format("; there are {}", join_words(known));
-  return error(ErrorCode::kInvalid, fmt::format("There is no {} '{}'{}", what, printable(name), hint),
+  return error(ErrorCode::kInvalid,
+               fmt::format("There is no {} '{}'{}", what, printable(name), hint),
                fmt::format("{}{}", where, printable(name)));
 }
 
 std::string range_text(IntegerRange range) {
-  return range.most == INT64_MAX ? fmt::format("a whole number from {}", range.least)
-                                 : fmt::format("a whole number from {} to {}", range.least, range.most);
+  return range.most == INT64_MAX
+             ? fmt::format("a whole number from {}", range.least)
+             : fmt::format("a whole number from {} to {}", range.least, range.most);
 }
 
 }  // namespace
@@ -50,7 +55,8 @@ std::string range_text(IntegerRange range) {
 std::optional<std::int64_t> parse_integer(std::string_view text) {
   std::int64_t value = 0;
   const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), value);
-  return failure == std::errc() && end == text.data() + text.size() ? std::optional(value) : std::nullopt;
+  return failure == std::errc() && end == text.data() + text.size() ? std::optional(value)
+                                                                    : std::nullopt;
 }
 
 std::string printable(std::string_view text) {
@@ -86,7 +92,8 @@ std::optional<std::string> QueryReader::text(std::string_view name) {
       continue;
     }
     if (found && !fault_) {
-      fault_ = error(ErrorCode::kInvalid, fmt::format("'{}' is given more than once", name), std::string(name));
+      fault_ = error(ErrorCode::kInvalid, fmt::format("'{}' is given more than once", name),
+                     std::string(name));
     }
     found = value;
   }
@@ -140,7 +147,8 @@ std::optional<WallTime> QueryReader::time(std::string_view name, WallTime now) {
 
 void QueryReader::refuse(std::string_view name, std::string_view value, std::string_view allowed) {
   if (!fault_) {
-    fault_ = error(ErrorCode::kInvalid, fmt::format("{} is '{}' and must be {}", name, printable(value), allowed),
+    fault_ = error(ErrorCode::kInvalid,
+                   fmt::format("{} is '{}' and must be {}", name, printable(value), allowed),
                    std::string(name));
   }
 }
@@ -183,8 +191,9 @@ std::optional<std::int64_t> ObjectReader::integer(std::string_view name, Integer
   std::optional<std::int64_t> number;
   if (value->is_int64()) {
     number = value->get_int64();
-  } else if (value->is_double() && value->get_double() == static_cast<double>(static_cast<std::int64_t>(
-                                                              std::clamp(value->get_double(), -1e15, 1e15)))) {
+  } else if (value->is_double() &&
+             value->get_double() == static_cast<double>(static_cast<std::int64_t>(
+                                        std::clamp(value->get_double(), -1e15, 1e15)))) {
     number = static_cast<std::int64_t>(value->get_double());  // 3.0 is a whole number in JSON
   }
   if (!number || *number < range.least || *number > range.most) {
@@ -227,7 +236,8 @@ std::vector<std::pair<std::string, std::string>> ObjectReader::pairs(std::string
   const json::array* given = array(name);
   for (std::size_t i = 0; given != nullptr && i < given->size(); ++i) {
     const json::array* pair = (*given)[i].if_array();
-    if (pair == nullptr || pair->size() != 2 || !(*pair)[0].is_string() || !(*pair)[1].is_string()) {
+    if (pair == nullptr || pair->size() != 2 || !(*pair)[0].is_string() ||
+        !(*pair)[1].is_string()) {
       refuse(name, "an array of [NAME, value] pairs of texts");
       break;
     }

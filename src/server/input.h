@@ -1,7 +1,8 @@
 // server/input.h
 //
-// What a client sends, read strictly: a value that is not what is expected, or a name that is not known, is an error
-// that names it, never a default. The first fault is kept; read everything, then ask finish(). Pure; any thread.
+// What a client sends, read strictly: a value that is not what is expected, or a name that is not
+// known, is an error that names it, never a default. The first fault is kept; read everything, then
+// ask finish(). Pure; any thread.
 
 #pragma once
 

@@ -22,7 +22,8 @@ TEST(Input, AQueryGivesItsValues) {
 }
 
 TEST(Input, ANumberOutOfItsRangeIsNamed) {
-  for (const char* text : {"limit=0", "limit=101", "limit=x", "limit=", "limit=1.5", "limit=99999999999999999999"}) {
+  for (const char* text :
+       {"limit=0", "limit=101", "limit=x", "limit=", "limit=1.5", "limit=99999999999999999999"}) {
     QueryReader reader = query(text);
     EXPECT_EQ(reader.integer("limit", {1, 100}), std::nullopt) << text;
     const Status status = reader.finish();
@@ -57,7 +58,9 @@ TEST(Input, TimesAreInstantsOrHowLongAgo) {
 
 TEST(Input, AnObjectGivesItsMembersAndRefusesOtherTypes) {
   const auto object =
-      parse_json_object(R"({"a": "x", "n": 3, "whole": 3.0, "f": true, "p": [["K", "V"]], "none": null})").value();
+      parse_json_object(
+          R"({"a": "x", "n": 3, "whole": 3.0, "f": true, "p": [["K", "V"]], "none": null})")
+          .value();
   ObjectReader reader(object);
   EXPECT_EQ(reader.text("a"), "x");
   EXPECT_EQ(reader.integer("n", {0, 10}), 3);

@@ -11,11 +11,13 @@ namespace quad::server {
 
 namespace {
 
-constexpr std::size_t kPiece = 1024 * 1024;      ///< read at once, of all ranks together
-constexpr std::size_t kLeastPiece = 4 * 1024;    ///< read at once of one rank
-constexpr std::size_t kLongestLine = 1U << 20U;  ///< a longer one is cut, so that a reader without newlines is bounded
+constexpr std::size_t kPiece = 1024 * 1024;    ///< read at once, of all ranks together
+constexpr std::size_t kLeastPiece = 4 * 1024;  ///< read at once of one rank
+constexpr std::size_t kLongestLine =
+    1U << 20U;  ///< a longer one is cut, so that a reader without newlines is bounded
 
-/// How SkyPilot marks the lines of several ranks. The number is the runner's: what is known of it came with its hello.
+/// How SkyPilot marks the lines of several ranks. The number is the runner's: what is known of it
+/// came with its hello.
 std::string prefix_of(const job::RankRecord& rank, std::int32_t number) {
   const std::string pid = rank.pid > 0 ? fmt::format(", pid={}", rank.pid) : "";
   return number == 0 ? fmt::format("(head, rank=0{}) ", pid)
@@ -40,7 +42,8 @@ std::optional<LogCursor> parse_log_cursor(std::string_view text) {
   for (const std::string_view part : split(text.substr(colon + 1), ',')) {
     const std::size_t equals = part.find('=');
     const auto rank = parse_integer(part.substr(0, equals));
-    const auto offset = equals == std::string_view::npos ? std::nullopt : parse_integer(part.substr(equals + 1));
+    const auto offset =
+        equals == std::string_view::npos ? std::nullopt : parse_integer(part.substr(equals + 1));
     if (!rank || *rank < 0 || *rank > INT32_MAX || !offset || *offset < 0) {
       return std::nullopt;
     }
@@ -76,7 +79,8 @@ void LogReader::begin(const job::Job& job, Epoch epoch, bool first) {
 
 bool LogReader::next(const job::Job& job, bool last, std::vector<Piece>& out) {
   bool moved = false;
-  const std::size_t share = std::max(kPiece / std::max<std::size_t>(sources_.size(), 1), kLeastPiece);
+  const std::size_t share =
+      std::max(kPiece / std::max<std::size_t>(sources_.size(), 1), kLeastPiece);
   for (Source& source : sources_) {
     Piece piece;
     auto bytes = logs_.read(source.key, source.at, share);
@@ -99,9 +103,12 @@ bool LogReader::next(const job::Job& job, bool last, std::vector<Piece>& out) {
     piece.rank = source.key.rank;
     piece.next = source.at - source.partial.size();
     if (several_) {
-      // The address is known only once the rank has said hello, which may be after the reader began.
-      const auto& ranks = job.attempts[static_cast<std::size_t>(source.key.epoch.value() - 1)].ranks;
-      piece.prefix = prefix_of(ranks[static_cast<std::size_t>(piece.rank.value())], piece.rank.value());
+      // The address is known only once the rank has said hello, which may be after the reader
+      // began.
+      const auto& ranks =
+          job.attempts[static_cast<std::size_t>(source.key.epoch.value() - 1)].ranks;
+      piece.prefix =
+          prefix_of(ranks[static_cast<std::size_t>(piece.rank.value())], piece.rank.value());
     }
     out.push_back(std::move(piece));
   }
@@ -133,7 +140,8 @@ void LogReader::unwatch() {
 void LogReader::take_lines(Source& source, std::string_view bytes, std::string& out) const {
   source.partial += bytes;
   std::size_t start = 0;
-  for (std::size_t end = source.partial.find('\n'); end != std::string::npos; end = source.partial.find('\n', start)) {
+  for (std::size_t end = source.partial.find('\n'); end != std::string::npos;
+       end = source.partial.find('\n', start)) {
     take_line(std::string_view(source.partial).substr(start, end - start + 1), out);
     start = end + 1;
   }

@@ -1,10 +1,12 @@
 // server/log_reader.h
 //
-// The output of an attempt's ranks on its way to one reader: where each rank's begins (tail, line, time, or the place
-// that an earlier reader had reached), which lines are wanted, and how far each rank has been read. Gives pieces; how
-// they look on the wire is the route's. Io thread only; bounded memory for each rank.
+// The output of an attempt's ranks on its way to one reader: where each rank's begins (tail, line,
+// time, or the place that an earlier reader had reached), which lines are wanted, and how far each
+// rank has been read. Gives pieces; how they look on the wire is the route's. Io thread only;
+// bounded memory for each rank.
 //
-// A piece of several ranks' output, or of a search, is whole lines; of one rank alone it is the bytes as they came.
+// A piece of several ranks' output, or of a search, is whole lines; of one rank alone it is the
+// bytes as they came.
 
 #pragma once
 
@@ -20,8 +22,8 @@
 
 namespace quad::server {
 
-/// A place in a job's output: what a reader that lost its connection gives to go on. "2:0=1234,1=880"; of "start" the
-/// attempt is 0.
+/// A place in a job's output: what a reader that lost its connection gives to go on.
+/// "2:0=1234,1=880"; of "start" the attempt is 0.
 struct LogCursor {
   Epoch attempt;
   std::map<std::int32_t, std::uint64_t> offsets;  ///< by rank; a rank that is not named begins at 0
@@ -56,7 +58,8 @@ class LogReader {
     std::string text;
     std::uint64_t next = 0;  ///< where to go on after it
   };
-  /// What there is after what was given before. `last`: also what has no line end yet. False if nothing was read.
+  /// What there is after what was given before. `last`: also what has no line end yet. False if
+  /// nothing was read.
   bool next(const job::Job& job, bool last, std::vector<Piece>& out);
   /// Where each rank goes on.
   [[nodiscard]] std::vector<std::pair<Rank, std::uint64_t>> places() const;

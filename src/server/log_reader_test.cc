@@ -18,15 +18,17 @@ TEST(LogCursors, AreReadStrictly) {
   EXPECT_TRUE(parse_log_cursor("1:")->offsets.empty());
   ASSERT_TRUE(parse_log_cursor("start"));
   EXPECT_EQ(parse_log_cursor("start")->attempt, Epoch(0));
-  for (const char* bad : {"", "1", ":", "0:", "x:0=1", "1:0", "1:0=", "1:=1", "1:0=-1", "1:-1=0", "1:0=1,", "1:0=1;1=2", "1:5,5", "Start",
-                          "99999999999:", "1:0=99999999999999999999"}) {
+  for (const char* bad :
+       {"", "1", ":", "0:", "x:0=1", "1:0", "1:0=", "1:=1", "1:0=-1", "1:-1=0", "1:0=1,",
+        "1:0=1;1=2", "1:5,5", "Start", "99999999999:", "1:0=99999999999999999999"}) {
     EXPECT_FALSE(parse_log_cursor(bad)) << bad;
   }
 }
 
 class Reading : public testing::Test {
  protected:
-  std::filesystem::path folder_ = std::filesystem::temp_directory_path() / ("quad-log-reader-" + random_hex(6));
+  std::filesystem::path folder_ =
+      std::filesystem::temp_directory_path() / ("quad-log-reader-" + random_hex(6));
   LogStore logs_{folder_};
   job::Job job_;
 

@@ -100,7 +100,8 @@ void LogStore::mark(const RankKey& key, Open& open, WallTime now, bool force) {
 bool LogStore::write(const RankKey& key, Open& open, std::string_view bytes, WallTime now) {
   mark(key, open, now, false);
   while (!bytes.empty()) {
-    const ssize_t put = ::pwrite(open.log.get(), bytes.data(), bytes.size(), static_cast<off_t>(open.size));
+    const ssize_t put =
+        ::pwrite(open.log.get(), bytes.data(), bytes.size(), static_cast<off_t>(open.size));
     if (put < 0 && errno == EINTR) {
       continue;
     }
@@ -115,7 +116,8 @@ bool LogStore::write(const RankKey& key, Open& open, std::string_view bytes, Wal
   return true;
 }
 
-std::uint64_t LogStore::append(const RankKey& key, std::uint64_t offset, std::string_view bytes, WallTime now) {
+std::uint64_t LogStore::append(const RankKey& key, std::uint64_t offset, std::string_view bytes,
+                               WallTime now) {
   Open* open = this->open(key);
   if (open == nullptr) {
     return offset + bytes.size();
@@ -128,7 +130,8 @@ std::uint64_t LogStore::append(const RankKey& key, std::uint64_t offset, std::st
   }
   bytes.remove_prefix(open->logical - offset);
   if (open->lost > 0) {
-    const std::string text = fmt::format("\n[quad: {} bytes were lost here: the server's disk was full]\n", open->lost);
+    const std::string text =
+        fmt::format("\n[quad: {} bytes were lost here: the server's disk was full]\n", open->lost);
     const std::uint64_t before = open->size;
     if (write(key, *open, text, now)) {
       open->lost = 0;
@@ -140,7 +143,8 @@ std::uint64_t LogStore::append(const RankKey& key, std::uint64_t offset, std::st
   const std::uint64_t before = open->size;
   if (open->lost > 0 || !write(key, *open, bytes, now)) {
     if (open->lost == 0) {
-      spdlog::warn("the output of rank {} cannot be stored: {}", to_string(key), std::strerror(errno));
+      spdlog::warn("the output of rank {} cannot be stored: {}", to_string(key),
+                   std::strerror(errno));
     }
     const std::uint64_t stored = open->size - before;
     open->lost += bytes.size() - stored;
@@ -197,12 +201,14 @@ std::uint64_t LogStore::size(const RankKey& key) const {
   return failure ? 0 : size;
 }
 
-Result<std::string> LogStore::read(const RankKey& key, std::uint64_t offset, std::size_t limit) const {
+Result<std::string> LogStore::read(const RankKey& key, std::uint64_t offset,
+                                   std::size_t limit) const {
   const std::filesystem::path path = file(key);
   const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd) {
     return errno == ENOENT ? Result<std::string>(std::string())
-                           : Result<std::string>(errno_error(fmt::format("Cannot read {}", path.string()), errno));
+                           : Result<std::string>(
+                                 errno_error(fmt::format("Cannot read {}", path.string()), errno));
   }
   std::string bytes(limit, '\0');
   const ssize_t got = ::pread(fd.get(), bytes.data(), limit, static_cast<off_t>(offset));
@@ -268,8 +274,10 @@ std::uint64_t LogStore::seek_line(const RankKey& key, std::uint64_t line) const 
   }
   const std::uint64_t wanted = line - 1;  // newlines before it
   const std::vector<Mark> all = marks(key);
-  // A mark with that many newlines before it may lie inside the line: begin before the last of them.
-  const auto it = std::partition_point(all.begin(), all.end(), [&](const Mark& one) { return one.line < wanted; });
+  // A mark with that many newlines before it may lie inside the line: begin before the last of
+  // them.
+  const auto it = std::partition_point(all.begin(), all.end(),
+                                       [&](const Mark& one) { return one.line < wanted; });
   const Mark from = it == all.begin() ? Mark{} : *(it - 1);
   std::uint64_t at = from.offset;
   std::uint64_t passed = from.line;

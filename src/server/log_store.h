@@ -5,8 +5,8 @@
 // at once. Arrival is at least once and in pieces: what is there already is left out by its offset.
 // What was lost is marked by a line where it is missing. A rank that printed nothing has no files.
 //
-// Bytes are written to the page cache before they are acknowledged, and synced by the kernel: a killed server loses
-// nothing, a power cut the last seconds.
+// Bytes are written to the page cache before they are acknowledged, and synced by the kernel: a
+// killed server loses nothing, a power cut the last seconds.
 //
 // Io thread only. No work for each line but counting newlines; at most kOpenFiles descriptors.
 
@@ -33,9 +33,10 @@ class LogStore {
  public:
   explicit LogStore(std::filesystem::path folder) : folder_(std::move(folder)) {}
 
-  /// Takes bytes whose first has this offset in the rank's output; returns the end of what is now held (or given up:
-  /// bytes that the disk does not take are lost and marked).
-  std::uint64_t append(const RankKey& key, std::uint64_t offset, std::string_view bytes, WallTime now);
+  /// Takes bytes whose first has this offset in the rank's output; returns the end of what is now
+  /// held (or given up: bytes that the disk does not take are lost and marked).
+  std::uint64_t append(const RankKey& key, std::uint64_t offset, std::string_view bytes,
+                       WallTime now);
   /// Output [from, to) will never come.
   void gap(const RankKey& key, std::uint64_t from, std::uint64_t to, WallTime now);
   /// The end of what is held, in the rank's own offsets.
@@ -49,7 +50,8 @@ class LogStore {
                                            std::string_view suffix = ".log") const;
   [[nodiscard]] std::uint64_t size(const RankKey& key) const;
   /// At most `limit` bytes from `offset`; fewer, or none, at the end.
-  [[nodiscard]] Result<std::string> read(const RankKey& key, std::uint64_t offset, std::size_t limit) const;
+  [[nodiscard]] Result<std::string> read(const RankKey& key, std::uint64_t offset,
+                                         std::size_t limit) const;
   /// Where the last `lines` lines begin.
   [[nodiscard]] std::uint64_t tail(const RankKey& key, std::uint64_t lines) const;
   /// Where the output of this time or later begins, to the precision of the index (200 ms).
@@ -80,7 +82,7 @@ class LogStore {
     std::uint64_t size = 0;     ///< of the file
     std::uint64_t logical = 0;  ///< end in the rank's output
     std::uint64_t lines = 0;
-    std::uint64_t lost = 0;      ///< bytes that the disk refused, not yet marked
+    std::uint64_t lost = 0;  ///< bytes that the disk refused, not yet marked
     Mark last;
     std::list<RankKey>::iterator used;
   };

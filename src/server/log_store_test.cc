@@ -14,7 +14,8 @@ const RankKey kRank{JobId(7), Epoch(1), Rank(0)};
 
 class Logs : public testing::Test {
  protected:
-  std::filesystem::path folder_ = std::filesystem::temp_directory_path() / ("quad-logs-" + random_hex(6));
+  std::filesystem::path folder_ =
+      std::filesystem::temp_directory_path() / ("quad-logs-" + random_hex(6));
   std::unique_ptr<LogStore> logs_ = std::make_unique<LogStore>(folder_);
   WallTime now_{1'000'000};
 
@@ -45,7 +46,8 @@ TEST_F(Logs, AnyCuttingAndRepeatingGivesTheSameBytes) {
     std::uint64_t acknowledged = 0;
     while (acknowledged < text.size()) {
       // A runner that reconnects sends again from somewhere before the last acknowledgement.
-      const std::uint64_t back = random() % 4 == 0 ? std::min<std::uint64_t>(acknowledged, random() % 5'000) : 0;
+      const std::uint64_t back =
+          random() % 4 == 0 ? std::min<std::uint64_t>(acknowledged, random() % 5'000) : 0;
       const std::uint64_t start = acknowledged - back;
       const std::size_t size = random() % 3 == 0 ? random() % 100'000 : random() % 900;
       acknowledged = logs_->append(key, start, std::string_view(text).substr(start, size), now_);
@@ -65,11 +67,13 @@ TEST_F(Logs, EveryLineIsFoundByItsNumber) {
   for (std::size_t at = 0; at < text.size();) {
     const std::size_t size = 1 + random() % 400;
     at = logs_->append(kRank, at, std::string_view(text).substr(at, size), now_);
-    now_.millis += 150;  // an index entry for nearly each piece, most of them in the middle of a line
+    now_.millis +=
+        150;  // an index entry for nearly each piece, most of them in the middle of a line
   }
   for (int line = 1; line <= 3'000; ++line) {
     const std::string expected = "line " + std::to_string(line) + "\n";
-    EXPECT_EQ(from(logs_->seek_line(kRank, static_cast<std::uint64_t>(line)), expected.size()), expected);
+    EXPECT_EQ(from(logs_->seek_line(kRank, static_cast<std::uint64_t>(line)), expected.size()),
+              expected);
   }
   EXPECT_EQ(logs_->seek_line(kRank, 0), 0U);
   EXPECT_EQ(logs_->seek_line(kRank, 3'002), text.size());
@@ -168,7 +172,8 @@ TEST_F(Logs, ManyMoreRanksThanDescriptorsKeepTheirBytesApart) {
   }
   for (int rank = 0; rank < 600; rank += 97) {
     const std::string piece = "rank " + std::to_string(rank) + "\n";
-    EXPECT_EQ(logs_->read({JobId(1), Epoch(1), Rank(rank)}, 0, 1'000).value(), piece + piece + piece);
+    EXPECT_EQ(logs_->read({JobId(1), Epoch(1), Rank(rank)}, 0, 1'000).value(),
+              piece + piece + piece);
   }
 }
 

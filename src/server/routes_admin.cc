@@ -22,7 +22,8 @@ asio::awaitable<void> nodes(App& app, net::Exchange& exchange) {
   for (const auto& [id, node] : snapshot->pool.nodes()) {
     list.push_back(node_view(node));
   }
-  exchange.respond(json_answer(json::object{{"breaker", snapshot->breaker}, {"nodes", std::move(list)}}));
+  exchange.respond(
+      json_answer(json::object{{"breaker", snapshot->breaker}, {"nodes", std::move(list)}}));
   co_return;
 }
 
@@ -33,20 +34,23 @@ asio::awaitable<void> act_on_node(App& app, net::Exchange& exchange) {
   const std::string verb(exchange.parameter("verb"));
   const NodeId node{std::string(exchange.parameter("name"))};
   const std::string by = caller_of(exchange).user;
-  constexpr std::array<std::string_view, 6> kVerbs = {"fail", "return", "freeze", "thaw", "drain", "resume"};
+  constexpr std::array<std::string_view, 6> kVerbs = {"fail", "return", "freeze",
+                                                      "thaw", "drain",  "resume"};
   if (std::find(kVerbs.begin(), kVerbs.end(), verb) == kVerbs.end()) {
-    exchange.respond_error(error(ErrorCode::kNotFound,
-                                 fmt::format("'{}' cannot be done to a node; there are {}", printable(verb),
-                                             join_words({kVerbs.begin(), kVerbs.end()}))));
+    exchange.respond_error(
+        error(ErrorCode::kNotFound,
+              fmt::format("'{}' cannot be done to a node; there are {}", printable(verb),
+                          join_words({kVerbs.begin(), kVerbs.end()}))));
     co_return;
   }
-  const std::function<void(std::function<void(Status)>)> start = [&](std::function<void(Status)> done) {
-    if (verb == "drain" || verb == "resume") {
-      app.control->drain(node, verb == "drain", by, std::move(done));
-    } else {
-      app.control->node_action(node, verb, by, std::move(done));
-    }
-  };
+  const std::function<void(std::function<void(Status)>)> start =
+      [&](std::function<void(Status)> done) {
+        if (verb == "drain" || verb == "resume") {
+          app.control->drain(node, verb == "drain", by, std::move(done));
+        } else {
+          app.control->node_action(node, verb, by, std::move(done));
+        }
+      };
   const Status status = co_await ask<Status>(app, exchange, start);
   if (!status.ok()) {
     exchange.respond_error(status.error());
@@ -75,8 +79,11 @@ asio::awaitable<void> gpus(App& app, net::Exchange& exchange) {
   }
   json::array list;
   for (const auto& [model, sum] : models) {
-    list.push_back(json::object{
-        {"gpu", model}, {"total", sum.total}, {"free", sum.free}, {"most_per_node", sum.most}, {"nodes", sum.nodes}});
+    list.push_back(json::object{{"gpu", model},
+                                {"total", sum.total},
+                                {"free", sum.free},
+                                {"most_per_node", sum.most},
+                                {"nodes", sum.nodes}});
   }
   exchange.respond(json_answer(json::object{{"gpus", std::move(list)}}));
   co_return;
@@ -86,7 +93,9 @@ asio::awaitable<void> check_store(App& app, net::Exchange& exchange) {
   if (!require(exchange, Role::kAdmin)) {
     co_return;
   }
-  const std::function<Result<std::vector<std::string>>()> work = [store = app.store] { return store->check(); };
+  const std::function<Result<std::vector<std::string>>()> work = [store = app.store] {
+    return store->check();
+  };
   const auto faults = co_await away<Result<std::vector<std::string>>>(app, exchange, work);
   if (!faults.ok()) {
     exchange.respond_error(faults.error());
@@ -100,7 +109,8 @@ Result<std::string> read_backup_file(std::string_view text) {
   QUAD_ASSIGN(const json::object body, parse_json_object(text));
   ObjectReader reader(body);
   std::string file = reader.text("file").value_or("");
-  if (file.empty() || file.front() != '/' || file.size() > 4000 || file.find('\0') != std::string::npos) {
+  if (file.empty() || file.front() != '/' || file.size() > 4000 ||
+      file.find('\0') != std::string::npos) {
     reader.refuse("file", "an absolute path on the server");
   }
   QUAD_TRY(reader.finish());
@@ -131,7 +141,9 @@ asio::awaitable<void> backup(App& app, net::Exchange& exchange) {
   }
   const std::function<Status()> work = [store = app.store, to = *file]() -> Status {
     if (!may_replace(to)) {
-      return error(ErrorCode::kExists, fmt::format("{} is there already and is no database; name another file", to), "file");
+      return error(ErrorCode::kExists,
+                   fmt::format("{} is there already and is no database; name another file", to),
+                   "file");
     }
     return store->backup(to);
   };

@@ -1,4 +1,5 @@
-// Work directories and mounts on their way from the command line to the runners: content-addressed files.
+// Work directories and mounts on their way from the command line to the runners: content-addressed
+// files.
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -33,20 +34,24 @@ bool is_hash(std::string_view text) {
 
 /// Which content of the file this is: another one has another, unless somebody sets the clock back.
 std::string stamp_of(const struct stat& info) {
-  return fmt::format("{} {} {}.{:09}", info.st_ino, info.st_size, info.st_mtim.tv_sec, info.st_mtim.tv_nsec);
+  return fmt::format("{} {} {}.{:09}", info.st_ino, info.st_size, info.st_mtim.tv_sec,
+                     info.st_mtim.tv_nsec);
 }
 
-/// Whether the file still holds what its name says. Reads all of it, but once only for each content.
+/// Whether the file still holds what its name says. Reads all of it, but once only for each
+/// content.
 asio::awaitable<bool> is_sound(App& app, net::Exchange& exchange, int fd, const std::string& hash) {
   struct stat info {};
   if (::fstat(fd, &info) != 0) {
     co_return false;
   }
   const std::string stamp = stamp_of(info);
-  if (const auto known = app.sound_blobs.find(hash); known != app.sound_blobs.end() && known->second == stamp) {
+  if (const auto known = app.sound_blobs.find(hash);
+      known != app.sound_blobs.end() && known->second == stamp) {
     co_return true;
   }
-  const std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> digest(EVP_MD_CTX_new(), &EVP_MD_CTX_free);
+  const std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> digest(EVP_MD_CTX_new(),
+                                                                       &EVP_MD_CTX_free);
   EVP_DigestInit_ex(digest.get(), EVP_sha256(), nullptr);
   std::string piece(256 * 1024, '\0');
   for (off_t at = 0;;) {
@@ -75,7 +80,8 @@ asio::awaitable<bool> is_sound(App& app, net::Exchange& exchange, int fd, const 
 fs::path blob_file(App& app, net::Exchange& exchange) {
   const std::string_view hash = exchange.parameter("hash");
   if (!is_hash(hash)) {
-    exchange.respond_error(error(ErrorCode::kInvalid, "A blob is named by its SHA-256 in lower-case hexadecimal", "hash"));
+    exchange.respond_error(error(
+        ErrorCode::kInvalid, "A blob is named by its SHA-256 in lower-case hexadecimal", "hash"));
     return {};
   }
   return app.data_dir / "blobs" / std::string(hash);
@@ -92,8 +98,10 @@ asio::awaitable<void> put_blob(App& app, net::Exchange& exchange) {
   const std::string hash = file.filename().string();
   struct statvfs disk {};
   if (::statvfs(app.data_dir.c_str(), &disk) == 0 &&
-      static_cast<std::uint64_t>(disk.f_bavail) * disk.f_frsize < exchange.content_length().value_or(0) + kKeptFree) {
-    exchange.respond_error(error(ErrorCode::kExhausted, "The server's disk has no room for this upload"));
+      static_cast<std::uint64_t>(disk.f_bavail) * disk.f_frsize <
+          exchange.content_length().value_or(0) + kKeptFree) {
+    exchange.respond_error(
+        error(ErrorCode::kExhausted, "The server's disk has no room for this upload"));
     co_return;
   }
   const std::string temporary = fmt::format("{}.tmp-{}", file.string(), random_hex(6));
@@ -106,7 +114,8 @@ asio::awaitable<void> put_blob(App& app, net::Exchange& exchange) {
     const std::string& path;
     ~Remove() { ::unlink(path.c_str()); }
   } remove{temporary};
-  const std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> digest(EVP_MD_CTX_new(), EVP_MD_CTX_free);
+  const std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> digest(EVP_MD_CTX_new(),
+                                                                       EVP_MD_CTX_free);
   EVP_DigestInit_ex(digest.get(), EVP_sha256(), nullptr);
   const net::BodySink sink = [&](std::string_view piece) {
     EVP_DigestUpdate(digest.get(), piece.data(), piece.size());
@@ -122,7 +131,8 @@ asio::awaitable<void> put_blob(App& app, net::Exchange& exchange) {
   EVP_DigestFinal_ex(digest.get(), reinterpret_cast<unsigned char*>(sum.data()), &length);
   sum.resize(length);
   if (to_hex(sum) != hash) {
-    exchange.respond_error(error(ErrorCode::kInvalid, "What was sent does not have this SHA-256; send it again", "hash"));
+    exchange.respond_error(error(
+        ErrorCode::kInvalid, "What was sent does not have this SHA-256; send it again", "hash"));
     co_return;
   }
   if (::fsync(fd.get()) != 0 || ::rename(temporary.c_str(), file.c_str()) != 0) {
@@ -152,7 +162,11 @@ asio::awaitable<void> get_blob(App& app, net::Exchange& exchange) {
       exchange.respond_error(error(ErrorCode::kNotFound, "There is no such blob here"));
       co_return;
     }
-    exchange.respond({200, "application/octet-stream", "", {{"Quad-Bytes", std::to_string(info.st_size)}}, nullptr});
+    exchange.respond({200,
+                      "application/octet-stream",
+                      "",
+                      {{"Quad-Bytes", std::to_string(info.st_size)}},
+                      nullptr});
     co_return;
   }
   const std::string type = "application/octet-stream";

@@ -151,7 +151,8 @@ Result<Asked> read_asked(const net::Request& request) {
   }
   asked.filter.node = query.text("node");
   asked.filter.kind_prefix = query.text("kind").value_or("");
-  asked.filter.limit = static_cast<std::size_t>(query.integer("limit", {1, 10'000}).value_or(kBatch));
+  asked.filter.limit =
+      static_cast<std::size_t>(query.integer("limit", {1, 10'000}).value_or(kBatch));
   asked.stream = query.flag("follow");
   if (const auto last = request.header("Last-Event-ID")) {
     const auto revision = parse_integer(*last);

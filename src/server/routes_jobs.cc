@@ -17,26 +17,31 @@ namespace quad::server {
 
 namespace asio = boost::asio;
 
-net::Response json_answer(const json::value& value, int status) { return net::json_response(to_text(value), status); }
+net::Response json_answer(const json::value& value, int status) {
+  return net::json_response(to_text(value), status);
+}
 
 std::shared_ptr<const job::Job> job_of(App& app, net::Exchange& exchange) {
   const std::string_view text = exchange.parameter("id");
   const auto id = parse_integer(text);
   if (!id || *id < 1) {
-    exchange.respond_error(error(ErrorCode::kInvalid, fmt::format("'{}' is not a job's number", printable(text)), "id"));
+    exchange.respond_error(error(ErrorCode::kInvalid,
+                                 fmt::format("'{}' is not a job's number", printable(text)), "id"));
     return nullptr;
   }
   auto job = app.control->snapshot()->find(JobId(*id));
   if (job == nullptr) {
-    exchange.respond_error(error(ErrorCode::kNotFound, fmt::format("There is no job {}", *id), "id"));
+    exchange.respond_error(
+        error(ErrorCode::kNotFound, fmt::format("There is no job {}", *id), "id"));
   }
   return job;
 }
 
 namespace {
 
-constexpr std::array<std::string_view, 8> kStatuses = {"PENDING",    "STARTING",  "RUNNING", "RECOVERING",
-                                                       "CANCELLING", "SUCCEEDED", "FAILED",  "CANCELLED"};
+constexpr std::array<std::string_view, 8> kStatuses = {"PENDING",    "STARTING",   "RUNNING",
+                                                       "RECOVERING", "CANCELLING", "SUCCEEDED",
+                                                       "FAILED",     "CANCELLED"};
 
 /// Which jobs a list is of.
 struct JobFilter {
@@ -49,7 +54,8 @@ struct JobFilter {
   std::size_t limit = 100;
 
   [[nodiscard]] bool takes(const job::Job& job) const {
-    if ((!owner.empty() && job.request->owner != owner) || (!name.empty() && job.request->name != name)) {
+    if ((!owner.empty() && job.request->owner != owner) ||
+        (!name.empty() && job.request->name != name)) {
       return false;
     }
     const bool over = job::is_terminal(job.status);
@@ -62,7 +68,8 @@ Result<JobFilter> read_filter(const net::Request& request, const Caller& caller)
   JobFilter filter;
   QueryReader query(request);
   const auto statuses = query.text("status");
-  for (const std::string_view status : statuses ? split(*statuses, ',') : std::vector<std::string_view>()) {
+  for (const std::string_view status :
+       statuses ? split(*statuses, ',') : std::vector<std::string_view>()) {
     if (status == "active") {
       filter.active = true;
     } else if (status == "finished") {
@@ -112,41 +119,46 @@ asio::awaitable<void> list_jobs(App& app, net::Exchange& exchange) {
 }
 
 bool may_touch(const Caller& caller, const job::Job& job) {
-  return caller.role == Role::kAdmin || (caller.role == Role::kUser && caller.user == job.request->owner);
+  return caller.role == Role::kAdmin ||
+         (caller.role == Role::kUser && caller.user == job.request->owner);
 }
 
 Error not_yours(const job::Job& job) {
-  return error(ErrorCode::kDenied, fmt::format("Job {} belongs to {}", job.id.value(), job.request->owner));
+  return error(ErrorCode::kDenied,
+               fmt::format("Job {} belongs to {}", job.id.value(), job.request->owner));
 }
 
-/// Asks for the end of all of them, and waits until it is recorded. The first error, if there was one.
+/// Asks for the end of all of them, and waits until it is recorded. The first error, if there was
+/// one.
 asio::awaitable<Status> cancel_all(App& app, net::Exchange& exchange, std::vector<JobId> jobs) {
   if (jobs.empty()) {
     co_return Status();
   }
   struct Progress {
     std::atomic<std::size_t> left;
-    std::mutex mutex;  // an answer that control gives at once comes on this thread, the others on its own
+    std::mutex
+        mutex;  // an answer that control gives at once comes on this thread, the others on its own
     Status first;
   };
   const std::string by = caller_of(exchange).user;
-  const std::function<void(std::function<void(Status)>)> start = [&](const std::function<void(Status)>& done) {
-    auto progress = std::make_shared<Progress>();
-    progress->left = jobs.size();
-    for (const JobId id : jobs) {
-      app.control->cancel(id, by, [progress, done](const Status& status) {
-        {
-          const std::lock_guard lock(progress->mutex);
-          if (!status.ok() && progress->first.ok()) {
-            progress->first = status;
-          }
+  const std::function<void(std::function<void(Status)>)> start =
+      [&](const std::function<void(Status)>& done) {
+        auto progress = std::make_shared<Progress>();
+        progress->left = jobs.size();
+        for (const JobId id : jobs) {
+          app.control->cancel(id, by, [progress, done](const Status& status) {
+            {
+              const std::lock_guard lock(progress->mutex);
+              if (!status.ok() && progress->first.ok()) {
+                progress->first = status;
+              }
+            }
+            if (--progress->left == 0) {
+              done(progress->first);
+            }
+          });
         }
-        if (--progress->left == 0) {
-          done(progress->first);
-        }
-      });
-    }
-  };
+      };
   co_return co_await ask<Status>(app, exchange, start);
 }
 
@@ -184,9 +196,12 @@ Result<std::vector<JobId>> read_cancel(const net::Request& request, const Caller
   std::vector<JobId> jobs;
   if (ids != nullptr) {
     for (const json::value& value : *ids) {
-      const auto job = value.is_int64() && value.get_int64() > 0 ? snapshot.find(JobId(value.get_int64())) : nullptr;
+      const auto job = value.is_int64() && value.get_int64() > 0
+                           ? snapshot.find(JobId(value.get_int64()))
+                           : nullptr;
       if (job == nullptr) {
-        return error(ErrorCode::kNotFound, fmt::format("There is no job {}", printable(to_text(value))), "ids");
+        return error(ErrorCode::kNotFound,
+                     fmt::format("There is no job {}", printable(to_text(value))), "ids");
       }
       if (!may_touch(caller, *job)) {
         return not_yours(*job);
@@ -196,7 +211,9 @@ Result<std::vector<JobId>> read_cancel(const net::Request& request, const Caller
     return jobs;
   }
   if (all && caller.role != Role::kAdmin) {
-    return error(ErrorCode::kDenied, "Only an administrator can cancel everybody's jobs; give 'mine' for your own", "all");
+    return error(ErrorCode::kDenied,
+                 "Only an administrator can cancel everybody's jobs; give 'mine' for your own",
+                 "all");
   }
   for (std::int64_t id = 1; id <= snapshot.last_job(); ++id) {
     const auto job = snapshot.find(JobId(id));
@@ -228,7 +245,8 @@ asio::awaitable<void> cancel_many(App& app, net::Exchange& exchange) {
   json::array list;
   for (const JobId id : *jobs) {
     const auto job = after->find(id);
-    list.push_back(json::object{{"id", id.value()}, {"status", to_string(job->status)}, {"message", job->message}});
+    list.push_back(json::object{
+        {"id", id.value()}, {"status", to_string(job->status)}, {"message", job->message}});
   }
   exchange.respond(json_answer(json::object{{"jobs", std::move(list)}}));
 }
@@ -258,7 +276,8 @@ asio::awaitable<void> job_events(App& app, net::Exchange& exchange, bool story) 
     one["epoch"] = event.epoch.value();
     checkpoints.push_back(std::move(one));
   }
-  exchange.respond(json_answer(json::object{{"id", job->id.value()}, {"checkpoints", std::move(checkpoints)}}));
+  exchange.respond(
+      json_answer(json::object{{"id", job->id.value()}, {"checkpoints", std::move(checkpoints)}}));
 }
 
 asio::awaitable<void> show_task(App& app, net::Exchange& exchange) {
@@ -295,7 +314,8 @@ void add_job_routes(App& app, net::Router& router) {
     co_return;
   });
   router.get("/v1/jobs/{id}/story", [&app](net::Exchange& e) { return job_events(app, e, true); });
-  router.get("/v1/jobs/{id}/checkpoints", [&app](net::Exchange& e) { return job_events(app, e, false); });
+  router.get("/v1/jobs/{id}/checkpoints",
+             [&app](net::Exchange& e) { return job_events(app, e, false); });
   router.get("/v1/jobs/{id}/task", [&app](net::Exchange& e) { return show_task(app, e); });
 }
 

@@ -1,5 +1,6 @@
-// A job's output: GET /v1/jobs/{id}/logs, as plain text for people and curl, or as frames for programs that must know
-// where they are (api/openapi.yaml says how): a follower that lost the server goes on where it was.
+// A job's output: GET /v1/jobs/{id}/logs, as plain text for people and curl, or as frames for
+// programs that must know where they are (api/openapi.yaml says how): a follower that lost the
+// server goes on where it was.
 
 #include <fmt/format.h>
 
@@ -41,7 +42,9 @@ Result<Asked> read_asked(const net::Request& request, const job::Job& job, WallT
     asked.frames = true;
     wanted.from = parse_log_cursor(*text);
     if (!wanted.from) {
-      query.refuse("cursor", *text, "start, or an attempt and the places of its ranks as frames told them: 1:0=1234,1=880");
+      query.refuse(
+          "cursor", *text,
+          "start, or an attempt and the places of its ranks as frames told them: 1:0=1234,1=880");
     } else if (wanted.from->attempt == Epoch(0)) {
       wanted.from.reset();
     }
@@ -57,19 +60,23 @@ Result<Asked> read_asked(const net::Request& request, const job::Job& job, WallT
                    "attempt");
     }
   }
-  if (wanted.from && (wanted.from->attempt > job.epoch() || (attempt && wanted.from->attempt.value() != *attempt) ||
-                      std::any_of(wanted.from->offsets.begin(), wanted.from->offsets.end(), [&](const auto& place) {
-                        return place.first >= job.request->ranks || (rank && place.first != *rank);
-                      }))) {
-    return error(ErrorCode::kInvalid, "The cursor is of another job, attempt or rank; begin with 'start'", "cursor");
+  if (wanted.from && (wanted.from->attempt > job.epoch() ||
+                      (attempt && wanted.from->attempt.value() != *attempt) ||
+                      std::any_of(wanted.from->offsets.begin(), wanted.from->offsets.end(),
+                                  [&](const auto& place) {
+                                    return place.first >= job.request->ranks ||
+                                           (rank && place.first != *rank);
+                                  }))) {
+    return error(ErrorCode::kInvalid,
+                 "The cursor is of another job, attempt or rank; begin with 'start'", "cursor");
   }
   if (rank) {
     wanted.rank = Rank(static_cast<std::int32_t>(*rank));
     if (*rank >= job.request->ranks) {
       return error(ErrorCode::kNotFound,
-                   job.request->ranks == 1
-                       ? fmt::format("Job {} has rank 0 only", job.id.value())
-                       : fmt::format("Job {} has ranks 0 to {}", job.id.value(), job.request->ranks - 1),
+                   job.request->ranks == 1 ? fmt::format("Job {} has rank 0 only", job.id.value())
+                                           : fmt::format("Job {} has ranks 0 to {}", job.id.value(),
+                                                         job.request->ranks - 1),
                    "rank");
     }
   }
@@ -113,11 +120,12 @@ class Writer {
              {"before", before == nullptr ? json::value(nullptr) : json::value(*before)},
              {"places", std::move(places)}});
     } else if (before != nullptr) {
-      out_ += fmt::format("[quad: attempt {} ended: {}; attempt {} follows]\n", attempt.value() - 1, *before,
-                          attempt.value());
+      out_ += fmt::format("[quad: attempt {} ended: {}; attempt {} follows]\n", attempt.value() - 1,
+                          *before, attempt.value());
     }
   }
-  void state(const job::Job& job, const std::vector<control::RankLive>& live, const control::Snapshot& snapshot) {
+  void state(const job::Job& job, const std::vector<control::RankLive>& live,
+             const control::Snapshot& snapshot) {
     json::object row = job_row(job, live);
     json::value waits = nullptr;
     if (const auto why = snapshot.queue == nullptr ? std::nullopt : snapshot.queue->why(job.id)) {
@@ -169,13 +177,17 @@ asio::awaitable<void> serve_log(App& app, net::Exchange& exchange, JobId id, con
     if (epoch == Epoch(0) && job->epoch() > Epoch(0)) {
       // All attempts in order, unless a place in the newest is asked for.
       const bool newest = wanted.tail || wanted.line;
-      epoch = fixed ? *wanted.attempt : wanted.from ? wanted.from->attempt : newest ? job->epoch() : Epoch(1);
+      epoch = fixed         ? *wanted.attempt
+              : wanted.from ? wanted.from->attempt
+              : newest      ? job->epoch()
+                            : Epoch(1);
       reader.begin(*job, epoch, true);
       reader.watch([&wakeup] { wakeup.notify(); });
       writer.attempt(epoch, reader, nullptr);
     }
     const bool has_epoch = epoch > Epoch(0);
-    const job::Attempt* attempt = has_epoch ? &job->attempts[static_cast<std::size_t>(epoch.value() - 1)] : nullptr;
+    const job::Attempt* attempt =
+        has_epoch ? &job->attempts[static_cast<std::size_t>(epoch.value() - 1)] : nullptr;
     const bool attempt_over = has_epoch && attempt->ended_at.has_value();
     const bool job_over = job::is_terminal(job->status);
     const bool complete = attempt_over || !wanted.follow || (job_over && !has_epoch);

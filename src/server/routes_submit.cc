@@ -70,7 +70,9 @@ Status check_blob(const App& app, const std::string& hash, const std::string& wh
   if (std::filesystem::exists(app.data_dir / "blobs" / hash, failure)) {
     return {};
   }
-  return error(ErrorCode::kNotFound, fmt::format("Blob {} is not here; upload it first: PUT /v1/blobs/{}", hash, hash), where);
+  return error(ErrorCode::kNotFound,
+               fmt::format("Blob {} is not here; upload it first: PUT /v1/blobs/{}", hash, hash),
+               where);
 }
 
 Status read_mount_blobs(const App& app, const json::object& blobs, SubmitContext& context) {
@@ -78,7 +80,9 @@ Status read_mount_blobs(const App& app, const json::object& blobs, SubmitContext
     const std::string where = fmt::format("mount_blobs.{}.", printable(member.key()));
     const json::object* one = member.value().if_object();
     if (one == nullptr) {
-      return error(ErrorCode::kInvalid, "Each of mount_blobs must be an object with 'blob' and 'is_file'", "mount_blobs");
+      return error(ErrorCode::kInvalid,
+                   "Each of mount_blobs must be an object with 'blob' and 'is_file'",
+                   "mount_blobs");
     }
     ObjectReader reader(*one, where);
     const std::string blob = reader.text("blob").value_or("");
@@ -103,8 +107,8 @@ struct Taken {
 };
 
 /// An Error is a fault of the message itself; faults of the task are in `prepared`.
-Result<Taken> take(App& app, const Caller& caller, const json::object& body, const control::Snapshot& snapshot,
-                   bool only_validate) {
+Result<Taken> take(App& app, const Caller& caller, const json::object& body,
+                   const control::Snapshot& snapshot, bool only_validate) {
   Taken taken;
   SubmitContext context;
   context.owner = caller.user;
@@ -163,7 +167,8 @@ net::Response refusal(const Prepared& prepared, std::optional<std::size_t> index
   }
   inner["errors"] = to_json(prepared.errors);
   inner["warnings"] = to_json(prepared.warnings);
-  return json_answer(json::object{{"error", std::move(inner)}}, net::http_status(ErrorCode::kInvalid));
+  return json_answer(json::object{{"error", std::move(inner)}},
+                     net::http_status(ErrorCode::kInvalid));
 }
 
 /// The same for a fault of the message itself, which has no diagnostics.
@@ -194,8 +199,10 @@ Result<std::vector<const json::object*>> bodies_of(const json::value& parsed, bo
   for (std::size_t i = 0; all != nullptr && i < all->size() && i <= kMostAtOnce; ++i) {
     bodies.push_back((*all)[i].if_object());
   }
-  if (bodies.empty() || bodies.size() > kMostAtOnce || std::count(bodies.begin(), bodies.end(), nullptr) > 0) {
-    return error(ErrorCode::kInvalid, fmt::format("'jobs' must be an array of 1 to {} objects", kMostAtOnce), "jobs");
+  if (bodies.empty() || bodies.size() > kMostAtOnce ||
+      std::count(bodies.begin(), bodies.end(), nullptr) > 0) {
+    return error(ErrorCode::kInvalid,
+                 fmt::format("'jobs' must be an array of 1 to {} objects", kMostAtOnce), "jobs");
   }
   return bodies;
 }
@@ -212,7 +219,8 @@ asio::awaitable<void> submit(App& app, net::Exchange& exchange, bool bulk) {
   }
   const Caller caller = caller_of(exchange);
   const auto parsed = parse_json(exchange.request().body);
-  const auto bodies = parsed.ok() ? bodies_of(*parsed, bulk) : Result<std::vector<const json::object*>>(parsed.error());
+  const auto bodies = parsed.ok() ? bodies_of(*parsed, bulk)
+                                  : Result<std::vector<const json::object*>>(parsed.error());
   if (!bodies.ok()) {
     exchange.respond_error(bodies.error());
     co_return;
@@ -276,13 +284,15 @@ asio::awaitable<void> submit(App& app, net::Exchange& exchange, bool bulk) {
     }
     jobs.push_back(std::move(one));
   }
-  exchange.respond(json_answer(json::object{{"jobs", std::move(jobs)}, {"warnings", std::move(warnings)}}, 201));
+  exchange.respond(
+      json_answer(json::object{{"jobs", std::move(jobs)}, {"warnings", std::move(warnings)}}, 201));
 }
 
 asio::awaitable<void> validate(App& app, net::Exchange& exchange) {
   const auto body = parse_json_object(exchange.request().body);
   const auto snapshot = app.control->snapshot();
-  auto taken = body.ok() ? take(app, caller_of(exchange), *body, *snapshot, true) : Result<Taken>(body.error());
+  auto taken = body.ok() ? take(app, caller_of(exchange), *body, *snapshot, true)
+                         : Result<Taken>(body.error());
   if (!taken.ok()) {
     exchange.respond_error(taken.error());
     co_return;

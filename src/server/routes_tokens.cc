@@ -26,17 +26,21 @@ asio::awaitable<void> list_tokens(App& app, net::Exchange& exchange) {
   exchange.respond(json_answer(json::object{{"tokens", std::move(list)}}));
 }
 
-job::Event token_event(const Token& token, std::string kind, const std::string& by, std::string_view what) {
+job::Event token_event(const Token& token, std::string kind, const std::string& by,
+                       std::string_view what) {
   job::Event event;
   event.kind = std::move(kind);
   event.actor = by;
-  event.message = fmt::format("{} {} token {} of {} ({}).", by, what, token.id, token.user, to_string(token.role));
+  event.message = fmt::format("{} {} token {} of {} ({}).", by, what, token.id, token.user,
+                              to_string(token.role));
   return event;
 }
 
 bool is_user_name(std::string_view text) {
-  constexpr std::string_view kAllowed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._@-";
-  return !text.empty() && text.size() <= 64 && text.find_first_not_of(kAllowed) == std::string_view::npos;
+  constexpr std::string_view kAllowed =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._@-";
+  return !text.empty() && text.size() <= 64 &&
+         text.find_first_not_of(kAllowed) == std::string_view::npos;
 }
 
 Result<Token> read_token(std::string_view text) {
@@ -74,17 +78,21 @@ asio::awaitable<void> create_token(App& app, net::Exchange& exchange) {
   token.created_at = format_rfc3339(app.clock->now().wall);
   const std::string secret = make_token(token);
   const job::Event event = token_event(token, "token.created", caller_of(exchange).user, "made");
-  const std::function<void(std::function<void(Status)>)> start = [&](std::function<void(Status)> done) {
-    app.control->set_setting("token/" + token.id, token_record(token), event, std::move(done));
-  };
+  const std::function<void(std::function<void(Status)>)> start =
+      [&](std::function<void(Status)> done) {
+        app.control->set_setting("token/" + token.id, token_record(token), event, std::move(done));
+      };
   const Status status = co_await ask<Status>(app, exchange, start);
   if (!status.ok()) {
     exchange.respond_error(status.error());
     co_return;
   }
   load_tokens(app);
-  exchange.respond(json_answer(
-      json::object{{"id", token.id}, {"token", secret}, {"user", token.user}, {"role", to_string(token.role)}}, 201));
+  exchange.respond(json_answer(json::object{{"id", token.id},
+                                            {"token", secret},
+                                            {"user", token.user},
+                                            {"role", to_string(token.role)}},
+                               201));
 }
 
 asio::awaitable<void> revoke_token(App& app, net::Exchange& exchange) {
@@ -92,15 +100,19 @@ asio::awaitable<void> revoke_token(App& app, net::Exchange& exchange) {
     co_return;
   }
   const std::string id(exchange.parameter("id"));
-  const auto it = std::find_if(app.tokens.begin(), app.tokens.end(), [&](const auto& one) { return one.second.id == id; });
+  const auto it = std::find_if(app.tokens.begin(), app.tokens.end(),
+                               [&](const auto& one) { return one.second.id == id; });
   if (it == app.tokens.end()) {
-    exchange.respond_error(error(ErrorCode::kNotFound, fmt::format("There is no token '{}'", printable(id))));
+    exchange.respond_error(
+        error(ErrorCode::kNotFound, fmt::format("There is no token '{}'", printable(id))));
     co_return;
   }
-  const job::Event event = token_event(it->second, "token.revoked", caller_of(exchange).user, "revoked");
-  const std::function<void(std::function<void(Status)>)> start = [&](std::function<void(Status)> done) {
-    app.control->set_setting("token/" + id, "", event, std::move(done));
-  };
+  const job::Event event =
+      token_event(it->second, "token.revoked", caller_of(exchange).user, "revoked");
+  const std::function<void(std::function<void(Status)>)> start =
+      [&](std::function<void(Status)> done) {
+        app.control->set_setting("token/" + id, "", event, std::move(done));
+      };
   const Status status = co_await ask<Status>(app, exchange, start);
   if (!status.ok()) {
     exchange.respond_error(status.error());
@@ -116,7 +128,8 @@ asio::awaitable<void> revoke_token(App& app, net::Exchange& exchange) {
 void add_token_routes(App& app, net::Router& router) {
   router.get("/v1/tokens", [&app](net::Exchange& e) { return list_tokens(app, e); });
   router.post("/v1/tokens", [&app](net::Exchange& e) { return create_token(app, e); });
-  router.add("DELETE", "/v1/tokens/{id}", [&app](net::Exchange& e) { return revoke_token(app, e); });
+  router.add("DELETE", "/v1/tokens/{id}",
+             [&app](net::Exchange& e) { return revoke_token(app, e); });
 }
 
 }  // namespace quad::server

@@ -21,11 +21,17 @@ namespace asio = boost::asio;
 
 constexpr Millis kOutputWait{30'000};
 
-/// One connection. Its reader is the route's handler; its writer is a coroutine of its own that lives as long.
+/// One connection. Its reader is the route's handler; its writer is a coroutine of its own that
+/// lives as long.
 class RunnerSession : public std::enable_shared_from_this<RunnerSession> {
  public:
-  RunnerSession(App& app, net::RawStream stream, RankKey key, std::string nonce, const asio::any_io_executor& executor)
-      : app_(app), stream_(std::move(stream)), key_(key), nonce_(std::move(nonce)), more_(executor) {}
+  RunnerSession(App& app, net::RawStream stream, RankKey key, std::string nonce,
+                const asio::any_io_executor& executor)
+      : app_(app),
+        stream_(std::move(stream)),
+        key_(key),
+        nonce_(std::move(nonce)),
+        more_(executor) {}
 
   void send(const json::object& message) { send_frame(runner::encode_message(message)); }
   void send_frame(const std::string& frame) {
@@ -54,8 +60,8 @@ class RunnerSession : public std::enable_shared_from_this<RunnerSession> {
 
   asio::awaitable<void> read_loop() {
     runner::FrameReader frames;
-    // Much less than a follower is given at once (log_reader.cc): both take turns on one thread, and who reads the
-    // output must keep up with who prints it.
+    // Much less than a follower is given at once (log_reader.cc): both take turns on one thread,
+    // and who reads the output must keep up with who prints it.
     constexpr std::size_t kRead = 64 * 1024;
     while (!closed_) {
       char* room = frames.room(kRead);
@@ -143,8 +149,9 @@ class RunnerSession : public std::enable_shared_from_this<RunnerSession> {
                          std::string(get_string(message, "note"))};
       report(job::ResumeChosen{epoch, std::move(resume)}, message);
     } else if (type == "checkpoint") {
-      report(job::CheckpointSeen{epoch, std::string(get_string(message, "path")), get_int(message, "step", -1),
-                                 get_int(message, "bytes"), std::string(get_string(message, "note"))},
+      report(job::CheckpointSeen{epoch, std::string(get_string(message, "path")),
+                                 get_int(message, "step", -1), get_int(message, "bytes"),
+                                 std::string(get_string(message, "note"))},
              message);
     } else if (type == "note") {
       report(job::Noted{epoch, key_.rank, std::string(get_string(message, "kind")),
@@ -172,20 +179,22 @@ class RunnerSession : public std::enable_shared_from_this<RunnerSession> {
     }
   }
 
-  /// A rank's end is told only when all its output is here, so that the logs of a job that ended are complete; but no
-  /// later than kOutputWait after it came.
+  /// A rank's end is told only when all its output is here, so that the logs of a job that ended
+  /// are complete; but no later than kOutputWait after it came.
   void report_end() {
     if (!ended_) {
       return;
     }
-    const auto log_end = static_cast<std::uint64_t>(std::max<std::int64_t>(get_int(*ended_, "log_end"), 0));
+    const auto log_end =
+        static_cast<std::uint64_t>(std::max<std::int64_t>(get_int(*ended_, "log_end"), 0));
     const std::uint64_t held = app_.logs->end(key_);
     const Now now = app_.clock->now();
     if (held < log_end) {
       if (now.mono - ended_at_ < kOutputWait) {
         return;
       }
-      spdlog::warn("rank {}: the last {} bytes of its output did not come", to_string(key_), log_end - held);
+      spdlog::warn("rank {}: the last {} bytes of its output did not come", to_string(key_),
+                   log_end - held);
       app_.logs->gap(key_, held, log_end, now.wall);
     }
     const json::object message = std::exchange(ended_, std::nullopt).value();
@@ -208,7 +217,8 @@ class RunnerSession : public std::enable_shared_from_this<RunnerSession> {
     app_.control->report(std::move(report));
   }
 
-  /// For messages that change no record. An acknowledgement covers all before it, so it waits for those.
+  /// For messages that change no record. An acknowledgement covers all before it, so it waits for
+  /// those.
   void acknowledge_unrecorded(std::int64_t seq) {
     needs_nothing_ = std::max(needs_nothing_, seq);
     if (undurable_ == 0) {
@@ -245,7 +255,8 @@ std::optional<std::int64_t> number(const std::optional<std::string>& text) {
     return std::nullopt;
   }
   const auto [end, failure] = std::from_chars(text->data(), text->data() + text->size(), value);
-  return failure == std::errc() && end == text->data() + text->size() ? std::optional(value) : std::nullopt;
+  return failure == std::errc() && end == text->data() + text->size() ? std::optional(value)
+                                                                      : std::nullopt;
 }
 
 asio::awaitable<void> serve_runner(App& app, net::Exchange& exchange) {
@@ -254,15 +265,18 @@ asio::awaitable<void> serve_runner(App& app, net::Exchange& exchange) {
   const auto epoch = number(request.query_value("epoch"));
   const auto rank = number(request.query_value("rank"));
   const std::string nonce = request.query_value("nonce").value_or("");
-  if (!job || !epoch || !rank || nonce.empty() || nonce.size() > 128 || *epoch < 1 || *epoch > 1'000'000'000 ||
-      *rank < 0 || *rank > 1'000'000) {
-    exchange.respond_error(error(ErrorCode::kInvalid, "A runner must give its job, epoch, rank and nonce"));
+  if (!job || !epoch || !rank || nonce.empty() || nonce.size() > 128 || *epoch < 1 ||
+      *epoch > 1'000'000'000 || *rank < 0 || *rank > 1'000'000) {
+    exchange.respond_error(
+        error(ErrorCode::kInvalid, "A runner must give its job, epoch, rank and nonce"));
     co_return;
   }
-  const RankKey key{JobId(*job), Epoch(static_cast<std::int32_t>(*epoch)), Rank(static_cast<std::int32_t>(*rank))};
+  const RankKey key{JobId(*job), Epoch(static_cast<std::int32_t>(*epoch)),
+                    Rank(static_cast<std::int32_t>(*rank))};
   const std::string expected = "Bearer " + app.control->attempt_token(key.job, key.epoch);
   if (!equal_constant_time(request.header("Authorization").value_or(""), expected)) {
-    exchange.respond_error(error(ErrorCode::kUnauthenticated, "This is not the token of that attempt"));
+    exchange.respond_error(
+        error(ErrorCode::kUnauthenticated, "This is not the token of that attempt"));
     co_return;
   }
   const auto record = app.control->snapshot()->find(key.job);
@@ -275,8 +289,8 @@ asio::awaitable<void> serve_runner(App& app, net::Exchange& exchange) {
     exchange.respond_error(upgraded.error());
     co_return;
   }
-  const auto session =
-      std::make_shared<RunnerSession>(app, std::move(upgraded).value(), key, nonce, exchange.executor());
+  const auto session = std::make_shared<RunnerSession>(app, std::move(upgraded).value(), key, nonce,
+                                                       exchange.executor());
   auto& slot = app.sessions[{key, nonce}];
   if (slot != nullptr) {
     slot->close();  // its connection had broken without a word
@@ -284,7 +298,8 @@ asio::awaitable<void> serve_runner(App& app, net::Exchange& exchange) {
   slot = session;
   asio::co_spawn(exchange.executor(), session->write_loop(session), asio::detached);
   co_await session->read_loop();
-  if (const auto it = app.sessions.find({key, nonce}); it != app.sessions.end() && it->second == session) {
+  if (const auto it = app.sessions.find({key, nonce});
+      it != app.sessions.end() && it->second == session) {
     app.sessions.erase(it);
     app.control->disconnected(key);
   }
@@ -303,7 +318,8 @@ std::shared_ptr<RunnerSession> session_of(App& app, const RankKey& key, const jo
 
 /// Whoever is connected for this rank.
 void send_to_all(App& app, const RankKey& key, const json::object& message) {
-  for (auto it = app.sessions.lower_bound({key, ""}); it != app.sessions.end() && it->first.first == key; ++it) {
+  for (auto it = app.sessions.lower_bound({key, ""});
+       it != app.sessions.end() && it->first.first == key; ++it) {
     it->second->send(message);
   }
 }
@@ -326,7 +342,8 @@ control::RunnerOrders runner_orders(App& app) {
       if (body.empty()) {
         auto stored = app.store->body(key.job);
         if (!stored.ok()) {
-          spdlog::error("the order of rank {} cannot be made: {}", to_string(key), stored.error().message);
+          spdlog::error("the order of rank {} cannot be made: {}", to_string(key),
+                        stored.error().message);
           return;
         }
         body = std::move(stored).value();
@@ -335,7 +352,8 @@ control::RunnerOrders runner_orders(App& app) {
       if (order.ok()) {
         session->send(*order);
       } else {
-        spdlog::error("the order of rank {} cannot be made: {}", to_string(key), order.error().message);
+        spdlog::error("the order of rank {} cannot be made: {}", to_string(key),
+                      order.error().message);
       }
     });
   };

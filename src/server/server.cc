@@ -31,21 +31,24 @@ namespace {
 constexpr std::size_t kRecentEvents = 4096;
 constexpr Millis kStopGrace{3'000};
 
-/// A unix socket's path is at most 107 bytes long; a deeper data directory gets its socket in the user's runtime folder.
+/// A unix socket's path is at most 107 bytes long; a deeper data directory gets its socket in the
+/// user's runtime folder.
 Result<std::string> socket_path(const fs::path& data_dir) {
   constexpr std::size_t kLongest = 100;
   const std::string here = (data_dir / "quad.sock").string();
   if (here.size() <= kLongest) {
     return here;
   }
-  const fs::path folder = fmt::format("/tmp/quad-{}-{}", ::geteuid(), sha256_hex(here).substr(0, 16));
+  const fs::path folder =
+      fmt::format("/tmp/quad-{}-{}", ::geteuid(), sha256_hex(here).substr(0, 16));
   if (::mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST) {
     return errno_error(fmt::format("Cannot make {}", folder.string()), errno);
   }
   struct stat info {};
   if (::lstat(folder.c_str(), &info) != 0 || !S_ISDIR(info.st_mode) || info.st_uid != ::geteuid() ||
       (info.st_mode & 077U) != 0) {
-    return error(ErrorCode::kDenied, fmt::format("{} is somebody else's; give a shorter --data-dir", folder.string()));
+    return error(ErrorCode::kDenied,
+                 fmt::format("{} is somebody else's; give a shorter --data-dir", folder.string()));
   }
   return (folder / "quad.sock").string();
 }
@@ -61,9 +64,9 @@ Result<std::uint16_t> listen(net::HttpServer& http, const ServeOptions& options)
                  "--tls-cert and --tls-key belong together: give both, or neither");
   }
   if (!is_loopback(options.listen) && !tls) {
-    return error(ErrorCode::kDenied,
-                 fmt::format("Listening on {} would show tokens to the network: give --tls-cert and --tls-key as well",
-                             options.listen));
+    return error(ErrorCode::kDenied, fmt::format("Listening on {} would show tokens to the "
+                                                 "network: give --tls-cert and --tls-key as well",
+                                                 options.listen));
   }
   const auto try_port = [&](std::uint16_t port) {
     return tls ? http.listen_tls(options.listen, port, {options.tls_certificate, options.tls_key})
@@ -136,11 +139,12 @@ Status first_token(App& app) {
   event.message = fmt::format("The first administrator's token, {}, was made.", token.id);
   QUAD_TRY(write_file_atomically(app.data_dir / "admin.token", secret + "\n", 0600));
   app.tokens.emplace(token.hash, token);
-  app.control->set_setting("token/" + token.id, token_record(token), std::move(event), [](const Status& status) {
-    if (!status.ok()) {
-      spdlog::error("the first token is not recorded: {}", status.error().message);
-    }
-  });
+  app.control->set_setting(
+      "token/" + token.id, token_record(token), std::move(event), [](const Status& status) {
+        if (!status.ok()) {
+          spdlog::error("the first token is not recorded: {}", status.error().message);
+        }
+      });
   return {};
 }
 
@@ -220,9 +224,11 @@ Status serve(const ServeOptions& options) {
 
   control::Options control_options;
   control_options.attempt_key = attempt_key;
-  control_options.node_lost_after = Millis(static_cast<std::int64_t>(options.node_lost_after * 1000));
+  control_options.node_lost_after =
+      Millis(static_cast<std::int64_t>(options.node_lost_after * 1000));
   control_options.strict_lease = Millis(static_cast<std::int64_t>(options.strict_lease * 1000));
-  control_options.suspect_after = std::min(control_options.suspect_after, control_options.node_lost_after);
+  control_options.suspect_after =
+      std::min(control_options.suspect_after, control_options.node_lost_after);
   control::Control control(control_options, *store, *engine, plan::make_fifo(), clock);
   app.control = &control;
   control.on_commit([&app](const std::shared_ptr<const control::Snapshot>& /*snapshot*/,
@@ -235,13 +241,14 @@ Status serve(const ServeOptions& options) {
   app.newest = control.snapshot()->revision;
   load_tokens(app);
   QUAD_TRY(first_token(app));
-  QUAD_TRY(write_file_atomically(app.data_dir / "server.json",
-                                 to_pretty_text(json::object{{"url", app.url},
-                                                             {"socket", socket},
-                                                             {"pid", ::getpid()},
-                                                             {"version", QUAD_VERSION},
-                                                             {"started_at", format_rfc3339(app.started_at)}}),
-                                 0600));
+  QUAD_TRY(write_file_atomically(
+      app.data_dir / "server.json",
+      to_pretty_text(json::object{{"url", app.url},
+                                  {"socket", socket},
+                                  {"pid", ::getpid()},
+                                  {"version", QUAD_VERSION},
+                                  {"started_at", format_rfc3339(app.started_at)}}),
+      0600));
   spdlog::info("Quad {} serves {} (data in {})", QUAD_VERSION, app.url, app.data_dir.string());
 
   asio::signal_set signals(app.io, SIGTERM, SIGINT);

@@ -1,7 +1,8 @@
 // server/server.h
 //
-// `quad serve`: opens the data directory, starts the engine, control and the HTTP server, and runs until it is told to
-// stop. Runners live on when it ends, however it ends; the next server on the same directory finds them again.
+// `quad serve`: opens the data directory, starts the engine, control and the HTTP server, and runs
+// until it is told to stop. Runners live on when it ends, however it ends; the next server on the
+// same directory finds them again.
 
 #pragma once
 
@@ -31,7 +32,7 @@ struct ServeOptions {
   double node_lost_after = 20;  ///< seconds of silence on both channels
   double strict_lease =
       30;  ///< seconds out of touch after which ranks with a strict fence stop themselves
-  double spool_gb = 1;               ///< of output that each runner keeps while the server is away
+  double spool_gb = 1;  ///< of output that each runner keeps while the server is away
   bool quiet = false;
 };
 

@@ -15,21 +15,23 @@ namespace quad::server {
 
 namespace {
 
-// Defaults of a task that names no amount, as SkyPilot's on Kubernetes: a CPU task gets 2 CPUs and 2 GB, a GPU task 4
-// CPUs and 16 GB for each GPU.
+// Defaults of a task that names no amount, as SkyPilot's on Kubernetes: a CPU task gets 2 CPUs and
+// 2 GB, a GPU task 4 CPUs and 16 GB for each GPU.
 constexpr std::int64_t kCpuTaskCpus = 2'000;
 constexpr std::int64_t kCpuTaskMemory = 2'000'000'000;
 constexpr std::int64_t kGpuTaskCpus = 4'000;
 constexpr std::int64_t kGpuTaskMemory = 16'000'000'000;
 
-/// What SkyPilot asks for a pod: as many G, of 10^9 bytes, as the task has GB, which are 2^30 elsewhere.
+/// What SkyPilot asks for a pod: as many G, of 10^9 bytes, as the task has GB, which are 2^30
+/// elsewhere.
 std::int64_t pod_bytes(std::int64_t bytes) {
   return std::llround(static_cast<double>(bytes) / (1LL << 30U) * 1e9);
 }
 
 bool same_ignoring_case(std::string_view a, std::string_view b) {
   return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](char x, char y) {
-    return std::tolower(static_cast<unsigned char>(x)) == std::tolower(static_cast<unsigned char>(y));
+    return std::tolower(static_cast<unsigned char>(x)) ==
+           std::tolower(static_cast<unsigned char>(y));
   });
 }
 
@@ -40,7 +42,8 @@ class Preparer {
   void add(const spec::Task& task);
 
  private:
-  /// An alternative that fits nowhere: an error if it is the only one, else a warning, as it will not be tried.
+  /// An alternative that fits nowhere: an error if it is the only one, else a warning, as it will
+  /// not be tried.
   void refuse(bool alone, std::string key, std::string message, std::string hint = {});
   std::optional<job::Shape> shape_of(const spec::Resources& resources, bool alone);
   json::array mounts_of(const spec::Task& task);
@@ -68,8 +71,9 @@ void Preparer::check_exclusions(const spec::QuadBlock& quad) {
   for (const std::string& name : quad.exclude_nodes) {
     if (std::find(known.begin(), known.end(), name) == known.end()) {
       const auto near = nearest(name, known);
-      findings_.warn("quad.exclude_nodes", fmt::format("There is no node '{}'{}.", name,
-                                                       near ? fmt::format("; did you mean '{}'?", *near) : ""));
+      findings_.warn("quad.exclude_nodes",
+                     fmt::format("There is no node '{}'{}.", name,
+                                 near ? fmt::format("; did you mean '{}'?", *near) : ""));
     }
   }
 }
@@ -77,7 +81,9 @@ void Preparer::check_exclusions(const spec::QuadBlock& quad) {
 std::optional<job::Shape> Preparer::shape_of(const spec::Resources& resources, bool alone) {
   if (is_elsewhere(resources)) {
     refuse(alone, "resources.infra",
-           fmt::format("This server runs jobs on its own machine and has no '{}'.", *resources.infra()), "leave infra out");
+           fmt::format("This server runs jobs on its own machine and has no '{}'.",
+                       *resources.infra()),
+           "leave infra out");
     return std::nullopt;
   }
   job::Shape shape;
@@ -88,7 +94,8 @@ std::optional<job::Shape> Preparer::shape_of(const spec::Resources& resources, b
   for (const auto& [id, node] : context_.snapshot->pool.nodes()) {
     biggest_cpus = std::max(biggest_cpus, node.spec.capacity.cpu_milli);
     biggest_memory = std::max(biggest_memory, node.spec.capacity.memory_bytes);
-    if (node.spec.capacity.gpus > 0 && std::find(models.begin(), models.end(), node.spec.gpu_model) == models.end()) {
+    if (node.spec.capacity.gpus > 0 &&
+        std::find(models.begin(), models.end(), node.spec.gpu_model) == models.end()) {
       models.push_back(node.spec.gpu_model);
     }
   }
@@ -117,29 +124,38 @@ std::optional<job::Shape> Preparer::shape_of(const spec::Resources& resources, b
       }
     }
     if (shape.per_rank.gpus > most_gpus) {
-      refuse(alone, "resources.accelerators", fmt::format("No node has {} {} GPUs; the largest has {}.", shape.per_rank.gpus,
-                                                          shape.gpu_model, most_gpus));
+      refuse(alone, "resources.accelerators",
+             fmt::format("No node has {} {} GPUs; the largest has {}.", shape.per_rank.gpus,
+                         shape.gpu_model, most_gpus));
       return std::nullopt;
     }
   }
-  const std::int64_t usual_cpus = shape.per_rank.gpus > 0 ? kGpuTaskCpus * shape.per_rank.gpus : kCpuTaskCpus;
-  const std::int64_t usual_memory = shape.per_rank.gpus > 0 ? kGpuTaskMemory * shape.per_rank.gpus : kCpuTaskMemory;
+  const std::int64_t usual_cpus =
+      shape.per_rank.gpus > 0 ? kGpuTaskCpus * shape.per_rank.gpus : kCpuTaskCpus;
+  const std::int64_t usual_memory =
+      shape.per_rank.gpus > 0 ? kGpuTaskMemory * shape.per_rank.gpus : kCpuTaskMemory;
   // A default never makes a job impossible; what the user asked for may.
-  shape.per_rank.cpu_milli = resources.cpus ? resources.cpus->milli : std::min(usual_cpus, biggest_cpus);
-  const std::int64_t per_cpu = resources.memory && resources.memory->per_cpu ? shape.per_rank.cpu_milli : 1000;
-  shape.per_rank.memory_bytes =
-      resources.memory ? pod_bytes(resources.memory->bytes * per_cpu / 1000) : std::min(usual_memory, biggest_memory);
-  const std::string which = shape.gpu_model.empty() ? "No node" : fmt::format("No node with {} GPUs", shape.gpu_model);
+  shape.per_rank.cpu_milli =
+      resources.cpus ? resources.cpus->milli : std::min(usual_cpus, biggest_cpus);
+  const std::int64_t per_cpu =
+      resources.memory && resources.memory->per_cpu ? shape.per_rank.cpu_milli : 1000;
+  shape.per_rank.memory_bytes = resources.memory
+                                    ? pod_bytes(resources.memory->bytes * per_cpu / 1000)
+                                    : std::min(usual_memory, biggest_memory);
+  const std::string which =
+      shape.gpu_model.empty() ? "No node" : fmt::format("No node with {} GPUs", shape.gpu_model);
   if (shape.per_rank.cpu_milli > biggest_cpus) {
-    refuse(alone, "resources.cpus", fmt::format("{} has {:g} CPUs; the largest has {:g}.", which,
-                                                static_cast<double>(shape.per_rank.cpu_milli) / 1000,
-                                                static_cast<double>(biggest_cpus) / 1000));
+    refuse(alone, "resources.cpus",
+           fmt::format("{} has {:g} CPUs; the largest has {:g}.", which,
+                       static_cast<double>(shape.per_rank.cpu_milli) / 1000,
+                       static_cast<double>(biggest_cpus) / 1000));
     return std::nullopt;
   }
   if (shape.per_rank.memory_bytes > biggest_memory) {
-    refuse(alone, "resources.memory", fmt::format("{} has {:.1f} GB of memory; the largest has {:.1f}.", which,
-                                                  static_cast<double>(shape.per_rank.memory_bytes) / 1e9,
-                                                  static_cast<double>(biggest_memory) / 1e9));
+    refuse(alone, "resources.memory",
+           fmt::format("{} has {:.1f} GB of memory; the largest has {:.1f}.", which,
+                       static_cast<double>(shape.per_rank.memory_bytes) / 1e9,
+                       static_cast<double>(biggest_memory) / 1e9));
     return std::nullopt;
   }
   return shape;
@@ -158,7 +174,10 @@ json::array Preparer::mounts_of(const spec::Task& task) {
           if (context_.uploads_follow) {
             continue;
           }
-          findings_.refuse(key, fmt::format("'{}' was not uploaded with the task; launch it with the quad command.", mount.source));
+          findings_.refuse(
+              key,
+              fmt::format("'{}' was not uploaded with the task; launch it with the quad command.",
+                          mount.source));
           continue;
         }
         one["kind"] = "blob";
@@ -178,8 +197,9 @@ json::array Preparer::mounts_of(const spec::Task& task) {
         break;
       case spec::FileMount::Kind::kBucket:
       case spec::FileMount::Kind::kStorage:
-        findings_.refuse(key, fmt::format("Buckets are not brought to jobs yet{}; copy the data to a local or http(s) source.",
-                                mount.source.empty() ? "" : " (" + mount.source + ")"));
+        findings_.refuse(key, fmt::format("Buckets are not brought to jobs yet{}; copy the data to "
+                                          "a local or http(s) source.",
+                                          mount.source.empty() ? "" : " (" + mount.source + ")"));
         continue;
     }
     mounts.push_back(std::move(one));
@@ -241,7 +261,9 @@ void Preparer::add(const spec::Task& task) {
   }
   if (std::holds_alternative<spec::LocalWorkdir>(task.workdir)) {
     if (context_.workdir_blob.empty() && !context_.uploads_follow) {
-      findings_.refuse("workdir", "The work directory was not uploaded with the task; launch it with the quad command.");
+      findings_.refuse(
+          "workdir",
+          "The work directory was not uploaded with the task; launch it with the quad command.");
     }
     body["workdir"] = json::object{{"blob", context_.workdir_blob}};
   } else if (const auto* git = std::get_if<spec::GitWorkdir>(&task.workdir)) {
@@ -265,7 +287,8 @@ void Preparer::add(const spec::Task& task) {
   request.body = to_text(body);
   out_.requests.push_back(std::move(request));
   std::move(findings_.errors.begin(), findings_.errors.end(), std::back_inserter(out_.errors));
-  std::move(findings_.warnings.begin(), findings_.warnings.end(), std::back_inserter(out_.warnings));
+  std::move(findings_.warnings.begin(), findings_.warnings.end(),
+            std::back_inserter(out_.warnings));
   findings_ = {};
 }
 
@@ -275,10 +298,11 @@ Prepared prepare(const spec::TaskSet& set, const SubmitContext& context) {
   Prepared out;
   out.warnings = set.warnings;
   if (set.tasks.size() > 1 || set.execution == spec::TaskSet::Execution::kParallel) {
-    out.errors.push_back({.message = set.execution == spec::TaskSet::Execution::kParallel
-                                         ? "Job groups cannot be launched yet; launch their tasks one by one."
-                                         : "Pipelines cannot be launched yet; launch their tasks one by one.",
-                          .key = ""});
+    out.errors.push_back(
+        {.message = set.execution == spec::TaskSet::Execution::kParallel
+                        ? "Job groups cannot be launched yet; launch their tasks one by one."
+                        : "Pipelines cannot be launched yet; launch their tasks one by one.",
+         .key = ""});
     return out;
   }
   Preparer preparer(context, out);
@@ -316,16 +340,17 @@ Result<json::object> make_order(const job::Job& job, std::string_view body_text,
   const std::time_t seconds = job.submitted_at.millis / 1000;
   std::tm parts{};
   localtime_r(&seconds, &parts);
-  order["task_id"] =
-      fmt::format("sky-managed-{:04}-{:02}-{:02}-{:02}-{:02}-{:02}-{:06}_{}_{}-0", parts.tm_year + 1900, parts.tm_mon + 1,
-                  parts.tm_mday, parts.tm_hour, parts.tm_min, parts.tm_sec, job.submitted_at.millis % 1000 * 1000,
-                  job.request->name, job.id.value());
+  order["task_id"] = fmt::format(
+      "sky-managed-{:04}-{:02}-{:02}-{:02}-{:02}-{:02}-{:06}_{}_{}-0", parts.tm_year + 1900,
+      parts.tm_mon + 1, parts.tm_mday, parts.tm_hour, parts.tm_min, parts.tm_sec,
+      job.submitted_at.millis % 1000 * 1000, job.request->name, job.id.value());
   order["user"] = job.request->owner;
   order["name"] = job.request->name;
-  order["cluster_info"] = json::object{{"cluster_name", fmt::format("{}-{}", job.request->name, job.id.value())},
-                                       {"cloud", "Local"},
-                                       {"region", "local"},
-                                       {"zone", nullptr}};
+  order["cluster_info"] =
+      json::object{{"cluster_name", fmt::format("{}-{}", job.request->name, job.id.value())},
+                   {"cloud", "Local"},
+                   {"region", "local"},
+                   {"zone", nullptr}};
   const auto rank = static_cast<std::size_t>(key.rank.value());
   order["num_gpus"] = attempt->ranks[rank].holding.amount.gpus;
   order["setup"] = get_string(body, "setup");

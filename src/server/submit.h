@@ -1,8 +1,9 @@
 // server/submit.h
 //
-// From a task as it was written (spec::Task) to a request that control accepts, and from that to the order that a rank's
-// runner gets. What Quad understands but cannot honour on this engine is said here: an error where the job could not
-// work, a warning where it can. Pure but for sealing; any thread.
+// From a task as it was written (spec::Task) to a request that control accepts, and from that to
+// the order that a rank's runner gets. What Quad understands but cannot honour on this engine is
+// said here: an error where the job could not work, a warning where it can. Pure but for sealing;
+// any thread.
 
 #pragma once
 
@@ -18,8 +19,8 @@ namespace quad::server {
 
 struct SubmitContext {
   std::string owner;
-  std::string secret_key;                    ///< for sealing
-  std::string workdir_blob;                  ///< of a local workdir; empty if none was uploaded
+  std::string secret_key;    ///< for sealing
+  std::string workdir_blob;  ///< of a local workdir; empty if none was uploaded
   std::map<std::string, std::string> mount_blobs;  ///< destination -> blob of a local file mount
   std::map<std::string, bool> mount_is_file;
   bool uploads_follow = false;  ///< only looking: local files need not have been uploaded yet
@@ -33,7 +34,8 @@ struct Prepared {
 
 Prepared prepare(const spec::TaskSet& set, const SubmitContext& context);
 
-/// The `order` message (docs/runner-protocol.md) for one rank. kInvalid if the secrets cannot be opened.
+/// The `order` message (docs/runner-protocol.md) for one rank. kInvalid if the secrets cannot be
+/// opened.
 Result<json::object> make_order(const job::Job& job, std::string_view body, const RankKey& key,
                                 const std::string& secret_key, const std::string& hot);
 /// The `go` message.

@@ -17,7 +17,8 @@ class Submit : public testing::Test {
     context_.secret_key = std::string(32, 'k');
     context_.snapshot = &snapshot_;
   }
-  void node(const std::string& name, int cpus, std::int64_t gigabytes, const std::string& model = "", int gpus = 0) {
+  void node(const std::string& name, int cpus, std::int64_t gigabytes,
+            const std::string& model = "", int gpus = 0) {
     pool::NodeSpec spec;
     spec.id = NodeId(name);
     spec.capacity = {cpus * 1'000, gigabytes * 1'000'000'000, gpus};
@@ -100,11 +101,15 @@ TEST_F(Submit, AnUnknownAcceleratorNamesTheNearestThatThereIs) {
 
 TEST_F(Submit, AlternativesThatFitNowhereAreLeftOutAsLongAsOneFits) {
   node("n1", 64, 256, "A100", 8);
-  const Prepared got = prepared("resources:\n  any_of:\n  - accelerators: 'H100:8'\n  - accelerators: 'A100:8'\nrun: echo hi\n");
+  const Prepared got = prepared(
+      "resources:\n  any_of:\n  - accelerators: 'H100:8'\n  - accelerators: 'A100:8'\nrun: echo "
+      "hi\n");
   ASSERT_TRUE(got.errors.empty()) << errors_of(got);
   ASSERT_EQ(got.requests.at(0).shapes.size(), 1U);
   EXPECT_EQ(got.requests[0].shapes[0].gpu_model, "A100");
-  const Prepared none = prepared("resources:\n  any_of:\n  - accelerators: 'H100:8'\n  - accelerators: 'B200:8'\nrun: echo hi\n");
+  const Prepared none = prepared(
+      "resources:\n  any_of:\n  - accelerators: 'H100:8'\n  - accelerators: 'B200:8'\nrun: echo "
+      "hi\n");
   EXPECT_FALSE(none.errors.empty());
 }
 
@@ -143,12 +148,14 @@ TEST_F(Submit, WhatCannotWorkIsAnErrorThatNamesTheKey) {
   const Prepared cloud = prepared("resources: {infra: aws}\nrun: echo hi\n");
   ASSERT_EQ(cloud.errors.size(), 1U) << errors_of(cloud);
   EXPECT_EQ(cloud.errors[0].key, "resources.infra");
-  EXPECT_FALSE(prepared("name: a\n---\nname: b\nrun: echo 1\n---\nname: c\nrun: echo 2\n").errors.empty());
+  EXPECT_FALSE(
+      prepared("name: a\n---\nname: b\nrun: echo 1\n---\nname: c\nrun: echo 2\n").errors.empty());
 }
 
 TEST_F(Submit, WhatIsHarmlessIsAWarning) {
   node("n1", 8, 32);
-  const Prepared got = prepared("resources: {use_spot: true, ports: 8080, image_id: 'docker:ubuntu:22.04'}\nrun: echo hi\n");
+  const Prepared got = prepared(
+      "resources: {use_spot: true, ports: 8080, image_id: 'docker:ubuntu:22.04'}\nrun: echo hi\n");
   EXPECT_TRUE(got.errors.empty()) << errors_of(got);
   EXPECT_EQ(got.warnings.size(), 3U);
 }
@@ -225,7 +232,9 @@ TEST_F(Submit, AnOrderForAnAttemptThatIsOverIsRefused) {
   node("n1", 8, 32);
   const Prepared got = prepared("run: ./go\n");
   const job::Job job = job_of(got.requests.at(0));
-  EXPECT_FALSE(make_order(job, got.requests[0].body, {JobId(17), Epoch(1), Rank(0)}, context_.secret_key, "/hot").ok());
+  EXPECT_FALSE(make_order(job, got.requests[0].body, {JobId(17), Epoch(1), Rank(0)},
+                          context_.secret_key, "/hot")
+                   .ok());
 }
 
 }  // namespace

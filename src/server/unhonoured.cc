@@ -10,7 +10,8 @@ namespace {
 
 bool same_ignoring_case(std::string_view a, std::string_view b) {
   return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](char x, char y) {
-    return std::tolower(static_cast<unsigned char>(x)) == std::tolower(static_cast<unsigned char>(y));
+    return std::tolower(static_cast<unsigned char>(x)) ==
+           std::tolower(static_cast<unsigned char>(y));
   });
 }
 
@@ -21,8 +22,9 @@ bool is_kubernetes(const spec::Resources& resources) {
 void check_secrets(const spec::Task& task, Findings& findings) {
   for (const spec::Secret& secret : task.secrets) {
     if (!secret.value) {
-      findings.refuse("secrets." + secret.name,
-                      fmt::format("Secret '{0}' has no value; give one with --secret {0}=VALUE.", secret.name));
+      findings.refuse(
+          "secrets." + secret.name,
+          fmt::format("Secret '{0}' has no value; give one with --secret {0}=VALUE.", secret.name));
     }
     if (secret.mount_path) {
       findings.refuse("managed_secrets." + secret.name,
@@ -52,7 +54,8 @@ void check_quad(const spec::QuadBlock& quad, Findings& findings) {
   }
   if (quad.checkpoint && quad.checkpoint->interval) {
     findings.warn("quad.checkpoint.interval",
-                  "How often the script saves is not used yet; each complete checkpoint counts as soon as it is seen.");
+                  "How often the script saves is not used yet; each complete checkpoint counts as "
+                  "soon as it is seen.");
   }
 }
 
@@ -61,54 +64,66 @@ void check_places(const spec::Resources& resources, Findings& findings) {
     findings.warn("resources.infra", "This server has no Kubernetes; the job runs on local nodes.");
   }
   if (resources.instance_type) {
-    findings.warn("resources.instance_type", "Instance types are a cloud's; here cpus, memory and accelerators count.");
+    findings.warn("resources.instance_type",
+                  "Instance types are a cloud's; here cpus, memory and accelerators count.");
   }
   if (resources.use_spot.value_or(false)) {
     findings.warn("resources.use_spot", "Local nodes are not reclaimed; use_spot has no effect.");
   }
   if (resources.max_hourly_cost) {
-    findings.warn("resources.max_hourly_cost", "Local nodes have no price; max_hourly_cost has no effect.");
+    findings.warn("resources.max_hourly_cost",
+                  "Local nodes have no price; max_hourly_cost has no effect.");
   }
   if (resources.accelerator_args) {
-    findings.warn("resources.accelerator_args", "These arguments are for TPUs, and have no effect on local nodes.");
+    findings.warn("resources.accelerator_args",
+                  "These arguments are for TPUs, and have no effect on local nodes.");
   }
 }
 
 void check_images(const spec::Resources& resources, Findings& findings) {
   if (!resources.images.empty() || resources.docker_image) {
-    findings.warn("resources.image_id", "Local nodes run jobs without containers; the image is ignored.");
+    findings.warn("resources.image_id",
+                  "Local nodes run jobs without containers; the image is ignored.");
   }
   if (resources.docker_login) {
-    findings.warn("resources.image_id", "No image is fetched on local nodes; the registry's login is not used.");
+    findings.warn("resources.image_id",
+                  "No image is fetched on local nodes; the registry's login is not used.");
   }
   if (resources.image_managed) {
-    findings.warn("resources._is_image_managed", "No image is fetched on local nodes; this has no effect.");
+    findings.warn("resources._is_image_managed",
+                  "No image is fetched on local nodes; this has no effect.");
   }
 }
 
 void check_disks(const spec::Resources& resources, Findings& findings) {
   if (resources.disk_gigabytes) {
-    findings.warn("resources.disk_size", "A job may fill the disk that the machine has; disk_size is no bound here.");
+    findings.warn("resources.disk_size",
+                  "A job may fill the disk that the machine has; disk_size is no bound here.");
   }
   if (resources.disk_tier) {
-    findings.warn("resources.disk_tier", "Local nodes have the disks that they have; disk_tier has no effect.");
+    findings.warn("resources.disk_tier",
+                  "Local nodes have the disks that they have; disk_tier has no effect.");
   }
   if (resources.local_disk) {
-    findings.warn("resources.local_disk", "Local nodes have the disks that they have; local_disk has no effect.");
+    findings.warn("resources.local_disk",
+                  "Local nodes have the disks that they have; local_disk has no effect.");
   }
   if (!resources.disks.empty()) {
-    findings.warn("resources.volumes", "A cloud's disks are not attached to local nodes; volumes has no effect.");
+    findings.warn("resources.volumes",
+                  "A cloud's disks are not attached to local nodes; volumes has no effect.");
   }
   if (resources.requires_fuse) {
-    findings.warn("resources._requires_fuse", "Nothing is mounted through FUSE on local nodes; this has no effect.");
+    findings.warn("resources._requires_fuse",
+                  "Nothing is mounted through FUSE on local nodes; this has no effect.");
   }
 }
 
 }  // namespace
 
 void Findings::warn(std::string key, std::string message) {
-  const bool known = std::any_of(warnings.begin(), warnings.end(),
-                                 [&](const spec::Diagnostic& one) { return one.key == key && one.message == message; });
+  const bool known = std::any_of(
+      warnings.begin(), warnings.end(),
+      [&](const spec::Diagnostic& one) { return one.key == key && one.message == message; });
   if (!known) {
     warnings.push_back({.message = std::move(message), .key = std::move(key)});
   }
@@ -121,10 +136,13 @@ bool is_elsewhere(const spec::Resources& resources) {
 void check_task(const spec::Task& task, Findings& findings) {
   if (task.service) {
     findings.refuse(task.service->is_pool ? "pool" : "service",
-                    "Services and pools cannot be launched yet; leave this section out to run the task as a job.");
+                    "Services and pools cannot be launched yet; leave this section out to run the "
+                    "task as a job.");
   }
   if (!task.volumes.empty()) {
-    findings.refuse("volumes", "Volumes are not brought to local nodes; use a path under the job's home instead.");
+    findings.refuse(
+        "volumes",
+        "Volumes are not brought to local nodes; use a path under the job's home instead.");
   }
   check_secrets(task, findings);
   if (!task.hooks.empty()) {
@@ -134,7 +152,8 @@ void check_task(const spec::Task& task, Findings& findings) {
     findings.warn("event_callback", "The callback is not run yet; follow 'quad events' instead.");
   }
   if (task.asks_api_server_access) {
-    findings.warn("api_server_access", "A job gets no token for this server yet; give it one as a secret.");
+    findings.warn("api_server_access",
+                  "A job gets no token for this server yet; give it one as a secret.");
   }
   if (!task.inputs.empty()) {
     findings.warn("inputs", "inputs only estimates a cloud's costs, and is ignored.");
@@ -147,10 +166,12 @@ void check_task(const spec::Task& task, Findings& findings) {
                   "This setting is for another engine, and has no effect on local nodes.");
   }
   if (task.file_mounts_mapping) {
-    findings.warn("file_mounts_mapping", "This is a note that SkyPilot makes for itself, and is ignored.");
+    findings.warn("file_mounts_mapping",
+                  "This is a note that SkyPilot makes for itself, and is ignored.");
   }
   if (task.volume_mounts) {
-    findings.warn("volume_mounts", "This is a note that SkyPilot makes for itself, and is ignored; write volumes.");
+    findings.warn("volume_mounts",
+                  "This is a note that SkyPilot makes for itself, and is ignored; write volumes.");
   }
   if (task.metadata) {
     findings.warn("_metadata", "This is a note that SkyPilot makes for itself, and is ignored.");
@@ -169,16 +190,19 @@ void check_resources(const spec::Resources& resources, Findings& findings) {
                   "A job is recovered on whatever nodes are free; the strategy has no effect.");
   }
   if (resources.network_tier) {
-    findings.warn("resources.network_tier", "Local nodes have the network that they have; network_tier has no effect.");
+    findings.warn("resources.network_tier",
+                  "Local nodes have the network that they have; network_tier has no effect.");
   }
   if (!resources.ports.empty()) {
     findings.warn("resources.ports", "Ports of local nodes are open to this machine only.");
   }
   if (!resources.labels.empty()) {
-    findings.warn("resources.labels", "Local nodes carry no labels; they are kept with the task and do nothing.");
+    findings.warn("resources.labels",
+                  "Local nodes carry no labels; they are kept with the task and do nothing.");
   }
   if (resources.autostop && resources.autostop->enabled) {
-    findings.warn("resources.autostop", "A job's nodes are free when it ends; autostop has no effect.");
+    findings.warn("resources.autostop",
+                  "A job's nodes are free when it ends; autostop has no effect.");
   }
   if (resources.priority_class) {
     findings.warn("resources.priority_class",
@@ -189,9 +213,10 @@ void check_resources(const spec::Resources& resources, Findings& findings) {
                   "This is a note that SkyPilot makes for itself, and is ignored.");
   }
   if (resources.accelerator && resources.accelerator->milli % 1000 != 0) {
-    findings.warn("resources.accelerators",
-                  fmt::format("GPUs are given whole; {:g} is rounded up to {}.", resources.accelerator->count,
-                              (resources.accelerator->milli + 999) / 1000));
+    findings.warn(
+        "resources.accelerators",
+        fmt::format("GPUs are given whole; {:g} is rounded up to {}.", resources.accelerator->count,
+                    (resources.accelerator->milli + 999) / 1000));
   }
 }
 

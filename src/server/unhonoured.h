@@ -1,8 +1,8 @@
 // server/unhonoured.h
 //
-// What a task says that Quad understands but cannot do on this engine: refused where the job could not work without it,
-// a warning where it can. Nothing that a task file may say is passed over in silence; unhonoured_test.cc holds every
-// key of the grammar to that. Pure; any thread.
+// What a task says that Quad understands but cannot do on this engine: refused where the job could
+// not work without it, a warning where it can. Nothing that a task file may say is passed over in
+// silence; unhonoured_test.cc holds every key of the grammar to that. Pure; any thread.
 
 #pragma once
 
@@ -17,7 +17,8 @@ namespace quad::server {
 class Findings {
  public:
   void refuse(std::string key, std::string message, std::string hint = {}) {
-    errors.push_back({.message = std::move(message), .key = std::move(key), .hint = std::move(hint)});
+    errors.push_back(
+        {.message = std::move(message), .key = std::move(key), .hint = std::move(hint)});
   }
   void warn(std::string key, std::string message);
 

@@ -1,5 +1,6 @@
-// Every key that the grammar of a task file accepts is honoured, warned about, or refused: the table below has an
-// example of each, and the test walks the grammar to find keys that the table lacks.
+// Every key that the grammar of a task file accepts is honoured, warned about, or refused: the
+// table below has an example of each, and the test walks the grammar to find keys that the table
+// lacks.
 
 #include "server/unhonoured.h"
 
@@ -44,9 +45,11 @@ constexpr Row kTable[] = {
     {"envs", kHonoured, "envs: {A: 1}"},
     {"secrets", kHonoured, "secrets: {A: 1}"},
     {"managed_secrets", kRefused, "managed_secrets: [A]", "secrets.A"},
-    {"managed_secrets.mount_path", kRefused, "managed_secrets: [{A: {mount_path: /a}}]", "managed_secrets.A"},
+    {"managed_secrets.mount_path", kRefused, "managed_secrets: [{A: {mount_path: /a}}]",
+     "managed_secrets.A"},
     {"file_mounts", kHonoured, "file_mounts: {/data: 'https://example.org/data'}"},
-    {"file_mounts.*", kRefused, "file_mounts: {/data: {source: 's3://bucket', mode: COPY}}", "file_mounts./data"},
+    {"file_mounts.*", kRefused, "file_mounts: {/data: {source: 's3://bucket', mode: COPY}}",
+     "file_mounts./data"},
     {"volumes", kRefused, "volumes: {/data: {name: v}}"},
     {"service", kRefused, "service: {readiness_probe: /}"},
     {"pool", kRefused, "pool: {workers: 2}"},
@@ -66,7 +69,8 @@ constexpr Row kTable[] = {
     {"event_callback", kWarned, "event_callback: 'true'"},
     {"api_server_access", kWarned, "api_server_access: true"},
     {"file_mounts_mapping", kWarned, "file_mounts_mapping: {a: b}"},
-    {"volume_mounts", kWarned, "volume_mounts: [{path: /a, volume_name: v, is_ephemeral: false, volume_config: {}}]"},
+    {"volume_mounts", kWarned,
+     "volume_mounts: [{path: /a, volume_name: v, is_ephemeral: false, volume_config: {}}]"},
     {"_metadata", kWarned, "_metadata: {a: b}"},
 
     {"quad.kind", kWarned, "quad: {kind: session}"},
@@ -74,8 +78,8 @@ constexpr Row kTable[] = {
     {"quad.checkpoint.interval", kWarned, "quad: {checkpoint: {interval: 30m}}"},
     {"quad.checkpoint.keep", kHonoured, "quad: {checkpoint: {keep: 3}}"},
     {"quad.checkpoint.framework", kHonoured, "quad: {checkpoint: {framework: dcp}}"},
-    {"quad.checkpoint.marker", kHonoured, "quad: {checkpoint: {framework: marker, marker: DONE}}", "",
-     "quad: {checkpoint: {framework: marker, marker: READY}}"},
+    {"quad.checkpoint.marker", kHonoured, "quad: {checkpoint: {framework: marker, marker: DONE}}",
+     "", "quad: {checkpoint: {framework: marker, marker: READY}}"},
     {"quad.max_duration", kHonoured, "quad: {max_duration: 2h}"},
     {"quad.queue", kWarned, "quad: {queue: q}"},
     {"quad.preemptible", kWarned, "quad: {preemptible: true}"},
@@ -100,7 +104,8 @@ constexpr Row kTable[] = {
      "resources: {job_recovery: {max_restarts_on_errors: 3}}"},
     {"resources.job_recovery.recover_on_exit_codes", kHonoured,
      "resources: {job_recovery: {recover_on_exit_codes: [3]}}"},
-    {"resources.volumes", kWarned, "resources: {volumes: [{name: d, path: /d, attach_mode: read_write}]}"},
+    {"resources.volumes", kWarned,
+     "resources: {volumes: [{name: d, path: /d, attach_mode: read_write}]}"},
     {"resources.disk_size", kWarned, "resources: {disk_size: 100}"},
     {"resources.ephemeral_storage", kWarned, "resources: {ephemeral_storage: 100}"},
     {"resources.disk_tier", kWarned, "resources: {disk_tier: best}"},
@@ -109,16 +114,21 @@ constexpr Row kTable[] = {
     {"resources.max_hourly_cost", kWarned, "resources: {max_hourly_cost: 3}"},
     {"resources.ports", kWarned, "resources: {ports: 8080}"},
     {"resources.labels", kWarned, "resources: {labels: {a: b}}"},
-    {"resources.accelerator_args", kWarned, "resources: {accelerators: 'H100:2', accelerator_args: {tpu_name: t}}"},
+    {"resources.accelerator_args", kWarned,
+     "resources: {accelerators: 'H100:2', accelerator_args: {tpu_name: t}}"},
     {"resources.image_id", kWarned, "resources: {image_id: 'docker:ubuntu:22.04'}"},
     {"resources.autostop", kWarned, "resources: {autostop: 10}"},
-    {"resources.autostop.hook", kWarned, "resources: {autostop: {idle_minutes: 10, hook: 'true'}}", "config.hooks"},
+    {"resources.autostop.hook", kWarned, "resources: {autostop: {idle_minutes: 10, hook: 'true'}}",
+     "config.hooks"},
     {"resources.priority", kHonoured, "resources: {priority: 3}"},
     {"resources.priority_class", kWarned, "resources: {priority_class: high}"},
-    {"resources._no_missing_accel_warnings", kWarned, "resources: {_no_missing_accel_warnings: true}"},
+    {"resources._no_missing_accel_warnings", kWarned,
+     "resources: {_no_missing_accel_warnings: true}"},
     {"resources._docker_login_config", kInvalid,
-     "resources: {image_id: 'docker:a', _docker_login_config: {username: a, password: b, server: c}}"},
-    {"resources._is_image_managed", kWarned, "resources: {image_id: 'docker:a', _is_image_managed: true}"},
+     "resources: {image_id: 'docker:a', _docker_login_config: {username: a, password: b, server: "
+     "c}}"},
+    {"resources._is_image_managed", kWarned,
+     "resources: {image_id: 'docker:a', _is_image_managed: true}"},
     {"resources._requires_fuse", kWarned, "resources: {_requires_fuse: true}"},
     {"resources._cluster_config_overrides", kWarned,
      "resources: {_cluster_config_overrides: {docker: {run_options: '-v'}}}", "config.docker"},
@@ -126,7 +136,8 @@ constexpr Row kTable[] = {
     {"resources.ordered", kHonoured, "resources: {ordered: [{cpus: 3}, {cpus: 4}]}"},
 };
 
-/// The paths of all keys below a rule; lists and alternatives are transparent, "*" is any key of a mapping.
+/// The paths of all keys below a rule; lists and alternatives are transparent, "*" is any key of a
+/// mapping.
 void gather(const spec::Rule& rule, const std::string& path, std::set<std::string>& paths) {
   using Kind = spec::Rule::Kind;
   if (rule.kind == Kind::kList && rule.item) {
@@ -155,13 +166,13 @@ std::set<std::string> paths_of_grammar() {
 }
 
 const Row* row_of(const std::string& path) {
-  const auto* row =
-      std::find_if(std::begin(kTable), std::end(kTable), [&](const Row& one) { return one.path == path; });
+  const auto* row = std::find_if(std::begin(kTable), std::end(kTable),
+                                 [&](const Row& one) { return one.path == path; });
   return row == std::end(kTable) ? nullptr : row;
 }
 
-/// Whether the path has a row, or lies below a section that is refused or warned about as a whole, or is only the head
-/// of keys that have rows.
+/// Whether the path has a row, or lies below a section that is refused or warned about as a whole,
+/// or is only the head of keys that have rows.
 bool is_decided(const std::string& path, const std::set<std::string>& paths) {
   if (row_of(path) != nullptr) {
     return true;
@@ -172,9 +183,11 @@ bool is_decided(const std::string& path, const std::set<std::string>& paths) {
       return is_decided("resources." + path.substr(group.size()), paths);
     }
   }
-  for (std::size_t dot = path.rfind('.'); dot != std::string::npos; dot = path.rfind('.', dot - 1)) {
+  for (std::size_t dot = path.rfind('.'); dot != std::string::npos;
+       dot = path.rfind('.', dot - 1)) {
     const Row* above = row_of(path.substr(0, dot));
-    if (above != nullptr && (above->fate == kWarned || above->fate == kRefused || above->fate == kInvalid)) {
+    if (above != nullptr &&
+        (above->fate == kWarned || above->fate == kRefused || above->fate == kInvalid)) {
       return true;
     }
     if (dot == 0) {
@@ -185,8 +198,9 @@ bool is_decided(const std::string& path, const std::set<std::string>& paths) {
   if (below == paths.end() || !below->starts_with(path + ".")) {
     return false;
   }
-  return std::all_of(below, paths.end(),
-                     [&](const std::string& one) { return !one.starts_with(path + ".") || is_decided(one, paths); });
+  return std::all_of(below, paths.end(), [&](const std::string& one) {
+    return !one.starts_with(path + ".") || is_decided(one, paths);
+  });
 }
 
 class Unhonoured : public testing::TestWithParam<Row> {
@@ -233,7 +247,8 @@ class Unhonoured : public testing::TestWithParam<Row> {
   static bool tells(const std::vector<spec::Diagnostic>& all, const Row& row) {
     return std::any_of(all.begin(), all.end(), [&](const spec::Diagnostic& one) {
       const std::string path = row.path;
-      const bool named = *row.key != '\0' ? one.key == row.key : one.key == path || path.starts_with(one.key + ".");
+      const bool named = *row.key != '\0' ? one.key == row.key
+                                          : one.key == path || path.starts_with(one.key + ".");
       return named && !one.key.empty() && one.message.size() > 20;
     });
   }
@@ -274,8 +289,8 @@ TEST(UnhonouredTable, HasEveryKeyOfTheGrammar) {
   const auto paths = paths_of_grammar();
   ASSERT_GT(paths.size(), 150U);
   for (const std::string& path : paths) {
-    EXPECT_TRUE(is_decided(path, paths)) << path
-                                         << " may stand in a task file, and the table does not say what becomes of it";
+    EXPECT_TRUE(is_decided(path, paths))
+        << path << " may stand in a task file, and the table does not say what becomes of it";
   }
 }
 

@@ -40,8 +40,10 @@ json::value progress_of(const job::Job& job, const std::vector<control::RankLive
   progress["metrics"] = best->metrics;
   const job::Attempt* attempt = job.live();
   if (attempt != nullptr && attempt->running_at) {
-    const std::int64_t from = attempt->resume && attempt->resume->step > 0 ? attempt->resume->step : 0;
-    const double seconds = static_cast<double>((best->heard_at - *attempt->running_at).count()) / 1000.0;
+    const std::int64_t from =
+        attempt->resume && attempt->resume->step > 0 ? attempt->resume->step : 0;
+    const double seconds =
+        static_cast<double>((best->heard_at - *attempt->running_at).count()) / 1000.0;
     const double rate = seconds > 0 ? static_cast<double>(best->step - from) / seconds : 0;
     progress["rate"] = rate;
     if (rate > 0 && best->total > best->step) {
@@ -55,12 +57,15 @@ json::value progress_of(const job::Job& job, const std::vector<control::RankLive
 
 std::string resources_text(const job::Job& job) {
   const job::Request& request = *job.request;
-  const auto chosen = static_cast<std::size_t>(job.attempts.empty() ? 0 : job.attempts.back().shape);
+  const auto chosen =
+      static_cast<std::size_t>(job.attempts.empty() ? 0 : job.attempts.back().shape);
   const job::Shape& shape = request.shapes[std::min(chosen, request.shapes.size() - 1)];
   if (shape.per_rank.gpus > 0) {
-    return fmt::format("{}x[{}:{}]", request.ranks, shape.gpu_model.empty() ? "GPU" : shape.gpu_model, shape.per_rank.gpus);
+    return fmt::format("{}x[{}:{}]", request.ranks,
+                       shape.gpu_model.empty() ? "GPU" : shape.gpu_model, shape.per_rank.gpus);
   }
-  return fmt::format("{}x[CPU:{:g}]", request.ranks, static_cast<double>(shape.per_rank.cpu_milli) / 1000.0);
+  return fmt::format("{}x[CPU:{:g}]", request.ranks,
+                     static_cast<double>(shape.per_rank.cpu_milli) / 1000.0);
 }
 
 json::object job_row(const job::Job& job, const std::vector<control::RankLive>& live) {
@@ -98,9 +103,14 @@ json::object job_detail(const job::Job& job, const std::vector<control::RankLive
     one["nodes"] = node_names(attempt);
     one["verdict"] = to_string(attempt.verdict);
     one["reason"] = attempt.reason;
-    one["resumed_from"] = attempt.resume && !attempt.resume->path.empty() ? json::value(attempt.resume->path) : json::value(nullptr);
-    one["resumed_step"] = attempt.resume && attempt.resume->step >= 0 ? json::value(attempt.resume->step) : json::value(nullptr);
-    one["checkpoint_step"] = attempt.checkpoint_step ? json::value(*attempt.checkpoint_step) : json::value(nullptr);
+    one["resumed_from"] = attempt.resume && !attempt.resume->path.empty()
+                              ? json::value(attempt.resume->path)
+                              : json::value(nullptr);
+    one["resumed_step"] = attempt.resume && attempt.resume->step >= 0
+                              ? json::value(attempt.resume->step)
+                              : json::value(nullptr);
+    one["checkpoint_step"] =
+        attempt.checkpoint_step ? json::value(*attempt.checkpoint_step) : json::value(nullptr);
     json::array ranks;
     for (std::size_t i = 0; i < attempt.ranks.size(); ++i) {
       const job::RankRecord& rank = attempt.ranks[i];
@@ -177,8 +187,9 @@ json::object why_view(const job::Job& job, const control::Snapshot& snapshot) {
 json::object story_view(const job::Job& job, const std::vector<job::Event>& events) {
   json::array lines;
   for (const job::Event& event : events) {
-    const bool detail = event.kind == "rank.setup" || (event.kind == "checkpoint.complete" && event.data.size() == 3 &&
-                                                       event.message.find(". ") == std::string::npos);
+    const bool detail = event.kind == "rank.setup" ||
+                        (event.kind == "checkpoint.complete" && event.data.size() == 3 &&
+                         event.message.find(". ") == std::string::npos);
     if (!detail) {
       lines.push_back(json::object{{"at", format_rfc3339(event.at)},
                                    {"epoch", event.epoch.value()},

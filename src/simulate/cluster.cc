@@ -49,13 +49,14 @@ struct Runner {
   bool stopping = false;
   Millis lease{0};  ///< 0: not strict
   std::int64_t hello_at = 0;
-  std::int64_t lease_asked = 0;  ///< when it was asked for what was last answered: hello, heartbeat or fence
+  std::int64_t lease_asked =
+      0;  ///< when it was asked for what was last answered: hello, heartbeat or fence
   bool waits_behind_fence = false;
   std::int64_t step = 0;
   std::int64_t resumed_step = 0;
   std::optional<job::RankEnd> result;
   std::vector<job::Happening> unacknowledged;  ///< in order; the first is acknowledged first
-  std::uint64_t life = 0;                      ///< changes when the process dies: late timers find that out
+  std::uint64_t life = 0;  ///< changes when the process dies: late timers find that out
 };
 
 struct NodeSim {
@@ -84,7 +85,8 @@ struct Cluster::World final : engine::Engine {
     schedule_faults();
   }
 
-  // --- time -----------------------------------------------------------------------------------------------------
+  // --- time
+  // -----------------------------------------------------------------------------------------------------
 
   void at(Millis delay, std::function<void()> what) {
     timers.push(Timer{now_ms + delay.count(), ++sequence, std::move(what)});
@@ -116,12 +118,17 @@ struct Cluster::World final : engine::Engine {
     }
   }
 
-  // --- the server -----------------------------------------------------------------------------------------------
+  // --- the server
+  // -----------------------------------------------------------------------------------------------
 
   void boot() {
     control::RunnerOrders orders;
-    orders.order = [this](const RankKey& key, const auto& job) { to_runner(key, [this, job](Runner& r) { take_order(r, *job); }); };
-    orders.go = [this](const RankKey& key, const auto& /*job*/) { to_runner(key, [this](Runner& r) { take_go(r); }); };
+    orders.order = [this](const RankKey& key, const auto& job) {
+      to_runner(key, [this, job](Runner& r) { take_order(r, *job); });
+    };
+    orders.go = [this](const RankKey& key, const auto& /*job*/) {
+      to_runner(key, [this](Runner& r) { take_go(r); });
+    };
     orders.end_fence_wait = [this](const RankKey& key) {
       to_runner(key, [this](Runner& r) {
         if (r.waits_behind_fence) {
@@ -132,7 +139,8 @@ struct Cluster::World final : engine::Engine {
     orders.stop = [this](const RankKey& key, Millis grace, const std::string& /*reason*/) {
       to_runner(key, [this, grace](Runner& r) { take_stop(r, grace); });
     };
-    orders.leave = [this](const RankKey& key, const std::string& nonce, const std::string& /*reason*/) {
+    orders.leave = [this](const RankKey& key, const std::string& nonce,
+                          const std::string& /*reason*/) {
       to_runner(key, [this, nonce](Runner& r) {
         if (r.nonce == nonce) {
           die(r.key, std::nullopt);
@@ -148,15 +156,16 @@ struct Cluster::World final : engine::Engine {
     };
     control::Options control_options;
     control_options.attempt_key = "simulated";
-    core = std::make_unique<control::Core>(control_options, *store, *this, plan::make_fifo(), std::move(orders),
-                                           control::CommitListener());
+    core = std::make_unique<control::Core>(control_options, *store, *this, plan::make_fifo(),
+                                           std::move(orders), control::CommitListener());
     auto existing = begin({});
-    if (auto loaded = core->load(std::move(existing).value(), now()); !loaded.ok()) {
+    if (auto loaded = core->load(existing.value(), now()); !loaded.ok()) {
       broken("the store cannot be loaded: " + loaded.error().message);
       return;
     }
     for (const NodeSim& node : nodes) {
-      pool::NodeSpec spec{node.id, "127.0.0.1", {64'000, 512LL << 30, options.gpus_per_node}, "H100", true};
+      pool::NodeSpec spec{
+          node.id, "127.0.0.1", {64'000, 512LL << 30, options.gpus_per_node}, "H100", true};
       inbox.emplace_back(engine::Observation(engine::NodeFound{spec}));
       if (node.off) {
         inbox.emplace_back(engine::Observation(engine::NodeDown{node.id, "powered off"}));
@@ -207,14 +216,16 @@ struct Cluster::World final : engine::Engine {
     }
     std::map<int, int> used;
     for (const auto& [key, runner] : runners) {
-      used[runner.node] += runner.phase == Phase::kEnded ? 0 : runner.gpus;  // an ended one waits for its bye
+      used[runner.node] +=
+          runner.phase == Phase::kEnded ? 0 : runner.gpus;  // an ended one waits for its bye
     }
     for (const auto& [node, gpus] : used) {
       if (gpus > options.gpus_per_node) {
         std::string who;
         for (const auto& [key, runner] : runners) {
           if (runner.node == node) {
-            who += fmt::format(" {} ({} GPUs, phase {}{})", to_string(key), runner.gpus, static_cast<int>(runner.phase),
+            who += fmt::format(" {} ({} GPUs, phase {}{})", to_string(key), runner.gpus,
+                               static_cast<int>(runner.phase),
                                runner.connected ? "" : ", not connected");
           }
         }
@@ -223,7 +234,8 @@ struct Cluster::World final : engine::Engine {
     }
   }
 
-  // --- the engine -----------------------------------------------------------------------------------------------
+  // --- the engine
+  // -----------------------------------------------------------------------------------------------
 
   Result<std::vector<engine::Existing>> begin(engine::Sink /*sink*/) override {
     std::vector<engine::Existing> existing;
@@ -245,7 +257,9 @@ struct Cluster::World final : engine::Engine {
       ++index;
     }
     if (nodes[static_cast<std::size_t>(index)].off) {
-      at(jitter(), [this, key = order.key] { observe(engine::StartFailed{key, "the node is off"}); });
+      at(jitter(), [this, key = order.key] {
+        observe(engine::StartFailed{key, "the node is off"});
+      });
       return;
     }
     Runner runner;
@@ -260,8 +274,9 @@ struct Cluster::World final : engine::Engine {
 
   void kill(const RankKey& key) override {
     at(jitter(), [this, key] {
-      const bool out_of_sight = std::any_of(hidden_ends.begin(), hidden_ends.end(),
-                                            [&](const auto& hidden) { return hidden.first == key; });
+      const bool out_of_sight =
+          std::any_of(hidden_ends.begin(), hidden_ends.end(),
+                      [&](const auto& hidden) { return hidden.first == key; });
       if (runners.contains(key)) {
         die(key, std::nullopt);
       } else if (!out_of_sight) {
@@ -305,19 +320,23 @@ struct Cluster::World final : engine::Engine {
   /// the heartbeat.
   void renew_by_server(const Runner& runner) {
     const auto job = core->snapshot()->find(runner.key.job);
-    if (job != nullptr && job->request->recovery.strict_fence && job::is_in_charge(*job, runner.key, runner.nonce)) {
-      to_runner(runner.key, [asked = now_ms](Runner& r) { r.lease_asked = std::max(r.lease_asked, asked); });
+    if (job != nullptr && job->request->recovery.strict_fence &&
+        job::is_in_charge(*job, runner.key, runner.nonce)) {
+      to_runner(runner.key,
+                [asked = now_ms](Runner& r) { r.lease_asked = std::max(r.lease_asked, asked); });
     }
   }
 
-  // --- runners --------------------------------------------------------------------------------------------------
+  // --- runners
+  // --------------------------------------------------------------------------------------------------
 
   [[nodiscard]] bool reachable(const Runner& runner) const {
     const NodeSim& node = nodes[static_cast<std::size_t>(runner.node)];
     return core != nullptr && !node.cut && !node.frozen;
   }
 
-  /// Runs `what` on the runner after `delay`, unless it has died by then; while its node stands still, later.
+  /// Runs `what` on the runner after `delay`, unless it has died by then; while its node stands
+  /// still, later.
   void later(const Runner& runner, Millis delay, std::function<void(Runner&)> what) {
     at(delay, [this, key = runner.key, life = runner.life, what = std::move(what)] {
       const auto it = runners.find(key);
@@ -368,23 +387,25 @@ struct Cluster::World final : engine::Engine {
     // One connection keeps its order: each message arrives after the one before it.
     runner_clock[runner.key] = std::max(runner_clock[runner.key] + 1, now_ms + between(1, 15));
     for (int copy = 0; copy < (twice ? 2 : 1); ++copy) {
-      at(Millis(runner_clock[runner.key] - now_ms), [this, key = runner.key, nonce = runner.nonce, happening, keeps, copy] {
-        if (core == nullptr) {
-          return;
-        }
-        control::RunnerReport report{key, nonce, happening, nullptr};
-        if (keeps && copy == 0) {
-          report.durable = [this, key, nonce] {
-            at(jitter(), [this, key, nonce] {
-              const auto it = runners.find(key);
-              if (it != runners.end() && it->second.nonce == nonce && !it->second.unacknowledged.empty()) {
-                it->second.unacknowledged.erase(it->second.unacknowledged.begin());
-              }
-            });
-          };
-        }
-        tell(std::move(report));
-      });
+      at(Millis(runner_clock[runner.key] - now_ms),
+         [this, key = runner.key, nonce = runner.nonce, happening, keeps, copy] {
+           if (core == nullptr) {
+             return;
+           }
+           control::RunnerReport report{key, nonce, happening, nullptr};
+           if (keeps && copy == 0) {
+             report.durable = [this, key, nonce] {
+               at(jitter(), [this, key, nonce] {
+                 const auto it = runners.find(key);
+                 if (it != runners.end() && it->second.nonce == nonce &&
+                     !it->second.unacknowledged.empty()) {
+                   it->second.unacknowledged.erase(it->second.unacknowledged.begin());
+                 }
+               });
+             };
+           }
+           tell(std::move(report));
+         });
     }
   }
 
@@ -548,7 +569,8 @@ struct Cluster::World final : engine::Engine {
                            now_ms - node.unstalled_at <= kZombieGrace.count();
       if (key.job == runner.key.job && key.epoch < runner.key.epoch &&
           other.phase == Phase::kRunning && !excused) {
-        broken(fmt::format("rank {} runs while rank {} still runs", to_string(runner.key), to_string(key)));
+        broken(fmt::format("rank {} runs while rank {} still runs", to_string(runner.key),
+                           to_string(key)));
       }
     }
     work(runner);
@@ -609,7 +631,8 @@ struct Cluster::World final : engine::Engine {
     later(runner, Millis(between(0, std::max<std::int64_t>(grace.count(), 1))), [this](Runner& r) {
       if (r.phase != Phase::kEnded) {
         job::RankEnd end;
-        end.how = r.phase == Phase::kRunning ? job::RankEnd::How::kSignaled : job::RankEnd::How::kNeverRan;
+        end.how = r.phase == Phase::kRunning ? job::RankEnd::How::kSignaled
+                                             : job::RankEnd::How::kNeverRan;
         end.code = 15;
         end.by_quad = true;
         conclude(r, std::move(end));
@@ -636,24 +659,28 @@ struct Cluster::World final : engine::Engine {
     runners.erase(it);
     left_behind[key] = result;
     if (seen) {
-      at(jitter(), [this, key, result] { observe(engine::RunnerEnded{key, result, "its process is gone"}); });
+      at(jitter(), [this, key, result] {
+        observe(engine::RunnerEnded{key, result, "its process is gone"});
+      });
     } else {
       hidden_ends.push_back({key, result});
     }
   }
 
-  // --- faults ---------------------------------------------------------------------------------------------------
+  // --- faults
+  // ---------------------------------------------------------------------------------------------------
 
   void every(Millis mean, std::function<void()> what) {
     if (mean.count() <= 0) {
       return;
     }
-    at(Millis(between(mean.count() / 2, mean.count() * 3 / 2)), [this, mean, what = std::move(what)] {
-      if (!quiet) {
-        what();
-        every(mean, what);
-      }
-    });
+    at(Millis(between(mean.count() / 2, mean.count() * 3 / 2)),
+       [this, mean, what = std::move(what)] {
+         if (!quiet) {
+           what();
+           every(mean, what);
+         }
+       });
   }
 
   int any_node() { return static_cast<int>(between(0, options.nodes - 1)); }
@@ -856,10 +883,18 @@ void Cluster::submit(const Workload& workload) {
 void Cluster::cancel(JobId job) {
   world_->cancel(job);
 }
-void Cluster::fail_node(int index) { world_->power_off(index); }
-void Cluster::return_node(int index) { world_->power_on(index); }
-void Cluster::freeze_node(int index) { world_->nodes[static_cast<std::size_t>(index)].frozen = true; }
-void Cluster::thaw_node(int index) { world_->thaw(index); }
+void Cluster::fail_node(int index) {
+  world_->power_off(index);
+}
+void Cluster::return_node(int index) {
+  world_->power_on(index);
+}
+void Cluster::freeze_node(int index) {
+  world_->nodes[static_cast<std::size_t>(index)].frozen = true;
+}
+void Cluster::thaw_node(int index) {
+  world_->thaw(index);
+}
 void Cluster::kill_runner(JobId job, int rank) {
   for (const auto& [key, runner] : world_->runners) {
     if (key.job == job && key.rank == Rank(rank)) {
@@ -868,7 +903,9 @@ void Cluster::kill_runner(JobId job, int rank) {
     }
   }
 }
-void Cluster::crash_server(Millis down_for) { world_->crash(down_for); }
+void Cluster::crash_server(Millis down_for) {
+  world_->crash(down_for);
+}
 
 bool Cluster::run(Millis duration) {
   return world_->advance(world_->now_ms + duration.count(), [] { return false; });
@@ -918,7 +955,9 @@ std::vector<Outcome> Cluster::outcomes() const {
   return all;
 }
 
-const std::string& Cluster::violation() const { return world_->violation; }
+const std::string& Cluster::violation() const {
+  return world_->violation;
+}
 
 std::string Cluster::digest() const {
   std::string text;
@@ -938,7 +977,8 @@ std::string Cluster::describe() const {
   const auto events = world_->store->events(filter);
   for (std::size_t i = events->size() > 40 ? events->size() - 40 : 0; i < events->size(); ++i) {
     const job::Event& event = (*events)[i];
-    text += fmt::format("{} job {} epoch {} {} {}\n", event.at.millis - kStart, event.job.value(), event.epoch.value(), event.kind, event.message);
+    text += fmt::format("{} job {} epoch {} {} {}\n", event.at.millis - kStart, event.job.value(),
+                        event.epoch.value(), event.kind, event.message);
   }
   if (world_->core == nullptr) {
     return "the server is down";
@@ -947,19 +987,21 @@ std::string Cluster::describe() const {
   for (const JobId id : world_->acknowledged) {
     const auto job = snapshot->find(id);
     if (job != nullptr && !job::is_terminal(job->status)) {
-      text += fmt::format("job {}: {} epoch {}: {}\n", id.value(), to_string(job->status), job->epoch().value(),
-                          job->message);
+      text += fmt::format("job {}: {} epoch {}: {}\n", id.value(), to_string(job->status),
+                          job->epoch().value(), job->message);
       if (const auto* attempt = job->live()) {
         for (std::size_t i = 0; i < attempt->ranks.size(); ++i) {
           const RankKey key{id, attempt->epoch, Rank(static_cast<std::int32_t>(i))};
           text += fmt::format("  rank {} on {}: {}{}\n", i, attempt->ranks[i].holding.node.value(),
-                              to_string(attempt->ranks[i].phase), world_->runners.contains(key) ? "" : ", no process");
+                              to_string(attempt->ranks[i].phase),
+                              world_->runners.contains(key) ? "" : ", no process");
         }
       }
     }
   }
   for (const auto& [id, node] : snapshot->pool.nodes()) {
-    text += fmt::format("node {}: {}, {} GPUs free\n", id.value(), to_string(node.health), node.free.gpus);
+    text += fmt::format("node {}: {}, {} GPUs free\n", id.value(), to_string(node.health),
+                        node.free.gpus);
   }
   return text + snapshot->breaker;
 }

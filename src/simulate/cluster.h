@@ -1,11 +1,12 @@
 // simulate/cluster.h
 //
-// A whole cluster in simulated time around the real control::Core: nodes, runners with their checkpoints and fences, a
-// network that delays, repeats and loses, a server that crashes, a store that refuses. Everything random comes from one
-// seed, so a seed replays a whole history. Single-threaded; a simulated minute of a busy cluster takes milliseconds.
+// A whole cluster in simulated time around the real control::Core: nodes, runners with their
+// checkpoints and fences, a network that delays, repeats and loses, a server that crashes, a store
+// that refuses. Everything random comes from one seed, so a seed replays a whole history.
+// Single-threaded; a simulated minute of a busy cluster takes milliseconds.
 //
-// What may never happen (docs/design.md §6) is checked after every step of the server; the first violation is kept
-// and ends the run.
+// What may never happen (docs/design.md §6) is checked after every step of the server; the first
+// violation is kept and ends the run.
 
 #pragma once
 
@@ -25,13 +26,13 @@ struct ClusterOptions {
   int nodes = 4;
   int gpus_per_node = 8;
   /// Mean time between two faults of each kind; 0 turns the kind off.
-  Millis node_power{0};       ///< a node is powered off, and returns later
-  Millis node_freeze{0};      ///< a node stands still with everything on it, then goes on
-  Millis runner_kill{0};      ///< a runner dies without a word
-  Millis rank_kill{0};        ///< a rank's process dies of a signal from outside
-  Millis server_crash{0};     ///< the server is killed and comes back
-  Millis partition{0};        ///< a node loses the network to the server, both channels
-  Millis store_refuses{0};    ///< the store takes no commit for a while
+  Millis node_power{0};     ///< a node is powered off, and returns later
+  Millis node_freeze{0};    ///< a node stands still with everything on it, then goes on
+  Millis runner_kill{0};    ///< a runner dies without a word
+  Millis rank_kill{0};      ///< a rank's process dies of a signal from outside
+  Millis server_crash{0};   ///< the server is killed and comes back
+  Millis partition{0};      ///< a node loses the network to the server, both channels
+  Millis store_refuses{0};  ///< the store takes no commit for a while
   Millis storage_stall{
       0};  ///< a node's way to the hot tier stalls: no fence, no checkpoint, for a while
   Millis clock_jump{0};         ///< wall time jumps, by up to a day either way
@@ -43,9 +44,9 @@ struct ClusterOptions {
 struct Workload {
   int ranks = 1;
   int gpus = 1;
-  int steps = 20;           ///< of half a second each
-  int checkpoint_every = 5; ///< steps; 0: never
-  int exit_code = 0;        ///< of rank 0 after its last step
+  int steps = 20;            ///< of half a second each
+  int checkpoint_every = 5;  ///< steps; 0: never
+  int exit_code = 0;         ///< of rank 0 after its last step
   int priority = 0;
   bool strict_fence = false;
   int restarts_on_errors = 0;
@@ -77,7 +78,8 @@ class Cluster {
 
   /// Lets `duration` go by; false as soon as an invariant is broken.
   bool run(Millis duration);
-  /// No more faults, everything back; runs until every job has ended, at most `limit`. False if one has not.
+  /// No more faults, everything back; runs until every job has ended, at most `limit`. False if one
+  /// has not.
   bool settle(Millis limit);
 
   [[nodiscard]] std::vector<Outcome> outcomes() const;

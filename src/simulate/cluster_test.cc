@@ -9,7 +9,8 @@
 namespace quad::simulate {
 namespace {
 
-/// The seeds of this run: always the same, so that a red run is red again; QUAD_SEED=N tries another, or replays one.
+/// The seeds of this run: always the same, so that a red run is red again; QUAD_SEED=N tries
+/// another, or replays one.
 std::vector<std::uint64_t> seeds(int count) {
   if (const char* given = std::getenv("QUAD_SEED"); given != nullptr) {
     return {std::strtoull(given, nullptr, 10)};
@@ -18,8 +19,9 @@ std::vector<std::uint64_t> seeds(int count) {
   for (int i = 0; i < count; ++i) {
     all.push_back(static_cast<std::uint64_t>(i + 1));
   }
-  all.push_back(5034);        // an order waited for a strict rank whose node stood still
-  all.push_back(4208779694);  // a zombie said hello while the others of its attempt were still ending
+  all.push_back(5034);  // an order waited for a strict rank whose node stood still
+  all.push_back(
+      4208779694);  // a zombie said hello while the others of its attempt were still ending
   return all;
 }
 
@@ -44,7 +46,8 @@ void expect_sound(const ClusterOptions& options, int jobs) {
   submit_mixture(cluster, options.seed, jobs);
   cluster.run(Millis(5 * 60'000));
   cluster.settle(Millis(4 * 3600'000));
-  EXPECT_EQ(cluster.violation(), "") << "replay with QUAD_SEED=" << options.seed << "\n" << cluster.describe();
+  EXPECT_EQ(cluster.violation(), "") << "replay with QUAD_SEED=" << options.seed << "\n"
+                                     << cluster.describe();
   for (const Outcome& outcome : cluster.outcomes()) {
     // A cancellation may come when it has just ended by itself; none comes true that nobody asked
     // for.

@@ -21,7 +21,8 @@ class MemoryStore final : public store::Store {
       QUAD_ASSIGN(auto request_object, parse_json_object(requests_.at(id)));
       QUAD_ASSIGN(auto request, job::request_from_json(request_object));
       QUAD_ASSIGN(auto object, parse_json_object(text));
-      QUAD_ASSIGN(auto job, job::job_from_json(object, std::make_shared<job::Request>(std::move(request))));
+      QUAD_ASSIGN(auto job,
+                  job::job_from_json(object, std::make_shared<job::Request>(std::move(request))));
       loaded.jobs.push_back(std::move(job));
     }
     loaded.last_revision = events_.empty() ? Revision(0) : events_.back().revision;
@@ -48,7 +49,8 @@ class MemoryStore final : public store::Store {
     for (const job::Event& event : batch.events) {
       const std::int64_t expected = events_.empty() ? 1 : events_.back().revision.value() + 1;
       if (event.revision.value() != expected) {
-        return error(ErrorCode::kInternal, fmt::format("Event {} follows {}", event.revision.value(), expected - 1));
+        return error(ErrorCode::kInternal,
+                     fmt::format("Event {} follows {}", event.revision.value(), expected - 1));
       }
       events_.push_back(event);
     }

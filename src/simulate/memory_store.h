@@ -1,7 +1,8 @@
 // simulate/memory_store.h
 //
-// A store that keeps the very texts that a durable one would, in memory: what is loaded has gone through JSON, so a
-// crash in the simulation loses exactly what a real one would. Can be made to refuse commits.
+// A store that keeps the very texts that a durable one would, in memory: what is loaded has gone
+// through JSON, so a crash in the simulation loses exactly what a real one would. Can be made to
+// refuse commits.
 
 #pragma once
 

@@ -239,7 +239,7 @@ struct Task {
   std::optional<std::string> event_callback;
   bool api_server_access = true;
   bool asks_api_server_access = false;  ///< the file says true, which is the default anyway
-  json::object inputs, outputs;  ///< {uri: GB}
+  json::object inputs, outputs;         ///< {uri: GB}
   std::optional<QuadBlock> quad;
 
   // Kept only to be printed again.

@@ -1,8 +1,8 @@
 // store/store.h
 //
-// Durable records and the event log. One writer (the control thread) commits whole batches: after commit() returns, a
-// power cut loses nothing of them. Readers (any thread) use read(), which has connections of its own and never blocks
-// the writer.
+// Durable records and the event log. One writer (the control thread) commits whole batches: after
+// commit() returns, a power cut loses nothing of them. Readers (any thread) use read(), which has
+// connections of its own and never blocks the writer.
 
 #pragma once
 
@@ -30,7 +30,8 @@ struct Batch {
   std::vector<NewJob> new_jobs;
   std::vector<const job::Job*> changed_jobs;
   std::vector<job::Event> events;  ///< revisions are already given: last revision + 1, + 2, …
-  /// Small durable settings: drained nodes, the API tokens' hashes, …; an empty value removes the key.
+  /// Small durable settings: drained nodes, the API tokens' hashes, …; an empty value removes the
+  /// key.
   std::vector<std::pair<std::string, std::string>> settings;
 
   [[nodiscard]] bool empty() const {
@@ -53,7 +54,7 @@ struct EventFilter {
       until;  ///< none later than this: bounds the work of a filter that few events pass
   std::optional<JobId> job;
   std::optional<std::string> node;
-  std::string kind_prefix;         ///< "" = all; "node." = those of nodes
+  std::string kind_prefix;  ///< "" = all; "node." = those of nodes
   std::size_t limit = 1000;
   bool newest_first = false;
 };
@@ -77,9 +78,9 @@ class Store {
   virtual Result<std::vector<std::string>> check() const = 0;
 };
 
-/// Opens or creates `<folder>/quad.db`: WAL, synchronous=FULL, migrated to this version's schema. Holds a lock file for
-/// as long as it lives: kExists (naming the other process) when another server has it, kUnsupported when the schema is
-/// newer than this program.
+/// Opens or creates `<folder>/quad.db`: WAL, synchronous=FULL, migrated to this version's schema.
+/// Holds a lock file for as long as it lives: kExists (naming the other process) when another
+/// server has it, kUnsupported when the schema is newer than this program.
 Result<std::unique_ptr<Store>> open_sqlite(const std::filesystem::path& folder);
 
 }  // namespace quad::store

@@ -38,7 +38,8 @@ std::optional<std::int64_t> number_in(const fs::path& path) {
   return text ? to_number(*text) : std::nullopt;
 }
 
-// This process's place in the cgroup tree of a controller; of version 2 for "". Nothing if it is not in such a tree.
+// This process's place in the cgroup tree of a controller; of version 2 for "". Nothing if it is
+// not in such a tree.
 std::optional<fs::path> cgroup_of(const fs::path& proc, std::string_view controller) {
   const std::string text = text_of(proc / "self/cgroup").value_or("");
   for (const std::string_view line : split(text, '\n')) {
@@ -56,8 +57,8 @@ std::optional<fs::path> cgroup_of(const fs::path& proc, std::string_view control
   return std::nullopt;
 }
 
-// The folders of a cgroup and all above it: a limit anywhere on the way holds. In a container the path may be the
-// host's, of which only the top is to be seen; what is not there has no limit.
+// The folders of a cgroup and all above it: a limit anywhere on the way holds. In a container the
+// path may be the host's, of which only the top is to be seen; what is not there has no limit.
 std::vector<fs::path> cgroup_folders(const fs::path& top, const fs::path& cgroup) {
   std::vector<fs::path> folders = {top};
   fs::path folder = top;
@@ -78,7 +79,8 @@ std::int64_t usable_cpu_milli(const DetectOptions& options) {
     const bool known = ::sched_getaffinity(0, sizeof set, &set) == 0;
     milli = 1000 * (known ? CPU_COUNT(&set) : ::sysconf(_SC_NPROCESSORS_ONLN));
   }
-  const auto limit = [&milli](std::optional<std::int64_t> quota, std::optional<std::int64_t> period) {
+  const auto limit = [&milli](std::optional<std::int64_t> quota,
+                              std::optional<std::int64_t> period) {
     if (quota && period && *quota > 0 && *period > 0) {
       milli = std::min(milli, *quota * 1000 / *period);
     }
@@ -181,8 +183,8 @@ std::vector<Gpu> gpus_of_kfd(const fs::path& sys) {
   return gpus;
 }
 
-// The driver's own files are there whenever the driver is, but in a container they may show GPUs that it may not use:
-// so the library comes first, which counts those that can be opened.
+// The driver's own files are there whenever the driver is, but in a container they may show GPUs
+// that it may not use: so the library comes first, which counts those that can be opened.
 std::vector<Gpu> nvidia_gpus(const DetectOptions& options, std::string& source) {
   if (!options.nvml.empty()) {
     if (auto gpus = gpus_of_nvml(options.nvml, options.limit); gpus.ok() && !gpus->empty()) {
@@ -258,9 +260,9 @@ std::vector<Gpu> main_gpus(const std::vector<Gpu>& gpus) {
     return std::count_if(gpus.begin(), gpus.end(),
                          [&](const Gpu& gpu) { return gpu.model == model; });
   };
-  const auto best = std::max_element(
-      gpus.begin(), gpus.end(),
-      [&](const Gpu& a, const Gpu& b) { return count(a.model) < count(b.model); });
+  const auto best = std::max_element(gpus.begin(), gpus.end(), [&](const Gpu& a, const Gpu& b) {
+    return count(a.model) < count(b.model);
+  });
   std::vector<Gpu> chosen;
   for (const Gpu& gpu : gpus) {
     if (gpu.model == best->model) {

@@ -125,12 +125,12 @@ TEST_F(Detect, FindsNvidiaGpusByTheirDriverInBusOrder) {
 TEST_F(Detect, AsksNvidiaSmiWhereNothingElseTells) {
   DetectOptions with_program = options();
   with_program.nvml = "libquad-has-no-such-library.so";
-  with_program.nvidia_smi =
-      program("smi",
-              "#!/bin/sh\ncase \"$1\" in --query-gpu=index,name,uuid,pci.bus_id,memory.total) ;; *) "
-              "exit 1;; esac\n"
-              "echo '0, NVIDIA H100 80GB HBM3, GPU-1, 00000000:1B:00.0, 81559'\n"
-              "echo '1, NVIDIA GB10, GPU-2, 00000000:43:00.0, [N/A]'\n");
+  with_program.nvidia_smi = program(
+      "smi",
+      "#!/bin/sh\ncase \"$1\" in --query-gpu=index,name,uuid,pci.bus_id,memory.total) ;; *) "
+      "exit 1;; esac\n"
+      "echo '0, NVIDIA H100 80GB HBM3, GPU-1, 00000000:1B:00.0, 81559'\n"
+      "echo '1, NVIDIA GB10, GPU-2, 00000000:43:00.0, [N/A]'\n");
   const Machine machine = detect_machine(with_program);
   ASSERT_EQ(machine.gpus.size(), 2U);
   EXPECT_EQ(machine.gpus[0].model, "H100");
@@ -153,7 +153,8 @@ TEST_F(Detect, DoesNotWaitForAProgramThatHangs) {
 }
 
 TEST_F(Detect, TellsHowAProgramFailed) {
-  EXPECT_EQ(output_of({"quad-has-no-such-program"}, Millis(10'000)).error().code, ErrorCode::kNotFound);
+  EXPECT_EQ(output_of({"quad-has-no-such-program"}, Millis(10'000)).error().code,
+            ErrorCode::kNotFound);
   EXPECT_EQ(output_of({"false"}, Millis(10'000)).error().code, ErrorCode::kUnavailable);
   EXPECT_EQ(output_of({"sleep", "60"}, Millis(10)).error().code, ErrorCode::kTimeout);
   EXPECT_EQ(output_of({"echo", "a  b"}, Millis(10'000)).value_or(""), "a  b\n");
@@ -166,12 +167,12 @@ TEST_F(Detect, RefusesALibraryThatIsNotNvidias) {
 }
 
 // A library with NVIDIA's names, compiled here; skips the test where there is no compiler.
-#define MAKE_LIBRARY(path, init)                                                               \
-  file("nvml.c", std::string(kLibrary) + "int nvmlInit_v2(void) {" + (init) + "}\n");          \
-  if (!output_of({"cc", "-shared", "-fPIC", "-o", (path), (root_ / "nvml.c").string()},         \
-                 Millis(60'000))                                                               \
-           .ok()) {                                                                            \
-    GTEST_SKIP() << "no C compiler";                                                           \
+#define MAKE_LIBRARY(path, init)                                                        \
+  file("nvml.c", std::string(kLibrary) + "int nvmlInit_v2(void) {" + (init) + "}\n");   \
+  if (!output_of({"cc", "-shared", "-fPIC", "-o", (path), (root_ / "nvml.c").string()}, \
+                 Millis(60'000))                                                        \
+           .ok()) {                                                                     \
+    GTEST_SKIP() << "no C compiler";                                                    \
   }
 
 constexpr const char* kLibrary = R"(

@@ -1,5 +1,5 @@
-// The runner of the local engine's tests, and what test_bench.h declares. Before main(), a process of this program that
-// was started as `PROGRAM FOLDER` becomes such a runner.
+// The runner of the local engine's tests, and what test_bench.h declares. Before main(), a process
+// of this program that was started as `PROGRAM FOLDER` becomes such a runner.
 
 #include <fcntl.h>
 #include <fmt/format.h>

@@ -8,11 +8,16 @@
 namespace quad::engine {
 namespace {
 
-bool is_word_letter(char c) { return (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9'); }
+bool is_word_letter(char c) {
+  return (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+}
 
-char upper(char c) { return c >= 'a' && c <= 'z' ? static_cast<char>(c - 'a' + 'A') : c; }
+char upper(char c) {
+  return c >= 'a' && c <= 'z' ? static_cast<char>(c - 'a' + 'A') : c;
+}
 
-// The words of a driver's name in upper case: what lies between blanks, dashes, underscores and slashes.
+// The words of a driver's name in upper case: what lies between blanks, dashes, underscores and
+// slashes.
 std::vector<std::string> words_of(std::string_view name) {
   std::vector<std::string> words(1);
   for (const char c : name) {
@@ -54,50 +59,42 @@ struct Model {
 
 // Where one row would also match another's GPU, the narrower row comes first.
 constexpr std::array kModels = {
-    Model{"A100", "80GB", "A100-80GB"},
-    Model{"A100X", "", "A100-80GB"},
-    Model{"V100", "32GB", "V100-32GB"},
-    Model{"V100S", "", "V100-32GB"},
-    Model{"RTX 6000 ADA", "", "RTX6000-Ada"},
-    Model{"RTX6000 ADA", "", "RTX6000-Ada"},
-    Model{"RTX 5000 ADA", "", "RTX5000-Ada"},
-    Model{"RTX5000 ADA", "", "RTX5000-Ada"},
-    Model{"RTX 4000 ADA", "", "RTX4000-Ada"},
-    Model{"RTX4000 ADA", "", "RTX4000-Ada"},
-    Model{"RTX 4000 SFF ADA", "", "RTX4000-Ada"},
-    Model{"RTX PRO 6000", "", "RTXPRO6000"},
-    Model{"QUADRO RTX 8000", "", "RTX8000"},
-    Model{"QUADRO RTX 6000", "", "RTX6000"},
-    Model{"QUADRO RTX 5000", "", "RTX5000"},
-    Model{"T4G", "", "T4g"},
+    Model{"A100", "80GB", "A100-80GB"},           Model{"A100X", "", "A100-80GB"},
+    Model{"V100", "32GB", "V100-32GB"},           Model{"V100S", "", "V100-32GB"},
+    Model{"RTX 6000 ADA", "", "RTX6000-Ada"},     Model{"RTX6000 ADA", "", "RTX6000-Ada"},
+    Model{"RTX 5000 ADA", "", "RTX5000-Ada"},     Model{"RTX5000 ADA", "", "RTX5000-Ada"},
+    Model{"RTX 4000 ADA", "", "RTX4000-Ada"},     Model{"RTX4000 ADA", "", "RTX4000-Ada"},
+    Model{"RTX 4000 SFF ADA", "", "RTX4000-Ada"}, Model{"RTX PRO 6000", "", "RTXPRO6000"},
+    Model{"QUADRO RTX 8000", "", "RTX8000"},      Model{"QUADRO RTX 6000", "", "RTX6000"},
+    Model{"QUADRO RTX 5000", "", "RTX5000"},      Model{"T4G", "", "T4g"},
 };
 
 // Models that are called by one word, wherever it stands.
 constexpr std::array kWords = {
-    std::string_view("GB300"), std::string_view("GB200"),  std::string_view("B300"),
-    std::string_view("B200"),  std::string_view("B100"),   std::string_view("GH200"),
-    std::string_view("H200"),  std::string_view("H100"),   std::string_view("H800"),
-    std::string_view("H20"),   std::string_view("A100"),   std::string_view("A800"),
-    std::string_view("A10G"),  std::string_view("A10"),    std::string_view("A16"),
-    std::string_view("A2"),    std::string_view("A30"),    std::string_view("A40"),
-    std::string_view("A6000"), std::string_view("A5500"),  std::string_view("A5000"),
-    std::string_view("A4500"), std::string_view("A4000"),  std::string_view("A2000"),
-    std::string_view("L40S"),  std::string_view("L40"),    std::string_view("L20"),
-    std::string_view("L4"),    std::string_view("L2"),     std::string_view("V100"),
-    std::string_view("P100"),  std::string_view("P40"),    std::string_view("P4000"),
-    std::string_view("P4"),    std::string_view("T4"),     std::string_view("K80"),
-    std::string_view("M60"),   std::string_view("MI355X"), std::string_view("MI350X"),
+    std::string_view("GB300"),  std::string_view("GB200"),  std::string_view("B300"),
+    std::string_view("B200"),   std::string_view("B100"),   std::string_view("GH200"),
+    std::string_view("H200"),   std::string_view("H100"),   std::string_view("H800"),
+    std::string_view("H20"),    std::string_view("A100"),   std::string_view("A800"),
+    std::string_view("A10G"),   std::string_view("A10"),    std::string_view("A16"),
+    std::string_view("A2"),     std::string_view("A30"),    std::string_view("A40"),
+    std::string_view("A6000"),  std::string_view("A5500"),  std::string_view("A5000"),
+    std::string_view("A4500"),  std::string_view("A4000"),  std::string_view("A2000"),
+    std::string_view("L40S"),   std::string_view("L40"),    std::string_view("L20"),
+    std::string_view("L4"),     std::string_view("L2"),     std::string_view("V100"),
+    std::string_view("P100"),   std::string_view("P40"),    std::string_view("P4000"),
+    std::string_view("P4"),     std::string_view("T4"),     std::string_view("K80"),
+    std::string_view("M60"),    std::string_view("MI355X"), std::string_view("MI350X"),
     std::string_view("MI325X"), std::string_view("MI308X"), std::string_view("MI300X"),
     std::string_view("MI300A"), std::string_view("MI250X"), std::string_view("MI250"),
-    std::string_view("MI210"), std::string_view("MI100"),
+    std::string_view("MI210"),  std::string_view("MI100"),
 };
 
 // What says who made it or what line it is of, not which model it is.
 bool is_brand(std::string_view word) {
   constexpr std::array kBrands = {
-      std::string_view("NVIDIA"),  std::string_view("GEFORCE"), std::string_view("TESLA"),
-      std::string_view("QUADRO"),  std::string_view("AMD"),     std::string_view("ATI"),
-      std::string_view("RADEON"),  std::string_view("INSTINCT"), std::string_view("GRAPHICS"),
+      std::string_view("NVIDIA"),      std::string_view("GEFORCE"),  std::string_view("TESLA"),
+      std::string_view("QUADRO"),      std::string_view("AMD"),      std::string_view("ATI"),
+      std::string_view("RADEON"),      std::string_view("INSTINCT"), std::string_view("GRAPHICS"),
       std::string_view("CORPORATION"),
   };
   for (const std::string_view brand : kBrands) {

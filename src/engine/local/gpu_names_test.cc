@@ -71,8 +71,8 @@ TEST(GpuNames, AreThoseThatTaskFilesUse) {
 }
 
 TEST(GpuNames, OfTheFieldStayAsTheyAre) {
-  for (const std::string_view name :
-       {"A100-80GB", "A100", "H100", "V100-32GB", "RTX6000-Ada", "RTX4090", "MI300X", "L40S", "T4g"}) {
+  for (const std::string_view name : {"A100-80GB", "A100", "H100", "V100-32GB", "RTX6000-Ada",
+                                      "RTX4090", "MI300X", "L40S", "T4g"}) {
     EXPECT_EQ(canonical_gpu(name), name);
   }
 }

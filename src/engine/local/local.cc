@@ -47,10 +47,11 @@ Result<PretendGpus> parse_gpus(const std::string& text) {
             gpus.count >= 1 && gpus.count <= kMostGpus;
   }
   if (!known) {
-    return error(ErrorCode::kInvalid,
-                 fmt::format("--gpus '{}' is not understood: write a model and a number from 1 to {}, "
-                             "such as H100:8",
-                             text, kMostGpus));
+    return error(
+        ErrorCode::kInvalid,
+        fmt::format("--gpus '{}' is not understood: write a model and a number from 1 to {}, "
+                    "such as H100:8",
+                    text, kMostGpus));
   }
   return gpus;
 }
@@ -69,7 +70,8 @@ std::vector<std::string> runner_environment() {
     }
   }
   if (std::getenv("CUDA_DEVICE_ORDER") == nullptr) {
-    environment.emplace_back("CUDA_DEVICE_ORDER=PCI_BUS_ID");  // so that GPUs are counted as detected
+    environment.emplace_back(
+        "CUDA_DEVICE_ORDER=PCI_BUS_ID");  // so that GPUs are counted as detected
   }
   return environment;
 }
@@ -96,8 +98,7 @@ LocalNode pretend_node(int number, const LocalOptions& options, const Machine& m
   constexpr int kHosts = 250;  // of each of 127.64.0.0/24, 127.64.1.0/24, …
   LocalNode node;
   node.spec.id = NodeId(fmt::format("local-{}", number));
-  node.spec.address =
-      fmt::format("127.64.{}.{}", (number - 1) / kHosts, (number - 1) % kHosts + 1);
+  node.spec.address = fmt::format("127.64.{}.{}", (number - 1) / kHosts, (number - 1) % kHosts + 1);
   node.spec.capacity = {
       options.cpu_milli > 0 ? options.cpu_milli : std::max(machine.cpu_milli, kPretendCpus),
       options.memory_bytes > 0 ? options.memory_bytes
@@ -109,7 +110,8 @@ LocalNode pretend_node(int number, const LocalOptions& options, const Machine& m
     node.gpu_numbers.push_back(gpu);
   }
   // A rank without GPUs must not see the machine's real ones either.
-  node.gpu_env = machine.gpu_env.empty() && gpus.count > 0 ? "CUDA_VISIBLE_DEVICES" : machine.gpu_env;
+  node.gpu_env =
+      machine.gpu_env.empty() && gpus.count > 0 ? "CUDA_VISIBLE_DEVICES" : machine.gpu_env;
   return node;
 }
 

@@ -1,20 +1,25 @@
 // engine/local/local.h
 //
-// This machine as the cluster: runners are plain processes. It is one node with what was detected, or, for trying
-// things out, several pretend nodes that share it, each with a loopback address and a power switch of its own. Pretend
-// nodes each have all of the machine's CPUs and memory unless told otherwise: together they promise more than there is.
+// This machine as the cluster: runners are plain processes. It is one node with what was detected,
+// or, for trying things out, several pretend nodes that share it, each with a loopback address and
+// a power switch of its own. Pretend nodes each have all of the machine's CPUs and memory unless
+// told otherwise: together they promise more than there is.
 //
-// Runners outlive the server, and a server that begins finds each of them exactly once, whenever its predecessor was
-// killed (rank_folder.h says how). An order for a rank that was ever started is never a second start.
+// Runners outlive the server, and a server that begins finds each of them exactly once, whenever
+// its predecessor was killed (rank_folder.h says how). An order for a rank that was ever started is
+// never a second start.
 //
 // Power of a pretend node, kept over restarts of the server:
-//   fail    all its processes are killed with no goodbye, then NodeDown; no RunnerEnded. return: NodeBack.
-//   freeze  all its processes stand still and the engine says nothing more about it: neither NodeSeen nor ends; orders
-//           to start or kill wait. thaw: waiting kills, then everything goes on, NodeBack, waiting starts.
+//   fail    all its processes are killed with no goodbye, then NodeDown; no RunnerEnded. return:
+//   NodeBack. freeze  all its processes stand still and the engine says nothing more about it:
+//   neither NodeSeen nor ends; orders
+//           to start or kill wait. thaw: waiting kills, then everything goes on, NodeBack, waiting
+//           starts.
 //
-// Threads: the Engine's methods from one thread, control's; they hand the order over and return (node_action also writes
-// a small file). Everything is done by the engine's own thread, from which observations come; begin() gives its own
-// observations before it returns. Nothing is observed after end(). A start costs some hundred microseconds.
+// Threads: the Engine's methods from one thread, control's; they hand the order over and return
+// (node_action also writes a small file). Everything is done by the engine's own thread, from which
+// observations come; begin() gives its own observations before it returns. Nothing is observed
+// after end(). A start costs some hundred microseconds.
 
 #pragma once
 
@@ -45,7 +50,8 @@ struct LocalOptions {
       1ULL << 30U;  ///< of output that each runner keeps for a server that is away
 };
 
-/// Detects the machine. kInvalid for options that make no sense, kNotFound if there is no runner program.
+/// Detects the machine. kInvalid for options that make no sense, kNotFound if there is no runner
+/// program.
 Result<std::unique_ptr<Engine>> make_local(LocalOptions options);
 
 }  // namespace quad::engine

@@ -1,5 +1,5 @@
-// What control's thread does: taking over what an earlier server left, and handing over orders. The engine's own thread
-// is in local_engine_loop.cc.
+// What control's thread does: taking over what an earlier server left, and handing over orders. The
+// engine's own thread is in local_engine_loop.cc.
 
 #include "engine/local/local_engine.h"
 
@@ -79,7 +79,9 @@ LocalEngine::LocalEngine(LocalEngineOptions options)
   }
 }
 
-LocalEngine::~LocalEngine() { end(); }
+LocalEngine::~LocalEngine() {
+  end();
+}
 
 fs::path LocalEngine::node_folder(const NodeId& id) const {
   return options_.data_dir / "nodes" / id.value();
@@ -138,7 +140,8 @@ Result<std::vector<Existing>> LocalEngine::begin(Sink sink) {
   std::vector<Existing> existing;
   std::vector<Family> dead;
   for (const fs::path& node_path : entries_of(options_.data_dir / "nodes")) {
-    // Also of nodes that are not configured any more: their ranks are watched to their end all the same.
+    // Also of nodes that are not configured any more: their ranks are watched to their end all the
+    // same.
     const NodeId id(node_path.filename().string());
     for (const fs::path& folder : entries_of(node_path)) {
       const auto key = parse_rank_key(folder.filename().string());
@@ -201,9 +204,15 @@ void LocalEngine::post(Task task) {
   (void)!::write(wake_.get(), &one, sizeof one);
 }
 
-void LocalEngine::start(const StartOrder& order) { post(order); }
-void LocalEngine::kill(const RankKey& key) { post(Kill{key}); }
-void LocalEngine::forget(const RankKey& key) { post(Forget{key}); }
+void LocalEngine::start(const StartOrder& order) {
+  post(order);
+}
+void LocalEngine::kill(const RankKey& key) {
+  post(Kill{key});
+}
+void LocalEngine::forget(const RankKey& key) {
+  post(Forget{key});
+}
 
 Status LocalEngine::node_action(const NodeId& id, const std::string& verb) {
   const auto known = asked_power_.find(id);
@@ -219,15 +228,18 @@ Status LocalEngine::node_action(const NodeId& id, const std::string& verb) {
   }
   constexpr std::array<std::string_view, 4> kVerbs = {"fail", "return", "freeze", "thaw"};
   if (std::find(kVerbs.begin(), kVerbs.end(), verb) == kVerbs.end()) {
-    return error(ErrorCode::kInvalid,
-                 fmt::format("'{}' cannot be done to a node; fail, return, freeze and thaw can", verb));
+    return error(
+        ErrorCode::kInvalid,
+        fmt::format("'{}' cannot be done to a node; fail, return, freeze and thaw can", verb));
   }
-  // `nodes_` belongs to the engine's thread, but which nodes there are and what they are never changes.
+  // `nodes_` belongs to the engine's thread, but which nodes there are and what they are never
+  // changes.
   if (!nodes_.at(id).what.spec.pretend) {
-    return error(ErrorCode::kUnsupported,
-                 fmt::format("{} is this machine itself, which Quad does not {}; only pretend nodes "
-                             "(--nodes N) have a power switch",
-                             id.value(), verb));
+    return error(
+        ErrorCode::kUnsupported,
+        fmt::format("{} is this machine itself, which Quad does not {}; only pretend nodes "
+                    "(--nodes N) have a power switch",
+                    id.value(), verb));
   }
   const Power from = known->second;
   Power to = Power::kOn;

@@ -1,12 +1,12 @@
 // engine/local/local_engine.h
 //
-// How local.h keeps its promises. One thread owns everything that changes; the Engine's methods put orders in its queue.
-// It waits on one epoll for the queue and for the end of each runner (a pidfd, which works for runners of an earlier
-// server as well).
+// How local.h keeps its promises. One thread owns everything that changes; the Engine's methods put
+// orders in its queue. It waits on one epoll for the queue and for the end of each runner (a pidfd,
+// which works for runners of an earlier server as well).
 //
-// A runner's way: alive -> sweeping (its process is gone; whatever it left behind is being killed) -> reported.
-// Nothing of a rank lives when its RunnerEnded, or its node's NodeDown, is reported; only what the kernel cannot kill
-// within half a minute is reported with a remark instead.
+// A runner's way: alive -> sweeping (its process is gone; whatever it left behind is being killed)
+// -> reported. Nothing of a rank lives when its RunnerEnded, or its node's NodeDown, is reported;
+// only what the kernel cannot kill within half a minute is reported with a remark instead.
 
 #pragma once
 
@@ -31,8 +31,8 @@
 
 namespace quad::engine {
 
-/// A freeze takes at most about a second of the engine's time; what does not stand still by then is stopped again with
-/// each beat.
+/// A freeze takes at most about a second of the engine's time; what does not stand still by then is
+/// stopped again with each beat.
 inline constexpr int kStopRounds = 200;
 
 struct LocalNode {
@@ -46,9 +46,9 @@ struct LocalEngineOptions {
   std::filesystem::path runner;    ///< absolute
   std::string server_url;
   std::string server_ca;
-  std::uint64_t open_files = 0;          ///< of runners; 0: as this process
-  std::vector<std::string> environment;  ///< of runners: "NAME=value"
-  std::vector<int> cpus;                 ///< that ranks may run on
+  std::uint64_t open_files = 0;             ///< of runners; 0: as this process
+  std::vector<std::string> environment;     ///< of runners: "NAME=value"
+  std::vector<int> cpus;                    ///< that ranks may run on
   std::uint64_t spool_bytes = 1ULL << 30U;  ///< of output that a runner keeps
   std::vector<LocalNode> nodes;
 };
@@ -86,10 +86,10 @@ class LocalEngine final : public Engine {
   struct Node {
     LocalNode what;
     Power power = Power::kOn;
-    bool thawed_last = false;              ///< what was last done to it, perhaps not to its end
-    bool going_down = false;               ///< NodeDown follows when its last process is gone
-    bool back_after = false;               ///< NodeBack follows that
-    std::vector<StartOrder> waiting;       ///< starts that were ordered while it was frozen
+    bool thawed_last = false;         ///< what was last done to it, perhaps not to its end
+    bool going_down = false;          ///< NodeDown follows when its last process is gone
+    bool back_after = false;          ///< NodeBack follows that
+    std::vector<StartOrder> waiting;  ///< starts that were ordered while it was frozen
   };
 
   struct Runner {
@@ -98,16 +98,16 @@ class LocalEngine final : public Engine {
     std::filesystem::path folder;
     Process process;
     UniqueFd handle;
-    std::uint64_t number = 0;        ///< by which epoll names it
-    bool ended = false;              ///< its process is gone, and it is being swept up after
-    bool lost_power = false;         ///< its node failed under it: NodeDown speaks for it
-    bool kill_waits = false;         ///< ordered while its node was frozen
+    std::uint64_t number = 0;  ///< by which epoll names it
+    bool ended = false;        ///< its process is gone, and it is being swept up after
+    bool lost_power = false;   ///< its node failed under it: NodeDown speaks for it
+    bool kill_waits = false;   ///< ordered while its node was frozen
     bool forgotten = false;
-    Instant leave_by{};              ///< when a forgotten one is killed
-    Instant give_up{};               ///< when an ended one is reported with what is left of it
-    std::string detail;              ///< how it ended
-    std::vector<Process> known;      ///< its processes when it was killed
-    std::size_t swept = 0;           ///< how many outlived it
+    Instant leave_by{};          ///< when a forgotten one is killed
+    Instant give_up{};           ///< when an ended one is reported with what is left of it
+    std::string detail;          ///< how it ended
+    std::vector<Process> known;  ///< its processes when it was killed
+    std::size_t swept = 0;       ///< how many outlived it
   };
 
   // At start, in control's thread.
@@ -146,7 +146,8 @@ class LocalEngine final : public Engine {
   LocalEngineOptions options_;
   std::string boot_id_;
   Sink sink_;
-  std::map<NodeId, Power> asked_power_;  ///< control's thread only: what the last node_action made it
+  std::map<NodeId, Power>
+      asked_power_;  ///< control's thread only: what the last node_action made it
 
   std::mutex mutex_;  ///< guards `tasks_`, the way from control's thread to the engine's
   std::deque<Task> tasks_;
@@ -158,7 +159,8 @@ class LocalEngine final : public Engine {
   CpuShares cpu_shares_;
   std::unordered_map<RankKey, std::unique_ptr<Runner>> runners_;
   std::unordered_map<std::uint64_t, Runner*> by_number_;
-  std::unordered_map<RankKey, std::filesystem::path> ended_folders_;  ///< of runners that are reported
+  std::unordered_map<RankKey, std::filesystem::path>
+      ended_folders_;  ///< of runners that are reported
   std::vector<RankKey> to_kill_;
   std::chrono::milliseconds sweep_pause_{0};  ///< until it is looked again whether all have died
   Instant next_sweep_ = Instant::max();       ///< of what ended runners left behind

@@ -1,4 +1,5 @@
-// The engine's own thread: it carries out orders, sees runners end, and keeps pretend nodes in the state they are in.
+// The engine's own thread: it carries out orders, sees runners end, and keeps pretend nodes in the
+// state they are in.
 
 #include <fmt/format.h>
 #include <signal.h>
@@ -24,7 +25,8 @@ namespace fs = std::filesystem;
 using namespace std::chrono_literals;
 
 constexpr auto kBeat = 1s;
-/// A killed process is gone in a moment, but not on a machine that is busy: each look costs a scan of /proc.
+/// A killed process is gone in a moment, but not on a machine that is busy: each look costs a scan
+/// of /proc.
 constexpr auto kShortestSweepPause = 2ms;
 constexpr auto kLongestSweepPause = 200ms;
 /// A runner that left in order has killed its rank itself, and nobody waits to hear of it: many are
@@ -218,8 +220,8 @@ void LocalEngine::carry_out(const Kill& kill) {
   }
   bool waited = false;
   for (auto& [id, node] : nodes_) {
-    const auto dropped = std::erase_if(
-        node.waiting, [&](const StartOrder& order) { return order.key == kill.key; });
+    const auto dropped =
+        std::erase_if(node.waiting, [&](const StartOrder& order) { return order.key == kill.key; });
     if (dropped > 0) {
       waited = true;
       sink_(StartFailed{kill.key, fmt::format("it was told to end while {} was frozen, before it "
@@ -246,8 +248,7 @@ void LocalEngine::carry_out(const Forget& forget) {
     return;
   }
   for (auto& [id, node] : nodes_) {
-    std::erase_if(node.waiting,
-                  [&](const StartOrder& order) { return order.key == forget.key; });
+    std::erase_if(node.waiting, [&](const StartOrder& order) { return order.key == forget.key; });
   }
   if (const auto it = ended_folders_.find(forget.key); it != ended_folders_.end()) {
     const fs::path folder = it->second;
@@ -271,7 +272,9 @@ void LocalEngine::carry_out(const SetPower& change) {
   }
 }
 
-void LocalEngine::carry_out(const Stop&) { stopping_ = true; }
+void LocalEngine::carry_out(const Stop&) {
+  stopping_ = true;
+}
 
 void LocalEngine::fail_node(const NodeId& id, Node& node) {
   const bool was_frozen = node.power == Power::kFrozen;
@@ -350,7 +353,8 @@ void LocalEngine::kill_marked() {
   if (marked.empty()) {
     return;
   }
-  // Looked for while the runner lives: what it started is below it in the process tree only until then.
+  // Looked for while the runner lives: what it started is below it in the process tree only until
+  // then.
   auto members = find_members(families, others_than(marked));
   for (std::size_t i = 0; i < marked.size(); ++i) {
     // The runner first, which might otherwise report how its rank was killed.
@@ -384,9 +388,8 @@ void LocalEngine::sweep(Instant now) {
     Runner& runner = *ended[i];
     if (!members[i].empty() && now < runner.give_up) {
       for (const Process& process : members[i]) {
-        const bool known =
-            std::any_of(runner.known.begin(), runner.known.end(),
-                        [&](const Process& other) { return other.same(process); });
+        const bool known = std::any_of(runner.known.begin(), runner.known.end(),
+                                       [&](const Process& other) { return other.same(process); });
         runner.swept += known ? 0 : 1;
         if (!known) {
           runner.known.push_back(process);
@@ -396,8 +399,9 @@ void LocalEngine::sweep(Instant now) {
       continue;
     }
     if (runner.swept > 0) {
-      runner.detail += fmt::format("; {} process{} that outlived it {} killed", runner.swept,
-                                   runner.swept == 1 ? "" : "es", runner.swept == 1 ? "was" : "were");
+      runner.detail +=
+          fmt::format("; {} process{} that outlived it {} killed", runner.swept,
+                      runner.swept == 1 ? "" : "es", runner.swept == 1 ? "was" : "were");
     }
     if (!members[i].empty()) {
       runner.detail += fmt::format("; process {} of it cannot be killed", members[i].front().pid);

@@ -34,8 +34,10 @@ const Existing* find(const std::vector<Existing>& existing, const RankKey& key) 
 TEST_F(Local, TellsOfItsNodesBeforeItsBeginReturnsAndOfTheirLifeAfterwards) {
   EXPECT_TRUE(begin(2).empty());
   EXPECT_EQ(seen_.count<NodeFound>([](const NodeFound& one) { return one.spec.pretend; }), 2U);
-  EXPECT_TRUE(seen_.wait_for<NodeSeen>([](const NodeSeen& one) { return one.node.value() == "local-1"; }));
-  EXPECT_TRUE(seen_.wait_for<NodeSeen>([](const NodeSeen& one) { return one.node.value() == "local-2"; }));
+  EXPECT_TRUE(
+      seen_.wait_for<NodeSeen>([](const NodeSeen& one) { return one.node.value() == "local-1"; }));
+  EXPECT_TRUE(
+      seen_.wait_for<NodeSeen>([](const NodeSeen& one) { return one.node.value() == "local-2"; }));
 }
 
 TEST_F(Local, GivesARunnerItsFolderAndItsOrders) {
@@ -271,8 +273,9 @@ TEST_F(Local, FindsRunnersThatEndedWhileThereWasNoServer) {
     family[said.word] = said.pid;
   }
   engine_->end();
-  ASSERT_TRUE(write_file_atomically(folder(key(1)) / "result.json",
-                                    R"({"how": "signaled", "code": 9})").ok());
+  ASSERT_TRUE(
+      write_file_atomically(folder(key(1)) / "result.json", R"({"how": "signaled", "code": 9})")
+          .ok());
   ::kill(family["up"], SIGKILL);
   ASSERT_EQ(::waitpid(family["up"], nullptr, 0), family["up"]);
   const auto existing = begin();
@@ -298,12 +301,14 @@ TEST_F(Local, DoesNotTakeAResultOfNoKnownKindForASuccess) {
 }
 
 TEST_F(Local, DoesNotTakeAnotherProcessWithTheSameNumberForItsRunner) {
-  // Two processes differ by when they were started, in clock ticks: the runner must not be of this one's tick.
+  // Two processes differ by when they were started, in clock ticks: the runner must not be of this
+  // one's tick.
   const auto own_start = find_process(::getpid())->start_time;
   timespec since_boot{};
   do {
     ::clock_gettime(CLOCK_BOOTTIME, &since_boot);
-  } while (static_cast<std::uint64_t>(since_boot.tv_sec * 100 + since_boot.tv_nsec / 10'000'000) <= own_start + 1);
+  } while (static_cast<std::uint64_t>(since_boot.tv_sec * 100 + since_boot.tv_nsec / 10'000'000) <=
+           own_start + 1);
   begin();
   engine_->start(order(key(1), "wait"));
   const Said said = hear();
@@ -332,7 +337,8 @@ TEST_F(Local, TakesARunnerOfAnEarlierBootForDead) {
   engine_->end();
   const fs::path record = folder(key(1)) / "started";
   const std::string text = read_file(record).value_or("");
-  ASSERT_TRUE(write_file_atomically(record, "another-boot\n" + text.substr(text.find('\n') + 1)).ok());
+  ASSERT_TRUE(
+      write_file_atomically(record, "another-boot\n" + text.substr(text.find('\n') + 1)).ok());
   const auto existing = begin();
   ASSERT_EQ(existing.size(), 1U);
   EXPECT_FALSE(existing[0].alive);
@@ -342,7 +348,8 @@ TEST_F(Local, TakesARunnerOfAnEarlierBootForDead) {
 TEST_F(Local, StartsAfreshWhatWasLeftHalfMade) {
   begin();
   engine_->end();
-  // Killed after the folder, after start.json, after the record was made but before there was a process.
+  // Killed after the folder, after start.json, after the record was made but before there was a
+  // process.
   fs::create_directories(folder(key(1)));
   fs::create_directories(folder(key(2)));
   ASSERT_TRUE(write_file_atomically(folder(key(2)) / "start.json", "{\"tok").ok());
@@ -385,7 +392,8 @@ TEST_F(Local, FindsEachRunnerExactlyOnceWheneverItsServerIsKilled) {
       }
       ::pause();
     }
-    // The instant is given by how many runners have spoken; the others are at some point of their start then.
+    // The instant is given by how many runners have spoken; the others are at some point of their
+    // start then.
     std::map<std::string, std::set<pid_t>> up;
     for (int i = 0; i < round % kJobs; ++i) {
       const Said said = hear();
@@ -399,7 +407,8 @@ TEST_F(Local, FindsEachRunnerExactlyOnceWheneverItsServerIsKilled) {
       EXPECT_TRUE(one == nullptr || one->alive) << first + i;
       engine_->start(order(key(first + i), "wait"));
     }
-    engine_->start(order(key(first, 99), "wait"));  // is up when all orders before it are carried out
+    engine_->start(
+        order(key(first, 99), "wait"));  // is up when all orders before it are carried out
     bool all = false;
     while (!all && !HasFailure()) {
       const Said said = hear();

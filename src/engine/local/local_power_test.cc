@@ -28,7 +28,8 @@ class LocalPower : public Bench {
     for (int i = 0; i < 2; ++i) {
       const std::size_t before =
           seen_.count<NodeSeen>([&](const NodeSeen& one) { return one.node == second_; });
-      while (seen_.count<NodeSeen>([&](const NodeSeen& one) { return one.node == second_; }) == before) {
+      while (seen_.count<NodeSeen>([&](const NodeSeen& one) { return one.node == second_; }) ==
+             before) {
         ::usleep(1000);
       }
     }
@@ -158,8 +159,8 @@ TEST_F(LocalPower, FreezeCatchesARankThatForksAllTheTime) {
     ASSERT_TRUE(act("freeze").ok());
     engine_->start(order(key(10 + round), "wait", 2));
     hear();
-    for (const std::vector<Process>& members : find_members(
-             {{{*find_process(said.pid)}, said.key, folder(key(1)).string()}})) {
+    for (const std::vector<Process>& members :
+         find_members({{{*find_process(said.pid)}, said.key, folder(key(1)).string()}})) {
       EXPECT_FALSE(members.empty());
       for (const Process& process : members) {
         EXPECT_TRUE(process.stopped()) << process.pid << ' ' << process.state;
@@ -182,7 +183,8 @@ TEST_F(LocalPower, OrdersToAFrozenNodeWaitForItsThaw) {
   engine_->start(order(key(2), "wait"));
   engine_->start(order(key(3), "wait"));
   engine_->kill(key(3));
-  EXPECT_TRUE(seen_.wait_for<StartFailed>([&](const StartFailed& one) { return one.key == key(3); }));
+  EXPECT_TRUE(
+      seen_.wait_for<StartFailed>([&](const StartFailed& one) { return one.key == key(3); }));
   EXPECT_TRUE(lives(said.pid));
   ASSERT_TRUE(act("thaw").ok());
   EXPECT_EQ(hear().key, "2-1-0");

@@ -93,7 +93,8 @@ TEST_F(LocalOptionsTest, PretendNodesHaveWhatWasAskedFor) {
 
 TEST_F(LocalOptionsTest, RefusesWhatMakesNoSenseInWordsThatHelp) {
   options_.gpus = "H100:8";
-  EXPECT_EQ(refusal(), "GPUs, CPUs and memory can be chosen for pretend nodes only; give --nodes N too");
+  EXPECT_EQ(refusal(),
+            "GPUs, CPUs and memory can be chosen for pretend nodes only; give --nodes N too");
   options_.nodes = 1001;
   EXPECT_EQ(refusal(), "--nodes 1001 is not possible; 0 (this machine as it is) to 1000 are");
   options_.nodes = 1;

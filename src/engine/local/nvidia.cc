@@ -151,8 +151,9 @@ Result<std::vector<Gpu>> gpus_of_nvml(const std::string& library, Millis limit) 
   }).detach();
   std::unique_lock lock(answer->mutex);
   if (!answer->changed.wait_for(lock, limit, [&] { return answer->gpus.has_value(); })) {
-    return error(ErrorCode::kTimeout,
-                 fmt::format("NVIDIA's management library did not answer within {} ms", limit.count()));
+    return error(
+        ErrorCode::kTimeout,
+        fmt::format("NVIDIA's management library did not answer within {} ms", limit.count()));
   }
   return std::move(*answer->gpus);
 }

@@ -1,8 +1,9 @@
 // engine/local/nvidia.h
 //
-// NVIDIA GPUs from the three that know them: the management library, which knows most and is loaded at run time so that
-// Quad neither needs its header to build nor the driver to start; the kernel driver's files; the nvidia-smi program.
-// Each gives the GPUs in PCI order, with `model` not yet filled in.
+// NVIDIA GPUs from the three that know them: the management library, which knows most and is loaded
+// at run time so that Quad neither needs its header to build nor the driver to start; the kernel
+// driver's files; the nvidia-smi program. Each gives the GPUs in PCI order, with `model` not yet
+// filled in.
 
 #pragma once
 
@@ -17,8 +18,8 @@
 
 namespace quad::engine {
 
-/// kNotFound without the library, kUnavailable if it does not work, kTimeout if it takes longer than `limit` (its
-/// thread is then left behind: a call that hangs in the driver cannot be ended).
+/// kNotFound without the library, kUnavailable if it does not work, kTimeout if it takes longer
+/// than `limit` (its thread is then left behind: a call that hangs in the driver cannot be ended).
 Result<std::vector<Gpu>> gpus_of_nvml(const std::string& library, Millis limit);
 
 /// From `proc`/driver/nvidia/gpus/*/information.
@@ -27,7 +28,8 @@ std::vector<Gpu> gpus_of_driver(const std::filesystem::path& proc);
 /// kNotFound without the program; kInvalid if its answer is not understood.
 Result<std::vector<Gpu>> gpus_of_smi(const std::string& program, Millis limit);
 
-/// The answer of `nvidia-smi --query-gpu=index,name,uuid,pci.bus_id,memory.total --format=csv,noheader,nounits`. Pure.
+/// The answer of `nvidia-smi --query-gpu=index,name,uuid,pci.bus_id,memory.total
+/// --format=csv,noheader,nounits`. Pure.
 Result<std::vector<Gpu>> parse_smi(std::string_view text);
 
 }  // namespace quad::engine

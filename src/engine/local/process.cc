@@ -57,7 +57,8 @@ std::optional<Process> find_process(pid_t pid, std::string& buffer) {
   return read_proc(path.data(), 4096, buffer) ? parse_stat(buffer) : std::nullopt;
 }
 
-// The environment as it was when the process began its program; empty for other users' and for dying ones.
+// The environment as it was when the process began its program; empty for other users' and for
+// dying ones.
 bool read_environment(pid_t pid, std::string& buffer) {
   constexpr std::size_t kLongest = 1U << 20U;
   std::array<char, 48> path{};
@@ -81,7 +82,8 @@ std::string_view rank_key_in(std::string_view environment) {
 }  // namespace
 
 std::optional<Process> parse_stat(std::string_view text) {
-  // The second field is the program's name in brackets, and may itself hold spaces and brackets: the last one counts.
+  // The second field is the program's name in brackets, and may itself hold spaces and brackets:
+  // the last one counts.
   const std::size_t open = text.find(" (");
   const std::size_t close = text.rfind(") ");
   if (open == std::string_view::npos || close == std::string_view::npos || close < open) {
@@ -232,7 +234,8 @@ bool stop_members(const std::vector<Family>& families, int rounds) {
     if (still) {
       return true;
     }
-    // A signal takes effect when its process next runs: some time has to pass, and nothing tells when it has.
+    // A signal takes effect when its process next runs: some time has to pass, and nothing tells
+    // when it has.
     std::this_thread::sleep_for(std::chrono::milliseconds(round < 10 ? 1 : 5));
   }
   return false;

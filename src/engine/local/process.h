@@ -1,8 +1,8 @@
 // engine/local/process.h
 //
-// Processes as /proc shows them, told apart for good: a number together with a start time names one process of this
-// boot, so that a number that is used again is never taken for the old process. A scan costs some ten microseconds for
-// each process there is. Any thread.
+// Processes as /proc shows them, told apart for good: a number together with a start time names one
+// process of this boot, so that a number that is used again is never taken for the old process. A
+// scan costs some ten microseconds for each process there is. Any thread.
 
 #pragma once
 
@@ -57,13 +57,13 @@ struct Family {
   std::string folder;  ///< without a slash at its end
 };
 
-/// The live processes of each family, in the order of `families`. One scan of /proc for all. What is below `others` in
-/// the process tree is known to be nobody's, which saves looking at it.
+/// The live processes of each family, in the order of `families`. One scan of /proc for all. What
+/// is below `others` in the process tree is known to be nobody's, which saves looking at it.
 std::vector<std::vector<Process>> find_members(const std::vector<Family>& families,
                                                const std::vector<Process>& others = {});
 
-/// Stops every process of the families (SIGSTOP), again until all stand still and no new one appears. Returns false
-/// if some do not yet after so many rounds, of a few milliseconds each.
+/// Stops every process of the families (SIGSTOP), again until all stand still and no new one
+/// appears. Returns false if some do not yet after so many rounds, of a few milliseconds each.
 bool stop_members(const std::vector<Family>& families, int rounds);
 
 /// Sends `signal` once to every process of the families. Returns them all.

@@ -55,15 +55,15 @@ std::optional<RankKey> parse_rank_key(std::string_view name) {
   }
   for (std::size_t i = 0; i < numbers.size(); ++i) {
     const std::string_view part = parts[i];
-    const auto [end, failure] =
-        std::from_chars(part.data(), part.data() + part.size(), numbers[i]);
+    const auto [end, failure] = std::from_chars(part.data(), part.data() + part.size(), numbers[i]);
     if (failure != std::errc() || end != part.data() + part.size()) {
       return std::nullopt;
     }
   }
   const RankKey key{JobId(numbers[0]), Epoch(static_cast<std::int32_t>(numbers[1])),
                     Rank(static_cast<std::int32_t>(numbers[2]))};
-  // Only a name that Quad would write itself: "01-1-0" and numbers that are cut off are somebody else's.
+  // Only a name that Quad would write itself: "01-1-0" and numbers that are cut off are somebody
+  // else's.
   return to_string(key) == name ? std::optional(key) : std::nullopt;
 }
 
@@ -113,7 +113,8 @@ std::vector<int> read_cpus(const fs::path& folder) {
 
 fs::path read_control_group(const fs::path& folder, const RankKey& key) {
   fs::path group = read_file(folder / "cgroup", 4096).value_or("");
-  // The rank may have written there what it liked; an empty folder of this name is all that it can lose.
+  // The rank may have written there what it liked; an empty folder of this name is all that it can
+  // lose.
   return group.filename().string().starts_with("quad-" + to_string(key) + "-") ? group : fs::path();
 }
 
@@ -153,7 +154,8 @@ Result<UniqueFd> create_start_record(const fs::path& folder, const std::string& 
   }
   QUAD_ASSIGN(const StartRecord record, read_start_record(folder, boot_id));
   if (record.state == StartRecord::State::kStarted) {
-    return error(ErrorCode::kExists, fmt::format("A runner was already started in {}", folder.string()));
+    return error(ErrorCode::kExists,
+                 fmt::format("A runner was already started in {}", folder.string()));
   }
   if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
     return error(ErrorCode::kUnavailable,

@@ -1,13 +1,15 @@
 // engine/local/rank_folder.h
 //
-// The folder of one rank on this machine, `<data>/nodes/<node>/<job>-<epoch>-<rank>/`, and the two records in it that
-// the engine lives by:
+// The folder of one rank on this machine, `<data>/nodes/<node>/<job>-<epoch>-<rank>/`, and the two
+// records in it that the engine lives by:
 //
 //   start.json  what the runner is told (docs/runner-protocol.md); 0600
-//   started     the engine's own: the boot, then the /proc stat line of the process that became the runner. That
-//               process writes it itself, just before it becomes the runner, while the engine holds a lock on the
-//               file which it inherits. So at any instant, also after a crash of the server, the file says one of three
-//               things: not started (no line, no lock), about to start (no line, locked), started (a line).
+//   started     the engine's own: the boot, then the /proc stat line of the process that became the
+//   runner. That
+//               process writes it itself, just before it becomes the runner, while the engine holds
+//               a lock on the file which it inherits. So at any instant, also after a crash of the
+//               server, the file says one of three things: not started (no line, no lock), about to
+//               start (no line, locked), started (a line).
 //
 // Called by the engine's thread, and at start. Each call is a few system calls on small files.
 
@@ -47,7 +49,8 @@ struct StartFile {
   std::uint64_t spool_bytes = 0;
 };
 
-/// Makes the folder (0700) and its start.json. Not synced: after a power cut there is no runner to read it.
+/// Makes the folder (0700) and its start.json. Not synced: after a power cut there is no runner to
+/// read it.
 Status prepare_rank_folder(const std::filesystem::path& folder, const StartFile& start);
 
 /// The CPUs that its start.json names; empty if that cannot be read either.
@@ -61,18 +64,20 @@ struct StartRecord {
   bool this_boot = false;
 };
 
-/// The control group that the rank's runner has made, and removes unless it is killed; empty if there is none.
+/// The control group that the rank's runner has made, and removes unless it is killed; empty if
+/// there is none.
 std::filesystem::path read_control_group(const std::filesystem::path& folder, const RankKey& key);
 
 /// The boot that this machine is in.
 std::string read_boot_id();
 
-/// kStarting lasts for microseconds: the caller asks again. kIo if the file is there but cannot be read.
+/// kStarting lasts for microseconds: the caller asks again. kIo if the file is there but cannot be
+/// read.
 Result<StartRecord> read_start_record(const std::filesystem::path& folder,
                                       const std::string& boot_id);
 
-/// An empty `started`, locked, with the boot in its first line: for the process to add its line. kExists if a runner
-/// was started here before, kUnavailable if one is being started.
+/// An empty `started`, locked, with the boot in its first line: for the process to add its line.
+/// kExists if a runner was started here before, kUnavailable if one is being started.
 Result<UniqueFd> create_start_record(const std::filesystem::path& folder,
                                      const std::string& boot_id);
 

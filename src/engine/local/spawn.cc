@@ -20,7 +20,8 @@
 
 #include "engine/local/rank_folder.h"
 
-// The child of a vfork runs in this process's memory on a stack of its own, which sanitizers do not know.
+// The child of a vfork runs in this process's memory on a stack of its own, which sanitizers do not
+// know.
 #define QUAD_IN_VFORK_CHILD __attribute__((noinline, no_sanitize("address", "thread", "undefined")))
 
 namespace quad::engine {
@@ -79,7 +80,8 @@ QUAD_IN_VFORK_CHILD int become_runner(void* argument) {
     struct sigaction usual {};
     usual.sa_handler = SIG_DFL;
     for (int signal = 1; signal < NSIG; ++signal) {
-      ::sigaction(signal, &usual, nullptr);  // fails for SIGKILL and the C library's own, as it should
+      ::sigaction(signal, &usual,
+                  nullptr);  // fails for SIGKILL and the C library's own, as it should
     }
     rlimit files{};
     if (plan.open_files > 0 && ::getrlimit(RLIMIT_NOFILE, &files) == 0) {
@@ -153,7 +155,8 @@ Result<SpawnedRunner> spawn_runner(const fs::path& program, const fs::path& fold
   plan.open_files = open_files;
 
   constexpr std::size_t kStack = 64UL << 10U;
-  const auto stack = std::make_unique_for_overwrite<std::max_align_t[]>(kStack / sizeof(std::max_align_t));
+  const auto stack =
+      std::make_unique_for_overwrite<std::max_align_t[]>(kStack / sizeof(std::max_align_t));
   // No handler of this process may run in the child, where it would act on this process's memory.
   sigset_t all;
   sigset_t before;

@@ -1,7 +1,7 @@
 // engine/local/spawn.h
 //
-// Starting processes: runners, detached for good, and short helper programs. Both are vforks, whose cost does not grow
-// with this process's memory: some hundred microseconds.
+// Starting processes: runners, detached for good, and short helper programs. Both are vforks, whose
+// cost does not grow with this process's memory: some hundred microseconds.
 
 #pragma once
 
@@ -32,8 +32,9 @@ Result<SpawnedRunner> spawn_runner(const std::filesystem::path& program,
                                    const std::vector<std::string>& environment,
                                    const std::string& boot_id, std::uint64_t open_files);
 
-/// What a program found on PATH writes to its standard output; kTimeout after `limit` (it is then killed), kNotFound
-/// if there is no such program, kUnavailable if it exits with another code than 0.
+/// What a program found on PATH writes to its standard output; kTimeout after `limit` (it is then
+/// killed), kNotFound if there is no such program, kUnavailable if it exits with another code than
+/// 0.
 Result<std::string> output_of(const std::vector<std::string>& command, Millis limit);
 
 }  // namespace quad::engine

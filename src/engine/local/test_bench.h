@@ -1,7 +1,8 @@
 // engine/local/test_bench.h
 //
-// What the local engine's tests share: a data folder, an engine on it, what it observed, and runners that are real
-// processes (this test program executed again, fake_runner_test.cc) which do as the order's token says.
+// What the local engine's tests share: a data folder, an engine on it, what it observed, and
+// runners that are real processes (this test program executed again, fake_runner_test.cc) which do
+// as the order's token says.
 
 #pragma once
 

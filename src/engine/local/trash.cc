@@ -96,7 +96,8 @@ bool Trash::is_nearly_full() const {
 }
 
 void Trash::remove_tree(const fs::path& root) const {
-  // Without recursion: users can nest folders deeper than a stack. Links are removed, never followed.
+  // Without recursion: users can nest folders deeper than a stack. Links are removed, never
+  // followed.
   std::vector<fs::path> folders = {root};
   for (std::size_t at = 0; at < folders.size(); ++at) {
     const fs::path folder = folders[at];

@@ -26,7 +26,8 @@ namespace quad::engine {
 
 class Trash {
  public:
-  /// `folder` must exist, on the same file system as what is thrown away. Begins with what an earlier one left there.
+  /// `folder` must exist, on the same file system as what is thrown away. Begins with what an
+  /// earlier one left there.
   explicit Trash(std::filesystem::path folder);
   ~Trash();
   Trash(const Trash&) = delete;
