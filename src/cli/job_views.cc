@@ -239,9 +239,11 @@ int show_checkpoints(Program& program, std::int64_t id) {
   for (const json::value& value : *get_array(*answer, "checkpoints")) {
     const json::object& one = value.as_object();
     const std::int64_t step = get_int(one, "step", -1);
-    table.add({step < 0 ? "-" : std::to_string(step), std::to_string(get_int(one, "epoch")),
-               ago(get_string(one, "at")), fmt::format("{:.1f}", get_double(one, "bytes") / 1e6),
-               printable(get_string(one, "path"))});
+    table.add(
+        {step < 0 ? "-" : std::to_string(step), std::to_string(get_int(one, "epoch")),
+         ago(get_string(one, "at")),
+         get_int(one, "bytes") > 0 ? fmt::format("{:.1f}", get_double(one, "bytes") / 1e6) : "-",
+         printable(get_string(one, "path"))});
   }
   if (table.empty()) {
     fmt::print("Job {} has written no complete checkpoint.\n", id);

@@ -366,7 +366,7 @@ void print_dryrun(const json::object& answer, const Entry& entry,
                          ? fmt::format("Read as a command: {}", printable(entry.text))
                          : fmt::format("Read as a task file: {}", entry.file));
   for (const Upload& upload : uploads) {
-    fmt::print("{} would be brought from {}.\n",
+    fmt::print("{} would be brought from '{}'.\n",
                upload.destination.empty() ? "The workdir" : upload.destination,
                upload.source.string());
   }

@@ -45,6 +45,9 @@ struct RankLive {
   MonoTime heard;  ///< the same instant, for measuring silence
   std::int64_t step = -1;
   std::int64_t total = -1;
+  WallTime step_at;              ///< when that step was told, by the runner's clock
+  std::int64_t first_step = -1;  ///< told first on this connection: what a rate is counted from
+  WallTime first_step_at;
   json::object metrics;
   std::int64_t rss_bytes = 0;
   double cpu_percent = 0;

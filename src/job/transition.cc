@@ -423,8 +423,8 @@ void Transition::operator()(const RankReady& ready) {
                                         ? fmt::format("resumed from step {}", attempt->resume->step)
                                         : "resumed from its newest valid checkpoint")
                                  : "started from the beginning, as there was no valid checkpoint";
-    message = fmt::format("Running again: {}; {} on {}, {} after the failure.", before.reason, from,
-                          nodes_of(*attempt), format_duration(took));
+    message = fmt::format("Running again on {}, {} after the failure: {}; {}.", nodes_of(*attempt),
+                          format_duration(took), before.reason, from);
   }
   set_status(Status::kRunning, message);
   Event& event = record("attempt.running", "control", std::move(message));
@@ -652,6 +652,13 @@ void Transition::note_progress_before(const Attempt& attempt) {
   if (attempt.resume->step > std::max(began_at, before.checkpoint_step.value_or(-1))) {
     before.wrote_checkpoint = true;
     before.checkpoint_step = attempt.resume->step;
+    Event& event = record("checkpoint.complete", "runner",
+                          fmt::format("Checkpoint of step {} was complete when attempt {} ended.",
+                                      attempt.resume->step, before.epoch.value()));
+    event.epoch = before.epoch;
+    event.data["path"] = attempt.resume->path;
+    event.data["step"] = attempt.resume->step;
+    event.data["bytes"] = 0;  // not known here
     job_.recoveries_without_progress = std::min(job_.recoveries_without_progress, 1);
   }
 }

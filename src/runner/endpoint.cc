@@ -142,6 +142,10 @@ Result<std::vector<std::string>> resolve(const std::string& host) {
   if (!numeric_address(host, "1").empty()) {
     return std::vector<std::string>{host};
   }
+  if (host == "localhost") {
+    return std::vector<std::string>{"127.0.0.1",
+                                    "::1"};  // RFC 6761; an image may have no hosts file
+  }
   Lookup lookup;
   ares_channel channel = nullptr;
   int status = ares_library_init(ARES_LIB_INIT_ALL);

@@ -59,7 +59,7 @@ TEST(Endpoint, UnderstandsEachForm) {
   }
 }
 
-TEST(Endpoint, ResolvesANameOfTheHostsFile) {
+TEST(Endpoint, KnowsThisMachineWithoutAHostsFile) {
   const auto hosts = resolve("localhost");
   ASSERT_TRUE(hosts.ok()) << hosts.error().message;
   EXPECT_NE(std::find(hosts.value().begin(), hosts.value().end(), "127.0.0.1"),

@@ -124,6 +124,11 @@ class RunnerSession : public std::enable_shared_from_this<RunnerSession> {
     } else if (type == "progress") {
       live_.step = get_int(message, "step", live_.step);
       live_.total = get_int(message, "total", live_.total);
+      live_.step_at = WallTime{get_int(message, "at_ms")};
+      if (live_.first_step < 0) {
+        live_.first_step = live_.step;
+        live_.first_step_at = live_.step_at;
+      }
       if (const auto* metrics = get_object(message, "metrics")) {
         live_.metrics = *metrics;
       }

@@ -208,7 +208,9 @@ void check_resources(const spec::Resources& resources, Findings& findings) {
     findings.warn("resources.priority_class",
                   "There are no priority classes here; write priority, from -1000 to 1000.");
   }
-  if (resources.no_missing_accelerator_warnings) {
+  // Of a GPU by its memory, this is spec's own: see SkyPilot's to_yaml_config().
+  const bool own_note = resources.accelerator && !resources.accelerator->by_name;
+  if (resources.no_missing_accelerator_warnings && !own_note) {
     findings.warn("resources._no_missing_accel_warnings",
                   "This is a note that SkyPilot makes for itself, and is ignored.");
   }

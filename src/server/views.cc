@@ -24,7 +24,7 @@ json::array node_names(const job::Attempt& attempt) {
 }
 
 /// Progress as rank 0 reports it, or whoever reports the furthest step.
-json::value progress_of(const job::Job& job, const std::vector<control::RankLive>& live) {
+json::value progress_of(const std::vector<control::RankLive>& live) {
   const control::RankLive* best = nullptr;
   for (const control::RankLive& rank : live) {
     if (rank.step >= 0 && (best == nullptr || rank.step > best->step)) {
@@ -38,13 +38,12 @@ json::value progress_of(const job::Job& job, const std::vector<control::RankLive
   progress["step"] = best->step;
   progress["total"] = best->total >= 0 ? json::value(best->total) : json::value(nullptr);
   progress["metrics"] = best->metrics;
-  const job::Attempt* attempt = job.live();
-  if (attempt != nullptr && attempt->running_at) {
-    const std::int64_t from =
-        attempt->resume && attempt->resume->step > 0 ? attempt->resume->step : 0;
-    const double seconds =
-        static_cast<double>((best->heard_at - *attempt->running_at).count()) / 1000.0;
-    const double rate = seconds > 0 ? static_cast<double>(best->step - from) / seconds : 0;
+  // From the first report to the newest: what came before was imports and the reading of a
+  // checkpoint.
+  const double seconds =
+      static_cast<double>((best->step_at - best->first_step_at).count()) / 1000.0;
+  if (seconds > 0) {
+    const double rate = static_cast<double>(best->step - best->first_step) / seconds;
     progress["rate"] = rate;
     if (rate > 0 && best->total > best->step) {
       progress["eta_s"] = static_cast<double>(best->total - best->step) / rate;
@@ -86,7 +85,7 @@ json::object job_row(const job::Job& job, const std::vector<control::RankLive>& 
   row["resources"] = resources_text(job);
   row["priority"] = job.request->priority;
   row["nodes"] = job.attempts.empty() ? json::array() : node_names(job.attempts.back());
-  row["progress"] = progress_of(job, live);
+  row["progress"] = progress_of(live);
   row["exit_code"] = is_terminal(job.status) ? json::value(job.exit_code) : json::value(nullptr);
   return row;
 }

@@ -409,6 +409,9 @@ class CandidateReader {
     }
     const std::string path = join_path(path_, "accelerators");
     r_.accelerator = read_accelerator(*accelerator, path, issues_);
+    if (r_.accelerator && !accelerator->by_name) {
+      r_.accelerator->by_name = false;
+    }
     if (!accelerator->by_name) {
       r_.no_missing_accelerator_warnings = true;
     }

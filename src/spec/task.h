@@ -38,6 +38,7 @@ struct AcceleratorRequest {
   std::string name;        ///< as written; case is matched loosely where GPUs are known
   double count = 1;        ///< per node
   std::int64_t milli = 0;  ///< the same in thousandths of a GPU
+  bool by_name = true;     ///< else by what it must have, such as 80GB+
 };
 
 struct JobRecovery {

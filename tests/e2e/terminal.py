@@ -122,11 +122,17 @@ class Terminal:
         self.rows = rows
         self.process = subprocess.Popen(
             [str(word) for word in command], stdin=slave, stdout=slave if stdout is None else stdout, stderr=slave,
-            env=env, cwd=cwd, start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            env=env, cwd=cwd, start_new_session=True, preexec_fn=self._take_terminal,
         )  # fmt: skip
         os.close(slave)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+
+    @staticmethod
+    def _take_terminal():
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        # As a login shell leaves it: the tests themselves may have been started in the background, which ignores it.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def _set_size(self, columns, rows):
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
