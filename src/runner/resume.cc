@@ -83,6 +83,26 @@ std::string passed_over_sentence(const checkpoint::Candidate& candidate) {
   return fmt::format("Passed over {}: {}", name_of(candidate), reason);
 }
 
+std::string brought_sentence(Epoch from, checkpoint::How how) {
+  const char* by = "a hard link";
+  switch (how) {
+    case checkpoint::How::kInPlace:
+      return "It stays where it is.";
+    case checkpoint::How::kHardLink:
+      break;
+    case checkpoint::How::kReflink:
+      by = "a reflink";
+      break;
+    case checkpoint::How::kCopy:
+      by = "a copy";
+      break;
+    case checkpoint::How::kSymlink:
+      by = "a symbolic link";
+      break;
+  }
+  return fmt::format("Brought from attempt {} by {}.", from.value(), by);
+}
+
 json::object pick(const Start& start, const Order& order) {
   const checkpoint::PosixFileView view;
   const checkpoint::SelectOptions options = select_options(start, order);
@@ -116,8 +136,7 @@ json::object pick(const Start& start, const Order& order) {
                                    brought.error().message));
     return resumed(chosen.found.path.string(), step, note);
   }
-  add_sentence(note, fmt::format("Brought from attempt {} by {}.", chosen.root.epoch.value(),
-                                 checkpoint::to_string(brought.value().how)));
+  add_sentence(note, brought_sentence(chosen.root.epoch, brought.value().how));
   return resumed(brought.value().path.string(), step, note);
 }
 

@@ -1,0 +1,89 @@
+#include "job/judge.h"
+
+#include <gtest/gtest.h>
+
+#include <csignal>
+#include <vector>
+
+namespace quad::job {
+namespace {
+
+using How = RankEnd::How;
+
+RankEnd ended(How how, std::int32_t code = 0) {
+  RankEnd end;
+  end.how = how;
+  end.code = code;
+  return end;
+}
+
+/// An attempt whose ranks ended like this, one millisecond after the other.
+Attempt attempt_of(const std::vector<RankEnd>& ends) {
+  Attempt attempt;
+  for (const RankEnd& end : ends) {
+    RankRecord rank;
+    rank.holding.node = NodeId("n");
+    rank.end = end;
+    rank.end->at = WallTime{static_cast<std::int64_t>(attempt.ranks.size())};
+    attempt.ranks.push_back(rank);
+  }
+  return attempt;
+}
+
+TEST(Judge, ALostNodeOutranksWhatItsPeersDiedOfFirst) {
+  const Judgement judged = judge(
+      attempt_of({ended(How::kExited, 1), ended(How::kSignaled, SIGABRT), ended(How::kNodeLost)}));
+  EXPECT_EQ(judged.verdict, Verdict::kHardware);
+  EXPECT_EQ(judged.cause, Cause::kHardware);
+}
+
+TEST(Judge, AVanishedRunnerOutranksASignalAndThatAnExitCode) {
+  EXPECT_NE(
+      judge(attempt_of({ended(How::kExited, 1), ended(How::kSignaled, SIGKILL), ended(How::kGone)}))
+          .reason.find("vanished"),
+      std::string::npos);
+  const Judgement judged =
+      judge(attempt_of({ended(How::kExited, 1), ended(How::kSignaled, SIGKILL)}));
+  EXPECT_EQ(judged.verdict, Verdict::kPlatform);
+  EXPECT_EQ(judged.exit_code, 128 + SIGKILL);
+}
+
+TEST(Judge, OfEqualsTheEarliestDecides) {
+  EXPECT_EQ(judge(attempt_of({ended(How::kExited, 3), ended(How::kExited, 4)})).exit_code, 3);
+}
+
+TEST(Judge, AFaultOfItsOwnIsTheUsers) {
+  for (const int signal : {SIGSEGV, SIGABRT, SIGBUS, SIGFPE, SIGILL}) {
+    EXPECT_EQ(judge(ended(How::kSignaled, signal), 0, "n").verdict, Verdict::kUser) << signal;
+  }
+  EXPECT_EQ(judge(ended(How::kExited, 128 + SIGTERM), 0, "n").verdict, Verdict::kPlatform);
+  EXPECT_EQ(judge(ended(How::kExited, 128 + SIGSEGV), 0, "n").verdict, Verdict::kUser);
+}
+
+TEST(Judge, MemoryIsTheUsersLimitAndSaysSo) {
+  RankEnd end = ended(How::kSignaled, SIGKILL);
+  end.out_of_memory = true;
+  end.detail = "memory 64.0 of 64 GiB";
+  const Judgement judged = judge(end, 2, "n");
+  EXPECT_EQ(judged.cause, Cause::kLimit);
+  EXPECT_EQ(judged.reason, "rank 2 on n was killed for memory (memory 64.0 of 64 GiB)");
+}
+
+TEST(Judge, WhatQuadEndedSaysNothing) {
+  RankEnd stopped = ended(How::kSignaled, SIGKILL);
+  stopped.by_quad = true;
+  EXPECT_EQ(judge(attempt_of({stopped, stopped})).weight, 0);
+  EXPECT_EQ(judge(attempt_of({stopped, ended(How::kExited, 5)})).exit_code, 5);
+  EXPECT_EQ(judge(attempt_of({ended(How::kExited), ended(How::kExited)})).verdict,
+            Verdict::kSuccess);
+  EXPECT_EQ(judge(attempt_of({ended(How::kExited), ended(How::kExited)})).weight, 1);
+}
+
+TEST(Judge, ASetupThatFailsIsTheSetups) {
+  RankEnd end = ended(How::kExited, 9);
+  end.in_setup = true;
+  EXPECT_EQ(judge(end, 1, "n").cause, Cause::kSetup);
+}
+
+}  // namespace
+}  // namespace quad::job
