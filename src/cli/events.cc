@@ -33,13 +33,21 @@ struct EventOptions {
 Result<Client> come_back(const Globals& globals) {
   const auto give_up = std::chrono::steady_clock::now() + kPatience;
   for (;;) {
+    std::this_thread::sleep_for(kPause);
     // Whoever stopped the server does not want a follower to start it.
     auto client = Client::connect(globals, false);
-    if (client.ok() || client.error().code != ErrorCode::kUnavailable ||
-        std::chrono::steady_clock::now() > give_up) {
+    if (client.ok()) {
+      const auto alive = client->get("/healthz");  // connect() reaches nobody for --server
+      if (alive.ok()) {
+        return client;
+      }
+      client = alive.error();
+    }
+    const bool away = client.error().code == ErrorCode::kUnavailable ||
+                      client.error().code == ErrorCode::kTimeout;
+    if (!away || std::chrono::steady_clock::now() > give_up) {
       return client;
     }
-    std::this_thread::sleep_for(kPause);
   }
 }
 

@@ -138,7 +138,9 @@ bool Follower::take(const json::object& head, std::string_view bytes) {
     return !unread_;
   }
   if (type == "attempt") {
-    finish_lines();
+    if (get_int(head, "attempt") != attempt_) {
+      finish_lines();  // else the same one goes on, after a lost connection
+    }
     note_attempt(head);
     place_.see_attempt(head);
   } else if (type == "state") {

@@ -108,9 +108,15 @@ std::string fitted(std::string_view text, std::size_t width) {
 
 std::string printable(std::string_view text) {
   std::string out(text);
-  std::replace_if(
-      out.begin(), out.end(),
-      [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }, ' ');
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    const auto c = static_cast<unsigned char>(out[i]);
+    const auto next = static_cast<unsigned char>(i + 1 < out.size() ? out[i + 1] : '\0');
+    if (c < 0x20 || c == 0x7f) {
+      out[i] = ' ';
+    } else if (c == 0xC2 && next >= 0x80 && next < 0xA0) {
+      out.replace(i, 2, " ");  // C1 controls: terminals obey these too
+    }
+  }
   return out;
 }
 

@@ -75,6 +75,8 @@ void Core::reconcile(const std::vector<engine::Existing>& existing, Now now) {
           live_.disconnected(key);
           if (live && attempt.stopping) {
             kill_at_[key] = now.mono + job->request->stop_grace + options_.start_timeout;
+          } else if (live && rank.nonce.empty()) {
+            kill_at_[key] = now.mono + options_.start_timeout;  // as when it was ordered
           }
         } else if (runner == nullptr && live && rank.nonce.empty() && !attempt.stopping) {
           effects_.emplace_back(

@@ -48,6 +48,12 @@ class Transition {
   void send_orders(const Attempt& attempt, bool with_head);
   [[nodiscard]] bool holds_back(const Attempt& attempt) const;
   void stop_others(Attempt& attempt, Millis grace, const std::string& reason);
+  /// What a rank that comes back while its attempt ends still has: the runner keeps the earlier of
+  /// two ends.
+  [[nodiscard]] Millis grace_left() const {
+    const bool graceful = job_.status == Status::kCancelling || job_.cause == Cause::kLimit;
+    return graceful ? job_.request->stop_grace : Millis(0);
+  }
   void finish_attempt(Attempt& attempt);
   void recover(Attempt& attempt, bool counts);
   [[nodiscard]] RankKey key(const Attempt& attempt, std::size_t rank) const {
@@ -113,11 +119,12 @@ std::string wait_sentence(const Job& job) {
 std::string stop_reason(const Attempt& attempt) {
   const RankRecord* first = nullptr;
   for (const RankRecord& rank : attempt.ranks) {
-    if (!rank.end->detail.empty() && (first == nullptr || rank.end->at < first->end->at)) {
+    if (rank.end->by_quad && !rank.end->detail.empty() &&
+        (first == nullptr || rank.end->at < first->end->at)) {
       first = &rank;
     }
   }
-  return first == nullptr ? "every rank was stopped"
+  return first == nullptr ? "a rank was stopped"
                           : fmt::format("its rank on {} was stopped: {}",
                                         first->holding.node.value(), first->end->detail);
 }
@@ -251,7 +258,7 @@ void Transition::operator()(const RankHello& hello) {
     rank->phase = RankPhase::kConnected;
     step_.changed = true;
     if (attempt->stopping) {
-      step_.effects.emplace_back(StopRank{who, Millis(0), "the attempt is ending"});
+      step_.effects.emplace_back(StopRank{who, grace_left(), "the attempt is ending"});
       return;
     }
     send_orders(*attempt, true);
@@ -259,7 +266,7 @@ void Transition::operator()(const RankHello& hello) {
   }
   // A reconnect: say again whatever it may have missed.
   if (attempt->stopping) {
-    step_.effects.emplace_back(StopRank{who, Millis(0), "the attempt is ending"});
+    step_.effects.emplace_back(StopRank{who, grace_left(), "the attempt is ending"});
   } else if (all_connected(*attempt)) {
     const bool head = hello.rank == Rank(0);
     if (head || !holds_back(*attempt)) {
@@ -420,6 +427,11 @@ void Transition::end_rank(Attempt& attempt, Rank rank, RankEnd end) {
   step_.changed = true;
   if (how.confirmed) {
     step_.effects.emplace_back(ReleaseRank{key(attempt, at)});
+  } else if (!ending.nonce.empty()) {
+    // A connection that survives the silence brings no new hello that could be answered: this waits
+    // in its socket.
+    step_.effects.emplace_back(
+        DismissRunner{key(attempt, at), ending.nonce, "its node had been given up"});
   }
   if (!well && !attempt.stopping) {
     stop_others(attempt, Millis(0), fmt::format("rank {} ended", rank.value()));
@@ -457,8 +469,9 @@ void Transition::finish_attempt(Attempt& attempt) {
     return;
   }
   if (judged.verdict == Verdict::kSuccess) {
-    if (judged.weight ==
-        0) {  // every rank was ended by Quad, though nobody asked for it: a stop that was overtaken
+    if (!all_ranks(attempt, [](const RankRecord& rank) { return !rank.end->by_quad; })) {
+      // A rank was ended in mid-work though no peer had failed and nobody had asked for it: its
+      // runner was told to end (the node shuts down), or its lease had run out.
       attempt.verdict = Verdict::kPlatform;
       attempt.reason = stop_reason(attempt);
       recover(attempt, true);
@@ -551,8 +564,17 @@ void Transition::note_progress_before(const Attempt& attempt) {
     return;
   }
   Attempt& before = job_.attempts[job_.attempts.size() - 2];
-  const std::int64_t began_at = before.resume ? before.resume->step : -1;
-  if (attempt.resume->step > std::max(began_at, before.checkpoint_step.value_or(-1))) {
+  // What was known already: back to the last attempt that chose where to resume.
+  std::int64_t known = -1;
+  for (std::size_t i = job_.attempts.size() - 1; i-- > 0;) {
+    const Attempt& earlier = job_.attempts[i];
+    known = std::max(known, earlier.checkpoint_step.value_or(-1));
+    if (earlier.resume) {
+      known = std::max(known, earlier.resume->step);
+      break;
+    }
+  }
+  if (attempt.resume->step > known) {
     before.wrote_checkpoint = true;
     before.checkpoint_step = attempt.resume->step;
     Event& event = record("checkpoint.complete", "runner",

@@ -452,8 +452,9 @@ void Session::on_timers() {
 }
 
 bool Session::has_lease() const {
-  return order_.has_value() && order_->checkpoint.lease > Millis(0) && !stopping_ &&
-         phase_ != Phase::kEnding && phase_ != Phase::kEnded;
+  // Also while it is given time to stop: its processes still live.
+  return order_.has_value() && order_->checkpoint.lease > Millis(0) && !killed_ &&
+         phase_ != Phase::kEnded && (phase_ != Phase::kEnding || stopping_);
 }
 
 // A lease runs from when it was asked for, not from when the answer came: that may have been long

@@ -41,13 +41,19 @@ boost::asio::awaitable<T> ask(App& app, net::Exchange& exchange,
 /// so that runners and readers are served meanwhile. `work` may use only what any thread may.
 template <typename T>
 boost::asio::awaitable<T> away(App& app, net::Exchange& exchange, std::function<T()> work) {
-  std::thread worker;
+  // Joined also when a server that stops breaks off the waiting.
+  struct Worker {
+    std::thread thread;
+    ~Worker() {
+      if (thread.joinable()) {
+        thread.join();
+      }
+    }
+  } worker;
   const std::function<void(std::function<void(T)>)> start = [&](std::function<void(T)> done) {
-    worker = std::thread([work = std::move(work), done = std::move(done)] { done(work()); });
+    worker.thread = std::thread([work = std::move(work), done = std::move(done)] { done(work()); });
   };
-  T value = co_await ask<T>(app, exchange, start);
-  worker.join();
-  co_return value;
+  co_return co_await ask<T>(app, exchange, start);
 }
 
 }  // namespace quad::server

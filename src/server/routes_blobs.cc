@@ -135,8 +135,11 @@ asio::awaitable<void> put_blob(App& app, net::Exchange& exchange) {
         ErrorCode::kInvalid, "What was sent does not have this SHA-256; send it again", "hash"));
     co_return;
   }
-  if (::fsync(fd.get()) != 0 || ::rename(temporary.c_str(), file.c_str()) != 0) {
-    exchange.respond_error(errno_error("The upload cannot be kept", errno));
+  const std::function<int()> keep = [at = fd.get(), temporary, to = file] {
+    return ::fsync(at) != 0 || ::rename(temporary.c_str(), to.c_str()) != 0 ? errno : 0;
+  };
+  if (const int failure = co_await away<int>(app, exchange, keep); failure != 0) {
+    exchange.respond_error(errno_error("The upload cannot be kept", failure));
     co_return;
   }
   exchange.respond(json_answer(json::object{{"hash", hash}, {"bytes", *size}}, 201));

@@ -222,14 +222,22 @@ void hide(json::value& value, const std::vector<std::string_view>& hidden) {
       hide(item, hidden);
     }
   } else if (auto* given = value.if_string()) {
-    std::string text(*given);
-    for (const std::string_view one : hidden) {
-      for (std::size_t at = text.find(one); at != std::string::npos;
-           at = text.find(one, at + kRedacted.size())) {
-        text.replace(at, one.size(), kRedacted);
+    // One pass that never looks at its own output: many short secrets in a long text must not cost
+    // more than that.
+    const std::string_view text(given->data(), given->size());
+    std::string shown;
+    for (std::size_t at = 0; at < text.size();) {
+      const auto hit = std::find_if(hidden.begin(), hidden.end(), [&](std::string_view one) {
+        return text.substr(at).starts_with(one);
+      });
+      if (hit == hidden.end()) {
+        shown += text[at++];
+      } else {
+        shown += kRedacted;
+        at += hit->size();
       }
     }
-    *given = text;
+    *given = shown;
   }
 }
 
