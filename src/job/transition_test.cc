@@ -265,6 +265,46 @@ TEST(Transition, ACheckpointThatNobodySawInTimeCountsOnceItIsResumedFrom) {
   EXPECT_EQ(life.job.status, Status::kFailed);
 }
 
+TEST(Transition, AnAttemptThatDiedBeforeItResumedIsNotCreditedWithWhatWasThereBefore) {
+  Life life;
+  life.begin().place().happen(RankHello{Epoch(1), Rank(0), "a", "127.0.0.1", 1});
+  life.happen(CheckpointSeen{Epoch(1), "there", 10, 1, ""}).end(0, How::kGone, 0);
+  for (int round = 0; round < 3 && life.job.status == Status::kRecovering; ++round) {
+    life.place().end(0, How::kGone, 0);
+    if (life.job.status == Status::kRecovering) {
+      life.place().happen(RankHello{life.job.epoch(), Rank(0), "a", "127.0.0.1", 1});
+      life.happen(ResumeChosen{life.job.epoch(), {"there", 10, ""}}).end(0, How::kGone, 0);
+    }
+  }
+  EXPECT_EQ(life.job.status, Status::kFailed);
+  EXPECT_EQ(life.job.attempts.size(), 4U) << "the first, and three that brought nothing new";
+}
+
+TEST(Transition, AStopThatNobodyAskedForIsNoSuccess) {
+  Life life(2);
+  life.begin().run();
+  life.end(0, How::kExited, 0);
+  life.end(1, How::kSignaled, 15, true);
+  EXPECT_EQ(life.job.status, Status::kRecovering);
+  EXPECT_EQ(life.job.attempts[0].verdict, Verdict::kPlatform);
+}
+
+TEST(Transition, ARankThatIsGivenUpIsToldSoOnWhateverConnectionItStillHas) {
+  Life life;
+  life.begin().run().happen(NodeLost{NodeId("n1"), false, "silent"});
+  EXPECT_EQ(life.count<DismissRunner>(), 1);
+  EXPECT_EQ(life.count<ReleaseRank>(), 0);
+}
+
+TEST(Transition, AReconnectInTheGraceOfACancelLeavesItTheGrace) {
+  Life life;
+  life.request().stop_grace = Millis(300'000);
+  life.begin().run().happen(CancelAsked{"ana"});
+  life.happen(RankHello{Epoch(1), Rank(0), "nonce0", "127.0.0.1", 4000});
+  ASSERT_EQ(life.count<StopRank>(), 1);
+  EXPECT_EQ(std::get<StopRank>(life.last.effects.front()).grace, Millis(300'000));
+}
+
 TEST(Transition, UserErrorsRestartOnlyAsAllowed) {
   Life life;
   life.request().recovery.max_restarts_on_errors = 1;

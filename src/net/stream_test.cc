@@ -422,7 +422,10 @@ TEST(Stop, LetsARequestInFlightFinish) {
   ASSERT_TRUE(client.send("GET /slow HTTP/1.1\r\nHost: x\r\n\r\n"));
   ASSERT_TRUE(started.wait());
   server.stop(Millis(60'000));
-  server.on_io([&] { wakeup->notify(); });
+  server.on_io([&] {
+    wakeup->notify();
+    wakeup.reset();  // it may not outlive the io_context
+  });
   const auto response = client.read_all();
   EXPECT_THAT(response, StartsWith("HTTP/1.1 200 "));
   EXPECT_THAT(response, HasSubstr("Connection: close"));

@@ -4,7 +4,7 @@
 #include <unistd.h>
 
 #include <cstdio>
-#include <cstdlib>
+#include <filesystem>
 #include <string_view>
 
 #include "base/time.h"
@@ -28,8 +28,9 @@ int main(int argc, char** argv) {
   if (argc != 2 || argv[1][0] == '-') {
     return fail("give one folder that holds start.json");
   }
-  char* const folder = ::realpath(argv[1], nullptr);
-  if (folder == nullptr) {
+  std::error_code missing;
+  const std::filesystem::path folder = std::filesystem::canonical(argv[1], missing);
+  if (missing) {
     return fail(fmt::format("the folder {} is not there", argv[1]));
   }
   const auto start = quad::runner::read_start(folder);

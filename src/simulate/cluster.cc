@@ -647,7 +647,9 @@ struct Cluster::World final : engine::Engine {
     send(runner, job::RankEnded{runner.key.epoch, runner.key.rank, std::move(end)});
   }
 
-  void die(const RankKey& key, std::optional<job::RankEnd> result) {
+  // The key by value: the caller's may be the one of the runner that is erased here.
+  void die(RankKey key,
+           std::optional<job::RankEnd> result) {  // NOLINT(performance-unnecessary-value-param)
     const auto it = runners.find(key);
     if (it == runners.end()) {
       return;

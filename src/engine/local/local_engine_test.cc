@@ -162,13 +162,13 @@ TEST_F(Local, LeavesNothingOfARunnerThatDiedByItself) {
     const Said said = hear();
     family[said.word] = said.pid;
   }
-  ::kill(family["up"], SIGSEGV);
+  ::kill(family["up"], SIGQUIT);
   const auto ended = seen_.ended(key(1));
   ASSERT_TRUE(ended);
   EXPECT_FALSE(lives(family["child"]));
   EXPECT_FALSE(lives(family["stray"]));
   EXPECT_EQ(ended->detail,
-            "its runner was killed by SIGSEGV; 2 processes that outlived it were killed");
+            "its runner was killed by SIGQUIT; 2 processes that outlived it were killed");
 }
 
 TEST_F(Local, KillsOneRankAndNoOther) {
