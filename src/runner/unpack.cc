@@ -240,10 +240,18 @@ class Unpacker {
     const UniqueFd keep(::fcntl(parent, F_DUPFD_CLOEXEC, 3));  // parent_of replaces the other
     QUAD_ASSIGN(const int from, parent_of(parts, target));
     return replace(keep.get(), last, name, [&](const std::string& temporary) -> Status {
-      if (::linkat(from, parts.back().c_str(), keep.get(), temporary.c_str(), 0) != 0) {
-        return errno_error(fmt::format("Cannot link {} to {}", name, target), errno);
+      // The kernel says ENOENT of a file that is replaced between its look-up and the link: then
+      // the new one is there.
+      constexpr int kTries = 100;
+      for (int tries = 0; tries < kTries; ++tries) {
+        if (::linkat(from, parts.back().c_str(), keep.get(), temporary.c_str(), 0) == 0) {
+          return {};
+        }
+        if (errno != ENOENT) {
+          break;
+        }
       }
-      return {};
+      return errno_error(fmt::format("Cannot link {} to {}", name, target), errno);
     });
   }
 
