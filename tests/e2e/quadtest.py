@@ -13,6 +13,7 @@ Started as a program by tests/run.py, it runs one file of tests and writes what 
 import argparse
 import contextlib
 import faulthandler
+import functools
 import importlib.util
 import json
 import os
@@ -30,6 +31,13 @@ TERMINAL = ("SUCCEEDED", "FAILED", "CANCELLED")
 def quad_bin():
     default = Path(__file__).resolve().parents[2] / "build" / "release" / "bin" / "quad"
     return os.environ.get("QUAD_BIN", str(default))
+
+
+@functools.cache
+def is_sanitized():
+    """Whether the programs are built with a sanitizer: it keeps freed memory for a while, and must be loaded first."""
+    program = Path(quad_bin()).read_bytes()
+    return b"__asan_init" in program or b"__tsan_init" in program
 
 
 def cache_folder():

@@ -124,7 +124,8 @@ class Events(quadtest.TestCase):
             of_job = api.get("/v1/events?job=7").json["events"]
             self.assertEqual([data for _, (_, _, data) in zip(of_job, narrow.events())], of_job)
         # Nothing was queued for the slow one: what the server holds is its 30,000 jobs.
-        self.assertLess(resident_kib(server.process.pid) - before, 150 << 10)
+        if not quadtest.is_sanitized():
+            self.assertLess(resident_kib(server.process.pid) - before, 150 << 10)
         with api.events(last=1) as old:
             revision, kind, data = next(old.events())
             self.assertEqual((kind, data["reason"], data["after"], revision), ("resync", "behind", 1, newest))

@@ -61,7 +61,8 @@ class HostileJobs(quadtest.TestCase):
         self.assertEqual(server.ok("logs", job, "--no-follow", "--grep", "y", timeout=120), "")
         status = Path(f"/proc/{server.process.pid}/status").read_text()
         memory = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
-        self.assertLess(memory, 300_000, "the server held the line in memory (kB)")
+        if not quadtest.is_sanitized():
+            self.assertLess(memory, 300_000, "the server held the line in memory (kB)")
         next(server.data.glob(f"logs/{job}/1/0.log")).unlink()
 
     def test_output_that_is_no_text(self):

@@ -186,6 +186,8 @@ class Machine(quadtest.TestCase):
         self.expect_another_runs(server)
 
     def test_a_clock_that_jumps(self):
+        if quadtest.is_sanitized():
+            self.skipTest("a sanitizer's library must be loaded before the one that shifts the clock")
         folder = Path(tempfile.mkdtemp())
         (folder / "clock.cc").write_text(CLOCK)
         subprocess.run(["g++", "-O1", "-shared", "-fPIC", "-o", folder / "clock.so", folder / "clock.cc"], check=True)

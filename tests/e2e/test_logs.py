@@ -203,7 +203,8 @@ class Logs(quadtest.TestCase):
                 gate.touch()
                 server.wait_for_status(job, "SUCCEEDED", timeout=120)
                 self.assertEqual(api.get("/healthz").status, 200)
-                self.assertLess(resident_kib(server.process.pid) - before, 48 << 10)
+                if not quadtest.is_sanitized():
+                    self.assertLess(resident_kib(server.process.pid) - before, 48 << 10)
                 self.assertIn("quad_log_streams", api.get("/metrics").text)
             # It reads on where it was, as long as it was not away for too long.
             got = 0
