@@ -78,7 +78,10 @@ Status Control::start(RunnerOrders orders) {
   QUAD_ASSIGN(auto existing,
               s.engine.begin([&s](engine::Observation seen) { s.post(std::move(seen)); }));
   const Now now = s.clock.now();
-  QUAD_TRY(s.core->load(existing, now));
+  if (Status loaded = s.core->load(existing, now); !loaded.ok()) {
+    s.engine.end();  // its threads would go on telling an inbox that is no more
+    return loaded;
+  }
   // The first step takes the nodes that the engine has found, so that the first snapshot shows
   // them.
   std::vector<Message> messages;
