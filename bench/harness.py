@@ -62,10 +62,7 @@ def server(start=True, **options):
 
 def rss_mb(pid):
     """What the process has in memory now, its program's pages included, in megabytes."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    raise AssertionError(f"process {pid} has no memory")
+    return quadtest.resident_kib(pid) * 1024 / 1e6
 
 
 class Api(http.client.HTTPConnection):

@@ -96,6 +96,11 @@ def start_time(pid):
     return int(fields[19]) if fields else None
 
 
+def resident_kib(pid):
+    """Its resident memory."""
+    return int(next(line.split()[1] for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "VmRSS" in line))
+
+
 def children_of(pid):
     return [p for p in pids() if (fields := _stat(p)) and int(fields[1]) == pid]
 

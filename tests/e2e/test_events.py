@@ -3,7 +3,6 @@
 import http.client
 import json
 import subprocess
-from pathlib import Path
 
 import quadapi
 import quadtest
@@ -11,11 +10,17 @@ import quadtest
 TIMEOUT_SECONDS = 240
 
 
-def resident_kib(pid):
-    return int(next(line.split()[1] for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "VmRSS" in line))
-
-
 class Events(quadtest.TestCase):
+    def follow(self, server):
+        """`quad events --follow -o json`, until the test ends."""
+        follower = subprocess.Popen(
+            [quadtest.quad_bin(), "events", "--follow", "-o", "json"], env=server.environment(), stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        self.addCleanup(follower.kill)
+        self.addCleanup(follower.stdout.close)
+        return follower
+
     @quadtest.quick
     def test_filters_and_pages_show_the_same_history_as_the_stream(self):
         server = self.server(nodes=2)
@@ -52,12 +57,7 @@ class Events(quadtest.TestCase):
 
     def test_nothing_is_lost_or_doubled_over_killed_servers(self):
         server = self.server(nodes=1)
-        follower = subprocess.Popen(
-            [quadtest.quad_bin(), "events", "--follow", "-o", "json"], env=server.environment(), stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-        self.addCleanup(follower.kill)
-        self.addCleanup(follower.stdout.close)
+        follower = self.follow(server)
         seen, cursor = [], 0
 
         def read_up_to(revision):
@@ -101,7 +101,7 @@ class Events(quadtest.TestCase):
         server.ok("node", "drain", "local-1")
         api = quadapi.Api(server)
         with api.open("/v1/events?follow=1", receive_buffer=65536) as slow, api.events("job=7") as narrow:
-            before = resident_kib(server.process.pid)
+            before = quadtest.resident_kib(server.process.pid)
             for _ in range(3):
                 answer = api.post("/v1/jobs:bulk", {"jobs": [{"command": "true"}] * 10_000})
                 self.assertEqual(answer.status, 201, answer)
@@ -125,7 +125,7 @@ class Events(quadtest.TestCase):
             self.assertEqual([data for _, (_, _, data) in zip(of_job, narrow.events())], of_job)
         # Nothing was queued for the slow one: what the server holds is its 30,000 jobs.
         if not quadtest.is_sanitized():
-            self.assertLess(resident_kib(server.process.pid) - before, 150 << 10)
+            self.assertLess(quadtest.resident_kib(server.process.pid) - before, 150 << 10)
         with api.events(last=1) as old:
             revision, kind, data = next(old.events())
             self.assertEqual((kind, data["reason"], data["after"], revision), ("resync", "behind", 1, newest))
@@ -136,11 +136,6 @@ class Events(quadtest.TestCase):
         self.assertEqual(api.get("/v1/events?after=1&limit=1").json["events"][0]["revision"], 2)
         told = server.ok("events", "-o", "json", "--kind", "job.submitted").splitlines()
         self.assertEqual(len(told), 30_000)
-        follower = subprocess.Popen(
-            [quadtest.quad_bin(), "events", "--follow", "-o", "json"], env=server.environment(), stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-        self.addCleanup(follower.kill)
-        self.addCleanup(follower.stdout.close)
+        follower = self.follow(server)
         for revision in range(1, newest + 1):
             self.assertEqual(json.loads(follower.stdout.readline())["revision"], revision)

@@ -30,10 +30,6 @@ def lines_of(epoch, rank, end=True):
     return lines + ([f"epoch {epoch} rank {rank} ends"] if end else [])
 
 
-def resident_kib(pid):
-    return int(next(line.split()[1] for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "VmRSS" in line))
-
-
 class Frames:
     """The output in a framed body of one rank, piece by piece; `cursor` is of the last whole frame."""
 
@@ -199,12 +195,12 @@ class Logs(quadtest.TestCase):
         api = quadapi.Api(server)
         with api.open(f"/v1/jobs/{job}/logs?follow=1", receive_buffer=65536) as stuck:
             with api.open(f"/v1/jobs/{job}/logs?follow=1&grep=nowhere+to+be+found"):
-                before = resident_kib(server.process.pid)
+                before = quadtest.resident_kib(server.process.pid)
                 gate.touch()
                 server.wait_for_status(job, "SUCCEEDED", timeout=120)
                 self.assertEqual(api.get("/healthz").status, 200)
                 if not quadtest.is_sanitized():
-                    self.assertLess(resident_kib(server.process.pid) - before, 48 << 10)
+                    self.assertLess(quadtest.resident_kib(server.process.pid) - before, 48 << 10)
                 self.assertIn("quad_log_streams", api.get("/metrics").text)
             # It reads on where it was, as long as it was not away for too long.
             got = 0
