@@ -72,7 +72,11 @@ function(quad_module name)
   if(QUAD_TESTS AND tests)
     add_executable(${name}_test ${tests})
     target_link_libraries(${name}_test PRIVATE quad_${name} GTest::gmock GTest::gtest_main)
-    gtest_discover_tests(${name}_test TEST_PREFIX ${name}. DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 120)
+    set(limit 120)  # seconds for one test
+    if(QUAD_SANITIZE)
+      set(limit 1200)
+    endif()
+    gtest_discover_tests(${name}_test TEST_PREFIX ${name}. DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT ${limit})
   endif()
 endfunction()
 

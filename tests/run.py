@@ -30,6 +30,7 @@ import quadtest  # noqa: E402
 
 DEFAULT_TIMEOUT_SECONDS = 180
 FILES_AT_ONCE = 2
+SANITIZED_TIMES = 4  # as long may a file take over a build with sanitizers
 
 
 @dataclass
@@ -79,6 +80,7 @@ def run_file(path, args, print_lock):
     """Runs one end-to-end file in a process of its own, and clears up after it."""
     found = re.search(r"^TIMEOUT_SECONDS = (\d+)", path.read_text(encoding="utf-8"), re.MULTILINE)
     timeout = int(found[1]) if found else DEFAULT_TIMEOUT_SECONDS
+    timeout *= SANITIZED_TIMES if args.sanitized else 1
     folder = Path(tempfile.mkdtemp(prefix="quad-e2e-"))
     results = folder / "results.jsonl"
     kept = {key: value for key, value in os.environ.items() if not key.startswith("QUAD_") or key == "QUAD_SEED"}
@@ -88,6 +90,9 @@ def run_file(path, args, print_lock):
         "TMPDIR": str(folder),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
+    if args.sanitized:  # what they find goes to files, as many a program's own output is nobody's
+        options = f"log_path={folder}/sanitizer"
+        environment |= {"ASAN_OPTIONS": options, "UBSAN_OPTIONS": options, "TSAN_OPTIONS": options}
     command = [sys.executable, str(E2E / "quadtest.py"), str(path), str(results), str(timeout)]
     command += ["--quick"] if args.quick else []
     command += [argument for pattern in args.patterns for argument in ("-k", pattern)]
@@ -123,6 +128,9 @@ def run_file(path, args, print_lock):
         outcome.failed.append(f"{path.name} (its process ended with {ending})")
 
     quadtest.kill_all_of(str(folder))
+    for report in sorted(folder.glob("sanitizer.*")):
+        outcome.failed.append(f"{path.name} ({report.name})")
+        text += "\n" + report.read_text(errors="replace")[:20_000]
     shutil.rmtree(folder, ignore_errors=True)
     with print_lock:
         if outcome.failed or args.verbose:
@@ -152,6 +160,7 @@ def main():
     parser.add_argument("-v", "--verbose", action="store_true", help="also print the output of what passes")
     args = parser.parse_args()
     args.build = args.build.resolve()
+    args.sanitized = quadtest.is_sanitized(args.build / "bin" / "quad")
 
     total = Outcome()
     if not args.e2e:

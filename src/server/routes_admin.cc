@@ -56,7 +56,8 @@ asio::awaitable<void> act_on_node(App& app, net::Exchange& exchange) {
     exchange.respond_error(status.error());
     co_return;
   }
-  const pool::Node* found = app.control->snapshot()->pool.find(node);
+  const auto snapshot = app.control->snapshot();
+  const pool::Node* found = snapshot->pool.find(node);
   exchange.respond(json_answer(found == nullptr ? json::object() : node_view(*found)));
 }
 
@@ -68,7 +69,8 @@ asio::awaitable<void> gpus(App& app, net::Exchange& exchange) {
     std::int64_t nodes = 0;
   };
   std::map<std::string, Sum> models;
-  for (const auto& [id, node] : app.control->snapshot()->pool.nodes()) {
+  const auto snapshot = app.control->snapshot();
+  for (const auto& [id, node] : snapshot->pool.nodes()) {
     if (node.spec.capacity.gpus > 0) {
       Sum& sum = models[node.spec.gpu_model];
       sum.total += node.spec.capacity.gpus;

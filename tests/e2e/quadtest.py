@@ -34,9 +34,10 @@ def quad_bin():
 
 
 @functools.cache
-def is_sanitized():
-    """Whether the programs are built with a sanitizer: it keeps freed memory for a while, and must be loaded first."""
-    program = Path(quad_bin()).read_bytes()
+def is_sanitized(program=None):
+    """Whether a program (else quad) is built with a sanitizer: it keeps freed memory for a while, and must be loaded
+    first."""
+    program = Path(program or quad_bin()).read_bytes()
     return b"__asan_init" in program or b"__tsan_init" in program
 
 

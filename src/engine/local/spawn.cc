@@ -21,8 +21,14 @@
 #include "engine/local/rank_folder.h"
 
 // The child of a vfork runs in this process's memory on a stack of its own, which sanitizers do not
-// know.
+// know. It makes bare system calls: what stands before the C library's functions in a build with a
+// sanitizer would take notes, in the parent's memory, of files and signals that are the child's.
 #define QUAD_IN_VFORK_CHILD __attribute__((noinline, no_sanitize("address", "thread", "undefined")))
+
+// clone() under its other name: what stands before it in a build with TSan forgets the parent's
+// other threads, believing that the memory is the child's own.
+extern "C" int __clone(int (*function)(void*), void* stack, int flags, void* argument,
+                       ...) noexcept;
 
 namespace quad::engine {
 namespace {
@@ -42,19 +48,27 @@ struct Plan {
   volatile int failure = 0;  // errno of what went wrong in the child, seen by the parent
 };
 
+// As the kernel takes it, which is not as the C library does.
+struct KernelSigaction {
+  void (*handler)(int) = SIG_DFL;
+  unsigned long flags = 0;
+  void (*restorer)() = nullptr;
+  std::uint64_t mask = 0;
+};
+
 // Adds this process's stat line to the record.
 QUAD_IN_VFORK_CHILD bool record_itself(int record) {
   char line[1024];
-  const int stat = ::open("/proc/self/stat", O_RDONLY | O_CLOEXEC);
+  const long stat = ::syscall(SYS_openat, AT_FDCWD, "/proc/self/stat", O_RDONLY | O_CLOEXEC, 0);
   if (stat < 0) {
     return false;
   }
-  const ssize_t size = ::read(stat, line, sizeof line);
-  ::close(stat);
+  const long size = ::syscall(SYS_read, stat, line, sizeof line);
+  ::syscall(SYS_close, stat);
   if (size <= 0) {
     return false;
   }
-  const ssize_t put = ::write(record, line, static_cast<std::size_t>(size));
+  const long put = ::syscall(SYS_write, record, line, size);
   if (put >= 0 && put != size) {
     errno = ENOSPC;
   }
@@ -64,29 +78,29 @@ QUAD_IN_VFORK_CHILD bool record_itself(int record) {
 QUAD_IN_VFORK_CHILD int become_runner(void* argument) {
   Plan& plan = *static_cast<Plan*>(argument);
   const auto ready = [&plan]() QUAD_IN_VFORK_CHILD {
-    if (::setsid() < 0 || ::chdir(plan.folder) != 0 || ::dup2(plan.null, 0) < 0 ||
-        ::dup2(plan.log, 1) < 0 || ::dup2(plan.log, 2) < 0) {
+    constexpr int kRecord = 3;
+    if (::syscall(SYS_setsid) < 0 || ::syscall(SYS_chdir, plan.folder) != 0 ||
+        ::syscall(SYS_dup3, plan.null, 0, 0) < 0 || ::syscall(SYS_dup3, plan.log, 1, 0) < 0 ||
+        ::syscall(SYS_dup3, plan.log, 2, 0) < 0) {
       return false;
     }
     // All other files go at once: among them is the lock on the data directory, which a server that
     // is killed now would otherwise leave to this process for as long as a busy disk holds up the
     // line below.
-    constexpr int kRecord = 3;
-    if (plan.record != kRecord && ::dup2(plan.record, kRecord) < 0) {
+    if (plan.record != kRecord && ::syscall(SYS_dup3, plan.record, kRecord, O_CLOEXEC) < 0) {
       return false;
     }
-    ::fcntl(kRecord, F_SETFD, FD_CLOEXEC);
     ::syscall(SYS_close_range, kRecord + 1U, ~0U, 0U);
-    struct sigaction usual {};
-    usual.sa_handler = SIG_DFL;
+    const KernelSigaction usual;
     for (int signal = 1; signal < NSIG; ++signal) {
-      ::sigaction(signal, &usual,
-                  nullptr);  // fails for SIGKILL and the C library's own, as it should
+      ::syscall(SYS_rt_sigaction, signal, &usual, nullptr, sizeof usual.mask);  // not of SIGKILL
     }
-    rlimit files{};
-    if (plan.open_files > 0 && ::getrlimit(RLIMIT_NOFILE, &files) == 0) {
-      files.rlim_cur = plan.open_files;
-      ::setrlimit(RLIMIT_NOFILE, &files);
+    if (plan.open_files > 0) {
+      rlimit files{};
+      if (::syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, nullptr, &files) == 0) {
+        files.rlim_cur = plan.open_files;
+        ::syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, &files, nullptr);
+      }
     }
     // The line is written before anything of the runner has happened; the lock goes when the files
     // are closed, by close_range here or, on older kernels, by exec.
@@ -94,15 +108,15 @@ QUAD_IN_VFORK_CHILD int become_runner(void* argument) {
       return false;
     }
     ::syscall(SYS_close_range, 3U, ~0U, 0U);
-    sigset_t none;
-    ::sigemptyset(&none);
-    return ::sigprocmask(SIG_SETMASK, &none, nullptr) == 0;
+    const std::uint64_t none = 0;
+    return ::syscall(SYS_rt_sigprocmask, SIG_SETMASK, &none, nullptr, sizeof none) == 0;
   };
   if (ready()) {
-    ::execve(plan.program, plan.arguments, plan.environment);
+    ::syscall(SYS_execve, plan.program, plan.arguments, plan.environment);
   }
   plan.failure = errno;
-  ::_exit(127);
+  ::syscall(SYS_exit_group, 127);
+  return 127;
 }
 
 // A file that is none of the standard ones, even if this process was started without those.
@@ -163,8 +177,9 @@ Result<SpawnedRunner> spawn_runner(const fs::path& program, const fs::path& fold
   ::sigfillset(&all);
   ::pthread_sigmask(SIG_BLOCK, &all, &before);
   int handle_number = -1;
-  const pid_t pid = ::clone(become_runner, stack.get() + kStack / sizeof(std::max_align_t),
-                            CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD, &plan, &handle_number);
+  const pid_t pid =
+      ::__clone(become_runner, stack.get() + kStack / sizeof(std::max_align_t),
+                CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD, &plan, &handle_number);
   const int clone_failure = errno;
   ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
   UniqueFd handle(handle_number);
