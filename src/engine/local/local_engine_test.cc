@@ -296,14 +296,14 @@ TEST_F(Local, DoesNotTakeAResultOfNoKnownKindForASuccess) {
   ASSERT_TRUE(seen_.ended(key(1)));
   for (const char* text : {"", "{", "[]", "{}", R"({"how": "finished"})", R"({"code": 0})"}) {
     ASSERT_TRUE(write_file_atomically(folder(key(1)) / "result.json", text).ok());
-    EXPECT_FALSE(read_result(folder(key(1)))) << text;
+    EXPECT_FALSE(read_result(folder(key(1))).value()) << text;
   }
 }
 
 TEST_F(Local, DoesNotTakeAnotherProcessWithTheSameNumberForItsRunner) {
   // Two processes differ by when they were started, in clock ticks: the runner must not be of this
   // one's tick.
-  const auto own_start = find_process(::getpid())->start_time;
+  const auto own_start = find_process(::getpid()).value()->start_time;
   timespec since_boot{};
   do {
     ::clock_gettime(CLOCK_BOOTTIME, &since_boot);
@@ -354,7 +354,8 @@ TEST_F(Local, StartsAfreshWhatWasLeftHalfMade) {
   fs::create_directories(folder(key(2)));
   ASSERT_TRUE(write_file_atomically(folder(key(2)) / "start.json", "{\"tok").ok());
   fs::create_directories(folder(key(3)));
-  ASSERT_TRUE(write_file_atomically(folder(key(3)) / "started", read_boot_id() + "\n").ok());
+  ASSERT_TRUE(
+      write_file_atomically(folder(key(3)) / "started", read_boot_id().value() + "\n").ok());
   fs::create_directories(data_ / "nodes/local-1/notes");
   EXPECT_TRUE(begin().empty());
   for (int job = 1; job <= 3; ++job) {
