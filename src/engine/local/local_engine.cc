@@ -178,7 +178,7 @@ Result<std::vector<Existing>> LocalEngine::begin(Sink sink) {
   }
   QUAD_TRY(kill_what_outlived(dead));
   for (const auto& [key, ended] : ended_) {
-    remove_group(read_control_group(ended.folder, key));
+    remove_group({read_control_group(ended.folder, key), kGroupTries});
   }
 
   for (auto& [id, node] : nodes_) {

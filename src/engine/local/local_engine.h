@@ -57,6 +57,9 @@ struct LocalEngineOptions {
   std::vector<LocalNode> nodes;
 };
 
+/// How often a busy control group is tried to be removed, once with each beat.
+inline constexpr int kGroupTries = 30;
+
 /// Whether something was possible, without what came of it.
 template <typename T>
 Status to_status(const Result<T>& result) {
@@ -155,7 +158,12 @@ class LocalEngine final : public Engine {
   void settle_power(const NodeId& id, Node& node);
   void beat(Instant now);
   void throw_away(const RankKey& key, const std::filesystem::path& folder);
-  void remove_group(const std::filesystem::path& group);
+  struct BusyGroup {
+    std::filesystem::path path;
+    int tries_left = 0;
+  };
+  /// Of a dead rank. A busy one is tried again with each beat, for half a minute.
+  void remove_group(const BusyGroup& group);
 
   [[nodiscard]] std::filesystem::path node_folder(const NodeId& id) const;
   [[nodiscard]] bool frozen(const NodeId& id) const;
@@ -186,7 +194,7 @@ class LocalEngine final : public Engine {
   std::chrono::milliseconds sweep_pause_{0};  ///< until it is looked again whether all have died
   Instant next_sweep_ = Instant::max();       ///< of what ended runners left behind
   std::uint64_t last_number_ = 0;             ///< 0 is the queue's
-  std::vector<std::filesystem::path> busy_groups_;  ///< of dead ranks; tried again with each beat
+  std::vector<BusyGroup> busy_groups_;
   std::unique_ptr<Trash> trash_;
   bool stopping_ = false;
 

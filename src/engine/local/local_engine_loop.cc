@@ -16,6 +16,7 @@
 #include <cstring>
 #include <utility>
 
+#include "engine/local/control_group.h"
 #include "engine/local/local_engine.h"
 #include "engine/local/rank_folder.h"
 #include "engine/local/spawn.h"
@@ -474,7 +475,7 @@ void LocalEngine::report(Runner& runner, std::optional<job::RankEnd> result) {
   const RankKey key = runner.key;
   const fs::path folder = runner.folder;
   cpu_shares_.give_back(key);
-  remove_group(read_control_group(folder, key));
+  remove_group({read_control_group(folder, key), kGroupTries});
   if (!runner.lost_power) {
     sink_(RunnerEnded{key, result, runner.detail});
   }
@@ -492,15 +493,19 @@ void LocalEngine::throw_away(const RankKey& key, const fs::path& folder) {
   }
 }
 
-void LocalEngine::remove_group(const fs::path& group) {
-  // The kernel may take a moment to let go of the last dead process.
-  if (!group.empty() && ::rmdir(group.c_str()) != 0 && errno == EBUSY) {
-    busy_groups_.push_back(group);
+void LocalEngine::remove_group(const BusyGroup& group) {
+  if (group.path.empty() || remove_control_group(group.path)) {
+    return;
   }
+  if (group.tries_left == 0) {
+    spdlog::warn("the control group {} stays busy and is left behind", group.path.string());
+    return;
+  }
+  busy_groups_.push_back({group.path, group.tries_left - 1});
 }
 
 void LocalEngine::beat(Instant now) {
-  for (const fs::path& group : std::exchange(busy_groups_, {})) {
+  for (const BusyGroup& group : std::exchange(busy_groups_, {})) {
     remove_group(group);
   }
   for (const auto& [id, node] : nodes_) {

@@ -190,6 +190,23 @@ TEST_F(Local, KillsOneRankAndNoOther) {
   EXPECT_EQ(seen_.count<RunnerEnded>([](const RunnerEnded&) { return true; }), 4U);
 }
 
+TEST_F(Local, RemovesTheControlGroupOfARunnerItKilledWithThoseBelowIt) {
+  const fs::path top =
+      fs::exists("/sys/fs/cgroup/cgroup.procs") ? "/sys/fs/cgroup" : "/sys/fs/cgroup/memory";
+  const fs::path group = top / fmt::format("quad-1-1-0-{}", ::getpid());
+  if (::mkdir(group.c_str(), 0755) != 0) {
+    GTEST_SKIP() << "no control group can be made here";
+  }
+  fs::create_directories(group / "of/the/job");
+  begin();
+  engine_->start(order(key(1), "wait"));
+  hear();
+  ASSERT_TRUE(write_file_atomically(folder(key(1)) / "cgroup", group.string()).ok());
+  engine_->kill(key(1));
+  ASSERT_TRUE(seen_.ended(key(1)));
+  EXPECT_FALSE(fs::exists(group));
+}
+
 TEST_F(Local, ForgetsTheFolderOfARankThatEndedOrThatStillEnds) {
   begin();
   engine_->start(order(key(1), "end"));
