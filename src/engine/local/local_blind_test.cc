@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <filesystem>
 #include <map>
 #include <utility>
@@ -196,8 +197,10 @@ TEST_F(LocalBlind, AResultThatCannotBeReadYetIsWaitedFor) {
   ::kill(said.pid, SIGKILL);
   let_beats_pass();
   EXPECT_EQ(ends(), 0U);
-  fs::remove(result);
-  ASSERT_TRUE(write_file_atomically(result, R"({"how": "exited", "code": 0})").ok());
+  // In one step: without any, there would be no result.
+  const fs::path whole = folder(key(1)) / "whole.json";
+  ASSERT_TRUE(write_file_atomically(whole, R"({"how": "exited", "code": 0})").ok());
+  ASSERT_EQ(::renameat2(AT_FDCWD, whole.c_str(), AT_FDCWD, result.c_str(), RENAME_EXCHANGE), 0);
   const auto ended = seen_.ended(key(1));
   ASSERT_TRUE(ended);
   ASSERT_TRUE(ended->result);
