@@ -185,9 +185,17 @@ std::vector<Gpu> gpus_of_kfd(const fs::path& sys) {
 
 // The driver's own files are there whenever the driver is, but in a container they may show GPUs
 // that it may not use: so the library comes first, which counts those that can be opened.
-std::vector<Gpu> nvidia_gpus(const DetectOptions& options, std::string& source) {
+std::vector<Gpu> nvidia_gpus(const DetectOptions& options, std::string& source,
+                             std::vector<std::string>& remarks) {
+  const auto remark = [&](const Result<std::vector<Gpu>>& answer) {
+    if (!answer.ok() && answer.error().code != ErrorCode::kNotFound) {
+      remarks.push_back(answer.error().message);
+    }
+  };
   if (!options.nvml.empty()) {
-    if (auto gpus = gpus_of_nvml(options.nvml, options.limit); gpus.ok() && !gpus->empty()) {
+    auto gpus = gpus_of_nvml(options.nvml, options.limit);
+    remark(gpus);
+    if (gpus.ok() && !gpus->empty()) {
       source = "NVML";
       return std::move(gpus).value();
     }
@@ -197,7 +205,9 @@ std::vector<Gpu> nvidia_gpus(const DetectOptions& options, std::string& source) 
     return gpus;
   }
   if (!options.nvidia_smi.empty()) {
-    if (auto gpus = gpus_of_smi(options.nvidia_smi, options.limit); gpus.ok() && !gpus->empty()) {
+    auto gpus = gpus_of_smi(options.nvidia_smi, options.limit);
+    remark(gpus);
+    if (gpus.ok() && !gpus->empty()) {
       source = "nvidia-smi";
       return std::move(gpus).value();
     }
@@ -211,7 +221,7 @@ Machine detect_machine(const DetectOptions& options) {
   Machine machine;
   machine.cpu_milli = usable_cpu_milli(options);
   machine.memory_bytes = usable_memory(options);
-  machine.gpus = nvidia_gpus(options, machine.gpu_source);
+  machine.gpus = nvidia_gpus(options, machine.gpu_source, machine.remarks);
   std::optional<std::string> visible = options.visible_nvidia;
   if (!machine.gpus.empty()) {
     machine.gpu_env = "CUDA_VISIBLE_DEVICES";
@@ -228,6 +238,13 @@ Machine detect_machine(const DetectOptions& options) {
   if (visible) {
     machine.gpus = visible_gpus(machine.gpus, *visible);
   }
+  for (const Gpu& gpu : machine.gpus) {
+    if (!gpu.unusable.empty()) {
+      machine.remarks.push_back(
+          fmt::format("GPU {} is not offered to jobs: {}", gpu.index, gpu.unusable));
+    }
+  }
+  std::erase_if(machine.gpus, [](const Gpu& gpu) { return !gpu.unusable.empty(); });
   return machine;
 }
 
@@ -239,16 +256,18 @@ std::vector<Gpu> visible_gpus(const std::vector<Gpu>& gpus, std::string_view var
   for (const std::string_view part : split(variable, ',')) {
     const std::string_view name = trim(part);
     const auto index = to_number(name);
-    const auto it = std::find_if(gpus.begin(), gpus.end(), [&](const Gpu& gpu) {
+    const auto named = [&](const Gpu& gpu) {
       return index ? gpu.index == *index : name.starts_with("GPU-") && gpu.uuid.starts_with(name);
-    });
-    if (it == gpus.end()) {
+    };
+    const auto it = std::find_if(gpus.begin(), gpus.end(), named);
+    if (std::count_if(gpus.begin(), gpus.end(), named) != 1) {
       break;
     }
-    if (std::none_of(visible.begin(), visible.end(),
-                     [&](const Gpu& gpu) { return gpu.index == it->index; })) {
-      visible.push_back(*it);
+    if (std::any_of(visible.begin(), visible.end(),
+                    [&](const Gpu& gpu) { return gpu.index == it->index; })) {
+      return {};
     }
+    visible.push_back(*it);
   }
   std::sort(visible.begin(), visible.end(),
             [](const Gpu& a, const Gpu& b) { return a.index < b.index; });

@@ -25,12 +25,14 @@ struct Gpu {
   std::string uuid;               ///< "GPU-…"; empty for AMD
   std::string bus_id;             ///< "0000:3b:00.0"; may be empty
   std::int64_t memory_bytes = 0;  ///< 0: not known
+  std::string unusable;           ///< why it cannot be offered; empty: it can
 };
 
 struct Machine {
   std::int64_t cpu_milli = 0;     ///< what this process may use: affinity and cgroup quotas counted
   std::int64_t memory_bytes = 0;  ///< the machine's, or a cgroup's limit if that is smaller
-  std::vector<Gpu> gpus;          ///< in order of their index
+  std::vector<Gpu> gpus;          ///< usable ones, in order of their index
+  std::vector<std::string> remarks;  ///< what is wrong with GPUs or their driver, a sentence each
   std::string gpu_env;  ///< the variable that hides GPUs from a program; empty without GPUs
   std::string
       gpu_source;  ///< who told: "NVML", "the driver", "nvidia-smi", "kfd"; empty without GPUs
@@ -54,7 +56,8 @@ struct DetectOptions {
 Machine detect_machine(const DetectOptions& options = {});
 
 /// The GPUs that a *_VISIBLE_DEVICES variable leaves, as CUDA reads it: numbers or beginnings of
-/// UUIDs, up to the first that names none. Pure.
+/// UUIDs, up to the first that names none or several; none at all if one is named twice. A slice of
+/// a GPU ("MIG-…") names none. Pure.
 std::vector<Gpu> visible_gpus(const std::vector<Gpu>& gpus, std::string_view variable);
 
 /// The GPUs of the model that there are most of, the first of them on a tie: a node offers one

@@ -216,6 +216,63 @@ TEST_F(Detect, AsksNvidiasLibraryFirst) {
   EXPECT_EQ(machine.gpus[0].bus_id, "0000:1b:00.0");
   EXPECT_EQ(machine.gpus[1].uuid, "GPU-3");
   EXPECT_EQ(machine.gpus[1].index, 2) << "numbers stay when one GPU is lost";
+  ASSERT_EQ(machine.remarks.size(), 1U);
+  EXPECT_EQ(machine.remarks[0],
+            "GPU 1 is not offered to jobs: it does not answer: the GPU has fallen off the bus; "
+            "restart the machine");
+}
+
+TEST_F(Detect, SaysWhatIsWrongWithNvidiasDriver) {
+  DetectOptions with_library = options();
+  with_library.nvml = (root_ / "nvml.so").string();
+  MAKE_LIBRARY(with_library.nvml, "return 18;");
+  const Machine machine = detect_machine(with_library);
+  EXPECT_TRUE(machine.gpus.empty());
+  ASSERT_EQ(machine.remarks.size(), 1U);
+  EXPECT_EQ(machine.remarks[0],
+            "NVIDIA's management library does not work: the driver in the kernel and the library "
+            "are of different versions, as after an update; restart the machine");
+}
+
+TEST_F(Detect, OffersNoGpuThatIsDividedIntoSlices) {
+  nvidia("0000:01:00.0", "NVIDIA A100-SXM4-80GB", "GPU-a");
+  file("proc/driver/nvidia/capabilities/gpu0/mig/gi1/access", "");
+  EXPECT_TRUE(detect_machine(options()).gpus.empty());
+  DetectOptions with_library = options();
+  with_library.nvml = (root_ / "nvml.so").string();
+  // The first knows no slices, the second is lost, the third is in slices.
+  const char* more = R"(return 0; }
+    int nvmlDeviceGetMigMode(void* device, unsigned* current, unsigned* pending) {
+      *current = device == (void*)3;
+      *pending = 0;
+      return device == (void*)1 ? 3 : 0;)";
+  MAKE_LIBRARY(with_library.nvml, more);
+  const Machine machine = detect_machine(with_library);
+  ASSERT_EQ(machine.gpus.size(), 1U);
+  EXPECT_EQ(machine.gpus[0].uuid, "GPU-1");
+  ASSERT_EQ(machine.remarks.size(), 2U);
+  EXPECT_EQ(machine.remarks[1].substr(0, 48), "GPU 2 is not offered to jobs: it is divided into");
+}
+
+TEST_F(Detect, CountsTheGpusThatItMayUseInTheOrderOfTheBus) {
+  DetectOptions with_library = options();
+  with_library.nvml = (root_ / "other.so").string();
+  std::string text = kLibrary;
+  text.replace(text.find("? 15"), 4, "? 4 ");
+  text.replace(text.find("0x1a + "), 7, "0x1a - ");
+  file("nvml.c", text + "int nvmlInit_v2(void) { return 0; }\n");
+  if (!output_of({"cc", "-shared", "-fPIC", "-o", with_library.nvml, (root_ / "nvml.c").string()},
+                 Millis(60'000))
+           .ok()) {
+    GTEST_SKIP() << "no C compiler";
+  }
+  const Machine machine = detect_machine(with_library);
+  ASSERT_EQ(machine.gpus.size(), 2U);
+  EXPECT_EQ(machine.gpus[0].uuid, "GPU-3");
+  EXPECT_EQ(machine.gpus[0].bus_id, "0000:17:00.0");
+  EXPECT_EQ(machine.gpus[1].uuid, "GPU-1");
+  EXPECT_EQ(machine.gpus[1].index, 1);
+  EXPECT_TRUE(machine.remarks.empty());
 }
 
 TEST_F(Detect, DoesNotWaitForALibraryThatHangs) {
@@ -231,6 +288,13 @@ TEST_F(Detect, DoesNotWaitForALibraryThatHangs) {
 TEST_F(Detect, RefusesAnAnswerOfNvidiaSmiThatIsNoList) {
   EXPECT_FALSE(parse_smi("NVIDIA-SMI has failed because it couldn't communicate\n").ok());
   EXPECT_FALSE(parse_smi("x, NVIDIA H100, GPU-1, 0, 1\n").ok());
+  EXPECT_FALSE(parse_smi("-1, NVIDIA H100, GPU-1, 0, 1\n").ok());
+  EXPECT_FALSE(parse_smi("0, NVIDIA H100, no, such, field\n").ok());
+  EXPECT_FALSE(parse_smi("0, A, GPU-1, 0, 1\n0, A, GPU-2, 0, 1\n").ok());
+  const auto sliced = parse_smi("0, A, GPU-1, 0, 1, Enabled\n1, A, GPU-2, 0, 1, [N/A]\n");
+  ASSERT_TRUE(sliced.ok());
+  EXPECT_NE((*sliced)[0].unusable, "");
+  EXPECT_EQ((*sliced)[1].unusable, "");
   EXPECT_TRUE(parse_smi("\n").value_or({Gpu{}}).empty());
 }
 
@@ -269,7 +333,9 @@ TEST_F(Detect, TakesOnlyTheGpusThatAnotherSchedulerGave) {
   EXPECT_EQ(visible("2,0"), "02");
   EXPECT_EQ(visible(" GPU-b "), "1");
   EXPECT_EQ(visible("0,7,1"), "0");
-  EXPECT_EQ(visible("1,1"), "1");
+  EXPECT_EQ(visible("1,2,1"), "") << "CUDA shows nothing then";
+  EXPECT_EQ(visible("GPU-cccc,GPU-"), "2") << "the second could be any of them";
+  EXPECT_EQ(visible("MIG-aaaa"), "") << "a slice is no GPU";
   EXPECT_EQ(visible(""), "");
   EXPECT_EQ(visible("-1"), "");
   EXPECT_EQ(visible("all"), "012");

@@ -119,6 +119,21 @@ struct FakeRunner {
 
 }  // namespace
 
+FewFiles::FewFiles(int more) {
+  ::getrlimit(RLIMIT_NOFILE, &before_);
+  rlimit few = before_;
+  // The kernel gives the lowest number that is free, and none from the limit on.
+  for (few.rlim_cur = 0; more > 0 || ::fcntl(static_cast<int>(few.rlim_cur), F_GETFD) >= 0;
+       ++few.rlim_cur) {
+    more -= ::fcntl(static_cast<int>(few.rlim_cur), F_GETFD) < 0 ? 1 : 0;
+  }
+  ::setrlimit(RLIMIT_NOFILE, &few);
+}
+
+FewFiles::~FewFiles() {
+  ::setrlimit(RLIMIT_NOFILE, &before_);
+}
+
 Sink Observed::sink() {
   return [this](Observation one) {
     const std::lock_guard lock(mutex_);
@@ -151,12 +166,14 @@ void Bench::TearDown() {
   // Nothing of a test outlives it: everything that was started has this folder in its environment.
   for (int round = 0; round < 2000; ++round) {
     bool left = false;
-    for (const Process& process : all_processes()) {
+    const auto processes = all_processes();
+    ASSERT_TRUE(processes.ok()) << processes.error().message;
+    for (const Process& process : *processes) {
       const auto environment = read_file(fmt::format("/proc/{}/environ", process.pid), 1U << 20U);
       if (process.pid != ::getpid() && environment.ok() &&
           environment->find("QUAD_RANK_FOLDER=" + data_.string() + "/") != std::string::npos) {
         left = true;
-        send_signal(process, SIGKILL);
+        (void)send_signal(process, SIGKILL);
       }
     }
     while (::waitpid(-1, nullptr, WNOHANG) > 0) {
@@ -237,12 +254,12 @@ Said Bench::hear() {
 }
 
 bool Bench::lives(pid_t pid) {
-  const auto process = find_process(pid);
+  const auto process = find_process(pid).value();
   return process && !process->dead();
 }
 
 bool Bench::stands_still(pid_t pid) {
-  const auto process = find_process(pid);
+  const auto process = find_process(pid).value();
   return process && process->stopped();
 }
 

@@ -1,6 +1,7 @@
 #include "engine/local/local.h"
 
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -65,14 +66,13 @@ std::optional<std::string> variable(const char* name) {
 std::vector<std::string> runner_environment() {
   std::vector<std::string> environment;
   for (char** entry = ::environ; entry != nullptr && *entry != nullptr; ++entry) {
-    if (!std::string_view(*entry).starts_with("QUAD_")) {
-      environment.emplace_back(*entry);
+    const std::string_view one = *entry;
+    if (!one.starts_with("QUAD_") && !one.starts_with("CUDA_DEVICE_ORDER=")) {
+      environment.emplace_back(one);
     }
   }
-  if (std::getenv("CUDA_DEVICE_ORDER") == nullptr) {
-    environment.emplace_back(
-        "CUDA_DEVICE_ORDER=PCI_BUS_ID");  // so that GPUs are counted as detected
-  }
+  // GPUs are counted as they were detected, whatever the server's own programs prefer.
+  environment.emplace_back("CUDA_DEVICE_ORDER=PCI_BUS_ID");
   return environment;
 }
 
@@ -149,6 +149,9 @@ Result<std::unique_ptr<Engine>> make_local(LocalOptions options) {
   where.visible_nvidia = variable("CUDA_VISIBLE_DEVICES");
   where.visible_amd = variable("HIP_VISIBLE_DEVICES");
   const Machine machine = detect_machine(where);
+  for (const std::string& remark : machine.remarks) {
+    spdlog::warn("{}", remark);
+  }
   if (options.nodes == 0) {
     engine.nodes.push_back(real_node(machine));
   }

@@ -28,15 +28,15 @@ using namespace std::chrono_literals;
 constexpr const char* kPowerFile = "state";
 
 // What ranks of dead runners still run is killed before anybody is told that they have ended.
-void kill_what_outlived(const std::vector<Family>& families) {
+Status kill_what_outlived(const std::vector<Family>& families) {
   const auto end = std::chrono::steady_clock::now() + 30s;
   for (auto pause = 2ms;; pause = std::min(2 * pause, 200ms)) {
-    bool left = false;
-    for (const std::vector<Process>& members : signal_members(families, SIGKILL)) {
-      left = left || !members.empty();
-    }
+    QUAD_ASSIGN(const auto found, signal_members(families, SIGKILL));
+    const bool left =
+        std::any_of(found.begin(), found.end(),
+                    [](const std::vector<Process>& members) { return !members.empty(); });
     if (!left || std::chrono::steady_clock::now() > end) {
-      return;
+      return {};
     }
     std::this_thread::sleep_for(pause);
   }
@@ -60,12 +60,15 @@ Result<StartRecord> settled_record(const fs::path& folder, const std::string& bo
   }
 }
 
-std::vector<fs::path> entries_of(const fs::path& folder) {
+Result<std::vector<fs::path>> entries_of(const fs::path& folder) {
   std::vector<fs::path> entries;
   std::error_code failure;
   for (fs::directory_iterator it(folder, failure), end; !failure && it != end;
        it.increment(failure)) {
     entries.push_back(it->path());
+  }
+  if (failure && failure != std::errc::not_a_directory) {
+    return errno_error(fmt::format("Cannot list {}", folder.string()), failure.value());
   }
   return entries;
 }
@@ -89,8 +92,11 @@ fs::path LocalEngine::node_folder(const NodeId& id) const {
 
 Status LocalEngine::load_power(const NodeId& id, Node& node) {
   QUAD_TRY(make_folders(node_folder(id), 0700));
-  const std::string text = read_file(node_folder(id) / kPowerFile, 64).value_or("");
-  const std::string_view word = trim(text);
+  const auto text = read_file(node_folder(id) / kPowerFile, 64);
+  if (!text.ok() && text.error().code != ErrorCode::kNotFound) {
+    return text.error();
+  }
+  const std::string_view word = text.ok() ? trim(*text) : "";
   node.power = word == "failed" ? Power::kFailed : word == "frozen" ? Power::kFrozen : Power::kOn;
   node.thawed_last = word == "thawed";
   asked_power_[id] = node.power;
@@ -105,7 +111,8 @@ Result<std::optional<Existing>> LocalEngine::take_over(const NodeId& node, const
     QUAD_TRY(trash_->throw_away(folder));
     return std::optional<Existing>();
   }
-  if (UniqueFd handle = record.this_boot ? open_process(record.process) : UniqueFd()) {
+  QUAD_ASSIGN(UniqueFd handle, record.this_boot ? open_process(record.process) : UniqueFd());
+  if (handle) {
     Runner runner;
     runner.key = key;
     runner.node = node;
@@ -116,13 +123,14 @@ Result<std::optional<Existing>> LocalEngine::take_over(const NodeId& node, const
     watch(std::move(runner));
     return std::optional<Existing>({key, true, std::nullopt});
   }
-  ended_folders_[key] = folder;
-  return std::optional<Existing>({key, false, read_result(folder)});
+  QUAD_ASSIGN(const auto result, read_result(folder));
+  ended_[key] = {folder, result};
+  return std::optional<Existing>({key, false, result});
 }
 
 Result<std::vector<Existing>> LocalEngine::begin(Sink sink) {
   sink_ = std::move(sink);
-  boot_id_ = read_boot_id();
+  QUAD_ASSIGN(boot_id_, read_boot_id());
   epoll_.reset(::epoll_create1(EPOLL_CLOEXEC));
   wake_.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   epoll_event event{};
@@ -139,11 +147,13 @@ Result<std::vector<Existing>> LocalEngine::begin(Sink sink) {
 
   std::vector<Existing> existing;
   std::vector<Family> dead;
-  for (const fs::path& node_path : entries_of(options_.data_dir / "nodes")) {
+  QUAD_ASSIGN(const auto node_paths, entries_of(options_.data_dir / "nodes"));
+  for (const fs::path& node_path : node_paths) {
     // Also of nodes that are not configured any more: their ranks are watched to their end all the
     // same.
     const NodeId id(node_path.filename().string());
-    for (const fs::path& folder : entries_of(node_path)) {
+    QUAD_ASSIGN(const auto folders, entries_of(node_path));
+    for (const fs::path& folder : folders) {
       const auto key = parse_rank_key(folder.filename().string());
       if (!key) {
         continue;
@@ -160,14 +170,15 @@ Result<std::vector<Existing>> LocalEngine::begin(Sink sink) {
           lost.how = job::RankEnd::How::kNodeLost;
           lost.detail = fmt::format("{} was powered off", id.value());
           found->result = std::move(lost);
+          ended_[*key].result = found->result;
         }
       }
       existing.push_back(std::move(*found));
     }
   }
-  kill_what_outlived(dead);
-  for (const auto& [key, folder] : ended_folders_) {
-    remove_group(read_control_group(folder, key));
+  QUAD_TRY(kill_what_outlived(dead));
+  for (const auto& [key, ended] : ended_) {
+    remove_group({read_control_group(ended.folder, key), kGroupTries});
   }
 
   for (auto& [id, node] : nodes_) {
@@ -176,18 +187,18 @@ Result<std::vector<Existing>> LocalEngine::begin(Sink sink) {
       fail_node(id, node);  // whatever a server that was killed at that moment did not get to
       settle_power(id, node);
     } else if (node.power == Power::kFrozen) {
-      stop_members(families_on(id), kStopRounds);
+      stop_members(families_on(id), kStopTime);
     } else if (node.thawed_last) {
       // A server that was killed while it thawed the node may have left some that stand still.
       // Without a thaw, what stands still was stopped by somebody else, who will let it go on.
       std::vector<Family> standing;
       for (const auto& [key, runner] : runners_) {
-        const auto process = find_process(runner->process.pid);
+        QUAD_ASSIGN(const auto process, find_process(runner->process.pid));
         if (runner->node == id && process && process->stopped()) {
           standing.push_back(family_of(*runner));
         }
       }
-      signal_members(standing, SIGCONT);
+      QUAD_TRY(to_status(signal_members(standing, SIGCONT)));
       QUAD_TRY(write_file_atomically(node_folder(id) / kPowerFile, "on\n"));
     }
   }

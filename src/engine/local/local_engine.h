@@ -6,7 +6,9 @@
 //
 // A runner's way: alive -> sweeping (its process is gone; whatever it left behind is being killed)
 // -> reported. Nothing of a rank lives when its RunnerEnded, or its node's NodeDown, is reported;
-// only what the kernel cannot kill within half a minute is reported with a remark instead.
+// only what the kernel cannot kill within half a minute is reported with a remark instead. While
+// processes cannot be looked at (no file left to open, say), nothing is taken for ended: kills,
+// sweeps and thaws are tried again until they can be, and a begin() is refused.
 
 #pragma once
 
@@ -17,6 +19,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <unordered_map>
@@ -24,6 +27,7 @@
 #include <vector>
 
 #include "base/file.h"
+#include "base/time.h"
 #include "engine/engine.h"
 #include "engine/local/cpu_shares.h"
 #include "engine/local/process.h"
@@ -31,9 +35,9 @@
 
 namespace quad::engine {
 
-/// A freeze takes at most about a second of the engine's time; what does not stand still by then is
-/// stopped again with each beat.
-inline constexpr int kStopRounds = 200;
+/// A freeze takes at most about this much of the engine's time; what does not stand still by then
+/// is stopped again with each beat.
+inline constexpr Millis kStopTime{1000};
 
 struct LocalNode {
   pool::NodeSpec spec;
@@ -52,6 +56,15 @@ struct LocalEngineOptions {
   std::uint64_t spool_bytes = 1ULL << 30U;  ///< of output that a runner keeps
   std::vector<LocalNode> nodes;
 };
+
+/// How often a busy control group is tried to be removed, once with each beat.
+inline constexpr int kGroupTries = 30;
+
+/// Whether something was possible, without what came of it.
+template <typename T>
+Status to_status(const Result<T>& result) {
+  return result.ok() ? Status() : Status(result.error());
+}
 
 class LocalEngine final : public Engine {
  public:
@@ -83,12 +96,19 @@ class LocalEngine final : public Engine {
   struct Stop {};
   using Task = std::variant<StartOrder, Kill, Forget, SetPower, Stop>;
 
+  /// A runner that has been reported. Its result is read once, when it can be.
+  struct Ended {
+    std::filesystem::path folder;
+    std::optional<job::RankEnd> result;
+  };
+
   struct Node {
     LocalNode what;
     Power power = Power::kOn;
     bool thawed_last = false;         ///< what was last done to it, perhaps not to its end
     bool going_down = false;          ///< NodeDown follows when its last process is gone
     bool back_after = false;          ///< NodeBack follows that
+    bool thaw_after = false;          ///< to be thawed as soon as its processes can be looked at
     std::vector<StartOrder> waiting;  ///< starts that were ordered while it was frozen
   };
 
@@ -99,6 +119,7 @@ class LocalEngine final : public Engine {
     Process process;
     UniqueFd handle;
     std::uint64_t number = 0;  ///< by which epoll names it
+    bool watched = false;      ///< by epoll; the kernel may refuse to watch so many
     bool ended = false;        ///< its process is gone, and it is being swept up after
     bool lost_power = false;   ///< its node failed under it: NodeDown speaks for it
     bool kill_waits = false;   ///< ordered while its node was frozen
@@ -128,14 +149,21 @@ class LocalEngine final : public Engine {
   void fail_node(const NodeId& id, Node& node);
   void thaw_node(const NodeId& id, Node& node);
   void watch(Runner runner);
+  bool watch_end(Runner& runner);
   void runner_ended(Runner& runner);
   void kill_marked();
   void sweep(Instant now);
-  void report(Runner& runner);
+  void report(Runner& runner, std::optional<job::RankEnd> result);
+  bool can_see(const Status& looked);
   void settle_power(const NodeId& id, Node& node);
   void beat(Instant now);
   void throw_away(const RankKey& key, const std::filesystem::path& folder);
-  void remove_group(const std::filesystem::path& group);
+  struct BusyGroup {
+    std::filesystem::path path;
+    int tries_left = 0;
+  };
+  /// Of a dead rank. A busy one is tried again with each beat, for half a minute.
+  void remove_group(const BusyGroup& group);
 
   [[nodiscard]] std::filesystem::path node_folder(const NodeId& id) const;
   [[nodiscard]] bool frozen(const NodeId& id) const;
@@ -159,13 +187,14 @@ class LocalEngine final : public Engine {
   CpuShares cpu_shares_;
   std::unordered_map<RankKey, std::unique_ptr<Runner>> runners_;
   std::unordered_map<std::uint64_t, Runner*> by_number_;
-  std::unordered_map<RankKey, std::filesystem::path>
-      ended_folders_;  ///< of runners that are reported
+  std::unordered_map<RankKey, Ended> ended_;
   std::vector<RankKey> to_kill_;
+  Instant retry_at_ = Instant::max();         ///< of kills and thaws that were not possible
+  bool blind_ = false;                        ///< processes cannot be looked at, which was said
   std::chrono::milliseconds sweep_pause_{0};  ///< until it is looked again whether all have died
   Instant next_sweep_ = Instant::max();       ///< of what ended runners left behind
   std::uint64_t last_number_ = 0;             ///< 0 is the queue's
-  std::vector<std::filesystem::path> busy_groups_;  ///< of dead ranks; tried again with each beat
+  std::vector<BusyGroup> busy_groups_;
   std::unique_ptr<Trash> trash_;
   bool stopping_ = false;
 

@@ -2,7 +2,9 @@
 // state they are in.
 
 #include <fmt/format.h>
+#include <poll.h>
 #include <signal.h>
+#include <spdlog/spdlog.h>
 #include <sys/epoll.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -14,6 +16,7 @@
 #include <cstring>
 #include <utility>
 
+#include "engine/local/control_group.h"
 #include "engine/local/local_engine.h"
 #include "engine/local/rank_folder.h"
 #include "engine/local/spawn.h"
@@ -36,6 +39,8 @@ constexpr auto kOrderlySweepPause = 100ms;
 constexpr auto kLeaveTime = 10s;
 /// How long what a runner left behind may take to die, before it is reported as ended all the same.
 constexpr auto kSweepTime = 30s;
+/// Until what was not possible is tried again.
+constexpr auto kRetryPause = 100ms;
 
 // How a process ended, if it was a child of this one: of others the kernel does not say.
 std::string describe_end(const siginfo_t& info) {
@@ -85,21 +90,43 @@ bool LocalEngine::frozen(const NodeId& id) const {
 
 void LocalEngine::watch(Runner runner) {
   runner.number = ++last_number_;
-  epoll_event event{};
-  event.events = EPOLLIN;
-  event.data.u64 = runner.number;
-  ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, runner.handle.get(), &event);
+  runner.watched = watch_end(runner);
   auto kept = std::make_unique<Runner>(std::move(runner));
   by_number_.emplace(kept->number, kept.get());
   const RankKey key = kept->key;
   runners_.insert_or_assign(key, std::move(kept));
 }
 
+bool LocalEngine::watch_end(Runner& runner) {
+  epoll_event event{};
+  event.events = EPOLLIN;
+  event.data.u64 = runner.number;
+  return ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, runner.handle.get(), &event) == 0;
+}
+
+// Says once when looking at processes begins to fail, and once when it is possible again.
+bool LocalEngine::can_see(const Status& looked) {
+  if (!looked.ok()) {
+    retry_at_ = std::chrono::steady_clock::now() + kRetryPause;
+  }
+  if (blind_ == looked.ok()) {
+    blind_ = !looked.ok();
+    if (blind_) {
+      spdlog::warn("the processes of ranks cannot be looked at, so none is taken for ended: {}",
+                   looked.error().message);
+    } else {
+      spdlog::info("the processes of ranks can be looked at again");
+    }
+  }
+  return looked.ok();
+}
+
 void LocalEngine::run() {
   Instant next_beat = std::chrono::steady_clock::now();
   std::array<epoll_event, 64> events{};
   while (!stopping_) {
-    const Instant wake_at = std::min(next_beat, next_sweep_);
+    const Instant wake_at =
+        std::min({next_beat, next_sweep_, std::exchange(retry_at_, Instant::max())});
     const auto wait =
         std::chrono::ceil<std::chrono::milliseconds>(wake_at - std::chrono::steady_clock::now());
     const int count =
@@ -139,8 +166,8 @@ void LocalEngine::carry_out(StartOrder& order) {
   if (runners_.contains(order.key)) {
     return;
   }
-  if (const auto ended = ended_folders_.find(order.key); ended != ended_folders_.end()) {
-    sink_(RunnerEnded{order.key, read_result(ended->second),
+  if (const auto ended = ended_.find(order.key); ended != ended_.end()) {
+    sink_(RunnerEnded{order.key, ended->second.result,
                       "its runner had been started before, and has ended"});
     return;
   }
@@ -183,6 +210,7 @@ void LocalEngine::carry_out(StartOrder& order) {
   const fs::path folder = node_folder(order.holding.node) / to_string(order.key);
   if (const Status prepared = prepare_rank_folder(folder, file); !prepared.ok()) {
     cpu_shares_.give_back(order.key);
+    throw_away(order.key, folder);
     sink_(StartFailed{order.key, prepared.error().message});
     return;
   }
@@ -229,14 +257,13 @@ void LocalEngine::carry_out(const Kill& kill) {
                                               id.value())});
     }
   }
-  const auto ended = ended_folders_.find(kill.key);
-  const auto on = ended == ended_folders_.end()
+  const auto ended = ended_.find(kill.key);
+  const auto on = ended == ended_.end()
                       ? nodes_.end()
-                      : nodes_.find(NodeId(ended->second.parent_path().filename().string()));
+                      : nodes_.find(NodeId(ended->second.folder.parent_path().filename().string()));
   const bool node_speaks = on != nodes_.end() && on->second.going_down;
   if (!waited && !node_speaks) {
-    sink_(RunnerEnded{kill.key,
-                      ended == ended_folders_.end() ? std::nullopt : read_result(ended->second),
+    sink_(RunnerEnded{kill.key, ended == ended_.end() ? std::nullopt : ended->second.result,
                       "its runner is not there"});
   }
 }
@@ -250,8 +277,8 @@ void LocalEngine::carry_out(const Forget& forget) {
   for (auto& [id, node] : nodes_) {
     std::erase_if(node.waiting, [&](const StartOrder& order) { return order.key == forget.key; });
   }
-  if (const auto it = ended_folders_.find(forget.key); it != ended_folders_.end()) {
-    const fs::path folder = it->second;
+  if (const auto it = ended_.find(forget.key); it != ended_.end()) {
+    const fs::path folder = it->second.folder;
     throw_away(forget.key, folder);
   }
 }
@@ -264,7 +291,8 @@ void LocalEngine::carry_out(const SetPower& change) {
     fail_node(change.node, node);
   } else if (change.to == Power::kFrozen) {
     node.power = Power::kFrozen;
-    stop_members(families_on(change.node), kStopRounds);
+    node.thaw_after = false;
+    stop_members(families_on(change.node), kStopTime);
   } else if (change.from == Power::kFrozen) {
     thaw_node(change.node, node);
   } else {
@@ -281,6 +309,7 @@ void LocalEngine::fail_node(const NodeId& id, Node& node) {
   node.power = Power::kFailed;
   node.going_down = true;
   node.back_after = false;
+  node.thaw_after = false;
   node.waiting.clear();
   for (const auto& [key, runner] : runners_) {
     if (runner->node == id && (was_frozen || !runner->ended)) {
@@ -291,14 +320,19 @@ void LocalEngine::fail_node(const NodeId& id, Node& node) {
 }
 
 void LocalEngine::thaw_node(const NodeId& id, Node& node) {
-  node.power = Power::kOn;
   for (const auto& [key, runner] : runners_) {
     if (runner->node == id && runner->kill_waits) {
       to_kill_.push_back(key);
     }
   }
   kill_marked();
-  signal_members(families_on(id), SIGCONT);
+  // What is to be killed must not go on first.
+  node.thaw_after =
+      !to_kill_.empty() || !can_see(to_status(signal_members(families_on(id), SIGCONT)));
+  if (node.thaw_after) {
+    return;
+  }
+  node.power = Power::kOn;
   sink_(NodeBack{id});
   sink_(NodeSeen{id});
   for (StartOrder& order : std::exchange(node.waiting, {})) {
@@ -307,10 +341,13 @@ void LocalEngine::thaw_node(const NodeId& id, Node& node) {
 }
 
 void LocalEngine::settle_power(const NodeId& id, Node& node) {
+  if (node.thaw_after) {
+    thaw_node(id, node);
+  }
   if (node.going_down) {
-    const bool gone = std::none_of(runners_.begin(), runners_.end(), [&](const auto& entry) {
-      return entry.second->node == id && entry.second->lost_power;
-    });
+    // Also those whose end will still be told: something of them may live until then.
+    const bool gone = std::none_of(runners_.begin(), runners_.end(),
+                                   [&](const auto& entry) { return entry.second->node == id; });
     if (!gone) {
       return;
     }
@@ -343,10 +380,12 @@ void LocalEngine::runner_ended(Runner& runner) {
 
 void LocalEngine::kill_marked() {
   std::vector<Runner*> marked;
+  std::vector<RankKey> keys;
   std::vector<Family> families;
   for (const RankKey& key : std::exchange(to_kill_, {})) {
     if (const auto it = runners_.find(key); it != runners_.end() && !it->second->ended) {
       marked.push_back(it->second.get());
+      keys.push_back(key);
       families.push_back(family_of(*it->second));
     }
   }
@@ -355,12 +394,17 @@ void LocalEngine::kill_marked() {
   }
   // Looked for while the runner lives: what it started is below it in the process tree only until
   // then.
-  auto members = find_members(families, others_than(marked));
+  auto found = find_members(families, others_than(marked));
+  if (!can_see(to_status(found))) {
+    to_kill_ = std::move(keys);
+    return;
+  }
+  std::vector<std::vector<Process>>& members = *found;
   for (std::size_t i = 0; i < marked.size(); ++i) {
     // The runner first, which might otherwise report how its rank was killed.
     ::syscall(SYS_pidfd_send_signal, marked[i]->handle.get(), SIGKILL, nullptr, 0);
     for (const Process& process : members[i]) {
-      send_signal(process, SIGKILL);
+      (void)send_signal(process, SIGKILL);  // the sweep finds those that did not get it
     }
     marked[i]->known = std::move(members[i]);
   }
@@ -382,8 +426,16 @@ void LocalEngine::sweep(Instant now) {
   if (ended.empty()) {
     return;
   }
-  auto members = signal_members(families, SIGKILL, others_than(ended));
+  const auto found = signal_members(families, SIGKILL, others_than(ended));
   sweep_pause_ = std::min<std::chrono::milliseconds>(2 * sweep_pause_, kLongestSweepPause);
+  if (!can_see(to_status(found))) {
+    for (Runner* runner : ended) {
+      runner->give_up = now + kSweepTime;
+    }
+    next_sweep_ = now + sweep_pause_;
+    return;
+  }
+  const std::vector<std::vector<Process>>& members = *found;
   for (std::size_t i = 0; i < ended.size(); ++i) {
     Runner& runner = *ended[i];
     if (!members[i].empty() && now < runner.give_up) {
@@ -398,6 +450,15 @@ void LocalEngine::sweep(Instant now) {
       next_sweep_ = now + sweep_pause_;
       continue;
     }
+    std::optional<job::RankEnd> result;
+    if (auto read = read_result(runner.folder); read.ok()) {
+      result = std::move(read).value();
+    } else if (!runner.lost_power && now < runner.give_up) {
+      next_sweep_ = now + sweep_pause_;
+      continue;
+    } else {
+      runner.detail += fmt::format("; {}", read.error().message);
+    }
     if (runner.swept > 0) {
       runner.detail +=
           fmt::format("; {} process{} that outlived it {} killed", runner.swept,
@@ -406,19 +467,19 @@ void LocalEngine::sweep(Instant now) {
     if (!members[i].empty()) {
       runner.detail += fmt::format("; process {} of it cannot be killed", members[i].front().pid);
     }
-    report(runner);
+    report(runner, std::move(result));
   }
 }
 
-void LocalEngine::report(Runner& runner) {
+void LocalEngine::report(Runner& runner, std::optional<job::RankEnd> result) {
   const RankKey key = runner.key;
   const fs::path folder = runner.folder;
   cpu_shares_.give_back(key);
-  remove_group(read_control_group(folder, key));
+  remove_group({read_control_group(folder, key), kGroupTries});
   if (!runner.lost_power) {
-    sink_(RunnerEnded{key, read_result(folder), runner.detail});
+    sink_(RunnerEnded{key, result, runner.detail});
   }
-  ended_folders_[key] = folder;
+  ended_[key] = {folder, std::move(result)};
   if (runner.forgotten) {
     throw_away(key, folder);
   }
@@ -428,26 +489,40 @@ void LocalEngine::report(Runner& runner) {
 void LocalEngine::throw_away(const RankKey& key, const fs::path& folder) {
   // One that cannot be moved stays until the next begin(), where control forgets it again.
   if (trash_->throw_away(folder).ok()) {
-    ended_folders_.erase(key);
+    ended_.erase(key);
   }
 }
 
-void LocalEngine::remove_group(const fs::path& group) {
-  // The kernel may take a moment to let go of the last dead process.
-  if (!group.empty() && ::rmdir(group.c_str()) != 0 && errno == EBUSY) {
-    busy_groups_.push_back(group);
+void LocalEngine::remove_group(const BusyGroup& group) {
+  if (group.path.empty() || remove_control_group(group.path)) {
+    return;
   }
+  if (group.tries_left == 0) {
+    spdlog::warn("the control group {} stays busy and is left behind", group.path.string());
+    return;
+  }
+  busy_groups_.push_back({group.path, group.tries_left - 1});
 }
 
 void LocalEngine::beat(Instant now) {
-  for (const fs::path& group : std::exchange(busy_groups_, {})) {
+  for (const BusyGroup& group : std::exchange(busy_groups_, {})) {
     remove_group(group);
   }
   for (const auto& [id, node] : nodes_) {
     if (node.power == Power::kOn) {
       sink_(NodeSeen{id});
-    } else if (node.power == Power::kFrozen) {
-      stop_members(families_on(id), 1);
+    } else if (node.power == Power::kFrozen && !node.thaw_after) {
+      stop_members(families_on(id), Millis(0));
+    }
+  }
+  for (auto& [key, runner] : runners_) {
+    if (runner->ended || runner->watched) {
+      continue;
+    }
+    runner->watched = watch_end(*runner);
+    pollfd end{runner->handle.get(), POLLIN, 0};
+    if (!runner->watched && ::poll(&end, 1, 0) > 0) {
+      runner_ended(*runner);
     }
   }
   for (const auto& [key, runner] : runners_) {

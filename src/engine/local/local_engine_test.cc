@@ -190,6 +190,23 @@ TEST_F(Local, KillsOneRankAndNoOther) {
   EXPECT_EQ(seen_.count<RunnerEnded>([](const RunnerEnded&) { return true; }), 4U);
 }
 
+TEST_F(Local, RemovesTheControlGroupOfARunnerItKilledWithThoseBelowIt) {
+  const fs::path top =
+      fs::exists("/sys/fs/cgroup/cgroup.procs") ? "/sys/fs/cgroup" : "/sys/fs/cgroup/memory";
+  const fs::path group = top / fmt::format("quad-1-1-0-{}", ::getpid());
+  if (::mkdir(group.c_str(), 0755) != 0) {
+    GTEST_SKIP() << "no control group can be made here";
+  }
+  fs::create_directories(group / "of/the/job");
+  begin();
+  engine_->start(order(key(1), "wait"));
+  hear();
+  ASSERT_TRUE(write_file_atomically(folder(key(1)) / "cgroup", group.string()).ok());
+  engine_->kill(key(1));
+  ASSERT_TRUE(seen_.ended(key(1)));
+  EXPECT_FALSE(fs::exists(group));
+}
+
 TEST_F(Local, ForgetsTheFolderOfARankThatEndedOrThatStillEnds) {
   begin();
   engine_->start(order(key(1), "end"));
@@ -296,14 +313,14 @@ TEST_F(Local, DoesNotTakeAResultOfNoKnownKindForASuccess) {
   ASSERT_TRUE(seen_.ended(key(1)));
   for (const char* text : {"", "{", "[]", "{}", R"({"how": "finished"})", R"({"code": 0})"}) {
     ASSERT_TRUE(write_file_atomically(folder(key(1)) / "result.json", text).ok());
-    EXPECT_FALSE(read_result(folder(key(1)))) << text;
+    EXPECT_FALSE(read_result(folder(key(1))).value()) << text;
   }
 }
 
 TEST_F(Local, DoesNotTakeAnotherProcessWithTheSameNumberForItsRunner) {
   // Two processes differ by when they were started, in clock ticks: the runner must not be of this
   // one's tick.
-  const auto own_start = find_process(::getpid())->start_time;
+  const auto own_start = find_process(::getpid()).value()->start_time;
   timespec since_boot{};
   do {
     ::clock_gettime(CLOCK_BOOTTIME, &since_boot);
@@ -354,7 +371,8 @@ TEST_F(Local, StartsAfreshWhatWasLeftHalfMade) {
   fs::create_directories(folder(key(2)));
   ASSERT_TRUE(write_file_atomically(folder(key(2)) / "start.json", "{\"tok").ok());
   fs::create_directories(folder(key(3)));
-  ASSERT_TRUE(write_file_atomically(folder(key(3)) / "started", read_boot_id() + "\n").ok());
+  ASSERT_TRUE(
+      write_file_atomically(folder(key(3)) / "started", read_boot_id().value() + "\n").ok());
   fs::create_directories(data_ / "nodes/local-1/notes");
   EXPECT_TRUE(begin().empty());
   for (int job = 1; job <= 3; ++job) {

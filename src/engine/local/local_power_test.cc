@@ -159,8 +159,10 @@ TEST_F(LocalPower, FreezeCatchesARankThatForksAllTheTime) {
     ASSERT_TRUE(act("freeze").ok());
     engine_->start(order(key(10 + round), "wait", 2));
     hear();
-    for (const std::vector<Process>& members :
-         find_members({{{*find_process(said.pid)}, said.key, folder(key(1)).string()}})) {
+    const auto found =
+        find_members({{{*find_process(said.pid).value()}, said.key, folder(key(1)).string()}});
+    ASSERT_TRUE(found.ok()) << found.error().message;
+    for (const std::vector<Process>& members : *found) {
       EXPECT_FALSE(members.empty());
       for (const Process& process : members) {
         EXPECT_TRUE(process.stopped()) << process.pid << ' ' << process.state;

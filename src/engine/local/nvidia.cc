@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <chrono>
 #include <condition_variable>
 #include <map>
 #include <memory>
@@ -65,7 +66,30 @@ struct Nvml {
   int (*uuid)(void*, char*, unsigned) = nullptr;
   int (*memory)(void*, NvmlMemory*) = nullptr;
   int (*pci)(void*, NvmlPci*) = nullptr;
+  int (*mig)(void*, unsigned*, unsigned*) = nullptr;  // current and pending; not in old drivers
 };
+
+constexpr int kNoPermission = 4;
+
+constexpr const char* kSliced =
+    "it is divided into slices (MIG), which Quad does not place; turn that off with "
+    "'nvidia-smi -mig 0' to use it as a whole";
+
+std::string explain(int code) {
+  switch (code) {
+    case kNoPermission:
+      return "this user may not use the driver; see the permissions of /dev/nvidia*";
+    case 9:
+      return "the driver is not loaded; try 'modprobe nvidia', and see the kernel's log";
+    case 15:
+      return "the GPU has fallen off the bus; restart the machine";
+    case 18:
+      return "the driver in the kernel and the library are of different versions, as after an "
+             "update; restart the machine";
+    default:
+      return fmt::format("its code is {}", code);
+  }
+}
 
 template <typename Function>
 bool find_function(void* library, const char* name, Function*& out) {
@@ -77,8 +101,10 @@ Gpu ask_gpu(const Nvml& nvml, unsigned index, void* device) {
   Gpu gpu;
   gpu.index = static_cast<std::int32_t>(index);
   std::array<char, 256> text{};
-  if (nvml.name(device, text.data(), text.size() - 1) == 0) {
+  if (const int code = nvml.name(device, text.data(), text.size() - 1); code == 0) {
     gpu.name = text.data();
+  } else {
+    gpu.unusable = fmt::format("it does not answer: {}", explain(code));
   }
   text.fill('\0');
   if (nvml.uuid(device, text.data(), text.size() - 1) == 0) {
@@ -92,6 +118,11 @@ Gpu ask_gpu(const Nvml& nvml, unsigned index, void* device) {
   if (nvml.pci(device, &pci) == 0) {
     pci.bus_id[sizeof pci.bus_id - 1] = '\0';
     gpu.bus_id = kernel_bus_id(pci.bus_id);
+  }
+  unsigned current = 0;
+  unsigned pending = 0;
+  if (nvml.mig != nullptr && nvml.mig(device, &current, &pending) == 0 && current == 1) {
+    gpu.unusable = kSliced;
   }
   return gpu;
 }
@@ -115,21 +146,46 @@ Result<std::vector<Gpu>> ask_library(const std::string& name) {
     return error(ErrorCode::kUnavailable,
                  fmt::format("The library {} is not NVIDIA's, or too old", name));
   }
-  if (const int code = nvml.init(); code != 0) {
+  find_function(library, "nvmlDeviceGetMigMode", nvml.mig);
+  const auto refused = [](int code) {
     return error(ErrorCode::kUnavailable,
-                 fmt::format("NVIDIA's management library does not work: its code is {}", code));
+                 fmt::format("NVIDIA's management library does not work: {}", explain(code)));
+  };
+  if (const int code = nvml.init(); code != 0) {
+    return refused(code);
   }
   std::vector<Gpu> gpus;
   unsigned devices = 0;
-  if (nvml.count(&devices) == 0) {
-    for (unsigned i = 0; i < devices; ++i) {
-      // One that has fallen off the bus has no handle; the others keep their numbers.
-      if (void* device = nullptr; nvml.handle(i, &device) == 0) {
-        gpus.push_back(ask_gpu(nvml, i, device));
-      }
+  if (const int code = nvml.count(&devices); code != 0) {
+    nvml.shutdown();
+    return refused(code);
+  }
+  unsigned number = 0;
+  for (unsigned i = 0; i < devices; ++i) {
+    void* device = nullptr;
+    const int code = nvml.handle(i, &device);
+    if (code == kNoPermission) {
+      continue;  // in a container that was given others; CUDA does not count it either
     }
+    if (code == 0) {
+      gpus.push_back(ask_gpu(nvml, number, device));
+    } else {
+      // The others keep their numbers.
+      Gpu& lost = gpus.emplace_back();
+      lost.index = static_cast<std::int32_t>(number);
+      lost.unusable = fmt::format("it does not answer: {}", explain(code));
+    }
+    ++number;
   }
   nvml.shutdown();
+  // The library promises no order, and CUDA is told to count in that of the bus.
+  if (std::none_of(gpus.begin(), gpus.end(), [](const Gpu& gpu) { return gpu.bus_id.empty(); })) {
+    std::sort(gpus.begin(), gpus.end(),
+              [](const Gpu& a, const Gpu& b) { return a.bus_id < b.bus_id; });
+    for (std::size_t i = 0; i < gpus.size(); ++i) {
+      gpus[i].index = static_cast<std::int32_t>(i);
+    }
+  }
   return gpus;
 }
 
@@ -171,6 +227,16 @@ std::vector<Gpu> gpus_of_driver(const fs::path& proc) {
         gpu.name = trim(line.substr(6));
       } else if (line.starts_with("GPU UUID:")) {
         gpu.uuid = trim(line.substr(9));
+      } else if (line.starts_with("Device Minor:")) {
+        const fs::path slices = proc / "driver/nvidia/capabilities" /
+                                fmt::format("gpu{}", trim(line.substr(13))) / "mig";
+        std::error_code unknown;
+        for (fs::directory_iterator slice(slices, unknown), last; !unknown && slice != last;
+             slice.increment(unknown)) {
+          if (slice->path().filename().string().starts_with("gi")) {
+            gpu.unusable = kSliced;
+          }
+        }
       }
     }
     if (!gpu.name.empty()) {
@@ -193,7 +259,11 @@ Result<std::vector<Gpu>> parse_smi(std::string_view text) {
     }
     const auto fields = split(line, ',');
     Gpu gpu;
-    if (fields.size() != 5 || !read_number(trim(fields[0]), gpu.index)) {
+    const bool whole = fields.size() == 5 || fields.size() == 6;
+    if (!whole || !read_number(trim(fields[0]), gpu.index) || gpu.index < 0 ||
+        trim(fields[1]).empty() || !trim(fields[2]).starts_with("GPU-") ||
+        std::any_of(gpus.begin(), gpus.end(),
+                    [&](const Gpu& other) { return other.index == gpu.index; })) {
       return error(ErrorCode::kInvalid,
                    fmt::format("nvidia-smi gave a line that is not understood: '{}'", trim(line)));
     }
@@ -204,17 +274,29 @@ Result<std::vector<Gpu>> parse_smi(std::string_view text) {
     if (read_number(trim(fields[4]), mebibytes)) {  // "[N/A]" where memory is shared with the CPU
       gpu.memory_bytes = mebibytes << 20U;
     }
+    if (fields.size() == 6 && trim(fields[5]) == "Enabled") {
+      gpu.unusable = kSliced;
+    }
     gpus.push_back(std::move(gpu));
   }
   return gpus;
 }
 
 Result<std::vector<Gpu>> gpus_of_smi(const std::string& program, Millis limit) {
-  QUAD_ASSIGN(const std::string text,
-              output_of({program, "--query-gpu=index,name,uuid,pci.bus_id,memory.total",
-                         "--format=csv,noheader,nounits"},
-                        limit));
-  return parse_smi(text);
+  const auto end = std::chrono::steady_clock::now() + limit;
+  const auto ask = [&](const char* fields) {
+    const auto left = std::chrono::ceil<Millis>(end - std::chrono::steady_clock::now());
+    return output_of({program, fields, "--format=csv,noheader,nounits"}, left);
+  };
+  auto text = ask("--query-gpu=index,name,uuid,pci.bus_id,memory.total,mig.mode.current");
+  if (!text.ok() && text.error().code == ErrorCode::kUnavailable) {
+    // An older one, which does not know of slices.
+    text = ask("--query-gpu=index,name,uuid,pci.bus_id,memory.total");
+  }
+  if (!text.ok()) {
+    return text.error();
+  }
+  return parse_smi(*text);
 }
 
 }  // namespace quad::engine

@@ -28,42 +28,62 @@ bool read_number(std::string_view text, Number& out) {
   return failure == std::errc() && end == text.data() + text.size();
 }
 
-// Appends at most `limit` bytes of a file under /proc to `out`. False if it cannot be read.
-bool read_proc(const char* path, std::size_t limit, std::string& out) {
+// Reads at most `limit` bytes of a file under /proc, and a piece more. Returns 0 or an errno.
+int read_proc(const char* path, std::size_t limit, std::string& out) {
   out.clear();
   const UniqueFd fd(::open(path, O_RDONLY | O_CLOEXEC));
   if (!fd) {
-    return false;
+    return errno;
   }
   constexpr std::size_t kPiece = 8192;
   while (out.size() < limit) {
     const std::size_t at = out.size();
     out.resize(at + kPiece);
     const ssize_t got = ::read(fd.get(), out.data() + at, kPiece);
+    const int failure = got < 0 ? errno : 0;
     out.resize(at + (got > 0 ? static_cast<std::size_t>(got) : 0));
-    if (got < 0 && errno == EINTR) {
+    if (failure == EINTR) {
       continue;
     }
     if (got <= 0) {
-      return got == 0;
+      return failure;
     }
   }
-  return true;
+  return 0;
 }
 
-std::optional<Process> find_process(pid_t pid, std::string& buffer) {
+// The process has ended, or /proc keeps it from this user: then it is nobody of ours.
+bool is_absence(int failure) {
+  return failure == ENOENT || failure == ESRCH || failure == EACCES || failure == EPERM;
+}
+
+Result<std::optional<Process>> find_process(pid_t pid, std::string& buffer) {
   std::array<char, 48> path{};
   fmt::format_to_n(path.data(), path.size() - 1, "/proc/{}/stat", pid);
-  return read_proc(path.data(), 4096, buffer) ? parse_stat(buffer) : std::nullopt;
+  if (const int failure = read_proc(path.data(), 4096, buffer); failure != 0) {
+    if (is_absence(failure)) {
+      return std::optional<Process>();
+    }
+    return errno_error(fmt::format("Cannot read {}", path.data()), failure);
+  }
+  auto process = parse_stat(buffer);
+  if (!process) {
+    return error(ErrorCode::kIo, fmt::format("{} is not understood", path.data()));
+  }
+  return process;
 }
 
 // The environment as it was when the process began its program; empty for other users' and for
 // dying ones.
-bool read_environment(pid_t pid, std::string& buffer) {
+Status read_environment(pid_t pid, std::string& buffer) {
   constexpr std::size_t kLongest = 1U << 20U;
   std::array<char, 48> path{};
   fmt::format_to_n(path.data(), path.size() - 1, "/proc/{}/environ", pid);
-  return read_proc(path.data(), kLongest, buffer) && !buffer.empty();
+  const int failure = read_proc(path.data(), kLongest, buffer);
+  if (failure != 0 && !is_absence(failure)) {
+    return errno_error(fmt::format("Cannot read {}", path.data()), failure);
+  }
+  return {};
 }
 
 // The value of QUAD_RANK_KEY in an environment; empty without one.
@@ -112,54 +132,85 @@ std::optional<Process> parse_stat(std::string_view text) {
   return process;
 }
 
-std::optional<Process> find_process(pid_t pid) {
+Result<std::optional<Process>> find_process(pid_t pid) {
   std::string buffer;
   return find_process(pid, buffer);
 }
 
-std::vector<Process> all_processes() {
-  std::vector<Process> processes;
+Result<std::vector<Process>> all_processes() {
   const std::unique_ptr<DIR, int (*)(DIR*)> folder(::opendir("/proc"), ::closedir);
+  if (!folder) {
+    return errno_error("Cannot list the processes in /proc", errno);
+  }
+  std::vector<Process> processes;
   std::string buffer;
-  while (const dirent* entry = folder ? ::readdir(folder.get()) : nullptr) {
+  bool complete = false;
+  for (;;) {
+    errno = 0;
+    const dirent* entry = ::readdir(folder.get());
+    if (entry == nullptr) {
+      if (errno != 0) {
+        return errno_error("Cannot list the processes in /proc", errno);
+      }
+      break;
+    }
     pid_t pid = 0;
     if (!read_number(std::string_view(entry->d_name), pid)) {
       continue;
     }
-    if (const auto process = find_process(pid, buffer); process && !process->dead()) {
+    QUAD_ASSIGN(const auto process, find_process(pid, buffer));
+    if (process && !process->dead()) {
       processes.push_back(*process);
+      complete = complete || pid == ::getpid();
     }
+  }
+  if (!complete) {
+    return error(ErrorCode::kUnavailable,
+                 "/proc does not show the processes of this machine; mount it");
   }
   return processes;
 }
 
-UniqueFd open_process(const Process& process) {
+Result<UniqueFd> open_process(const Process& process) {
   if (process.pid <= 0) {
-    return {};
+    return UniqueFd();
   }
   UniqueFd handle(static_cast<int>(::syscall(SYS_pidfd_open, process.pid, 0)));
-  // Looked at after the handle was taken: if it is still the same process now, the handle is on it.
-  const auto now = handle ? find_process(process.pid) : std::nullopt;
-  if (!now || !now->same(process) || now->dead()) {
-    return {};
+  if (!handle) {
+    // The last two say that the number is a thread's by now, depending on the kernel.
+    if (errno == ESRCH || errno == EINVAL || errno == ENOENT) {
+      return UniqueFd();
+    }
+    return errno_error(fmt::format("Cannot watch process {}", process.pid), errno);
   }
-  return handle;
+  // Looked at after the handle was taken: if it is still the same process now, the handle is on it.
+  QUAD_ASSIGN(const auto now, find_process(process.pid));
+  if (now) {
+    return now->same(process) && !now->dead() ? std::move(handle) : UniqueFd();
+  }
+  const bool ended_or_others = ::syscall(SYS_pidfd_send_signal, handle.get(), 0, nullptr, 0) != 0 &&
+                               (errno == ESRCH || errno == EPERM);
+  if (ended_or_others) {
+    return UniqueFd();
+  }
+  return error(ErrorCode::kUnavailable,
+               fmt::format("/proc does not show process {}, which is there", process.pid));
 }
 
-bool send_signal(const Process& process, int signal) {
-  const UniqueFd handle = open_process(process);
+Result<bool> send_signal(const Process& process, int signal) {
+  QUAD_ASSIGN(const UniqueFd handle, open_process(process));
   return handle && ::syscall(SYS_pidfd_send_signal, handle.get(), signal, nullptr, 0) == 0;
 }
 
-std::vector<std::vector<Process>> find_members(const std::vector<Family>& families,
-                                               const std::vector<Process>& others) {
+Result<std::vector<std::vector<Process>>> find_members(const std::vector<Family>& families,
+                                                       const std::vector<Process>& others) {
   std::vector<std::vector<Process>> members(families.size());
   if (families.empty()) {
     return members;
   }
   constexpr std::size_t kNotLookedAt = static_cast<std::size_t>(-1);
   constexpr std::size_t kNobody = static_cast<std::size_t>(-2);
-  const std::vector<Process> processes = all_processes();
+  QUAD_ASSIGN(const std::vector<Process> processes, all_processes());
   std::unordered_map<pid_t, std::size_t> by_pid;
   std::unordered_multimap<pid_t, std::size_t> children;
   by_pid.reserve(processes.size());
@@ -204,10 +255,10 @@ std::vector<std::vector<Process>> find_members(const std::vector<Family>& famili
   const pid_t self = ::getpid();
   std::string environment;
   for (std::size_t i = 0; i < processes.size(); ++i) {
-    if (owner[i] != kNotLookedAt || processes[i].kernel || processes[i].pid == self ||
-        !read_environment(processes[i].pid, environment)) {
+    if (owner[i] != kNotLookedAt || processes[i].kernel || processes[i].pid == self) {
       continue;
     }
+    QUAD_TRY(read_environment(processes[i].pid, environment));
     const auto [begin, end] = by_key.equal_range(rank_key_in(environment));
     for (auto it = begin; it != end; ++it) {
       // Another server's rank may have the same key, but not the same folder.
@@ -220,35 +271,43 @@ std::vector<std::vector<Process>> find_members(const std::vector<Family>& famili
   return members;
 }
 
-bool stop_members(const std::vector<Family>& families, int rounds) {
-  for (int round = 0; round < rounds; ++round) {
-    bool still = true;
-    for (const std::vector<Process>& members : find_members(families)) {
-      for (const Process& process : members) {
-        if (!process.stopped()) {
-          still = false;
-          send_signal(process, SIGSTOP);
+bool stop_members(const std::vector<Family>& families, Millis limit) {
+  const auto end = std::chrono::steady_clock::now() + limit;
+  for (int round = 0;; ++round) {
+    const auto found = find_members(families);
+    bool still = found.ok();
+    if (found.ok()) {
+      for (const std::vector<Process>& members : *found) {
+        for (const Process& process : members) {
+          if (!process.stopped()) {
+            still = false;
+            (void)send_signal(process, SIGSTOP);  // the next round sees whether it stands still
+          }
         }
       }
     }
-    if (still) {
-      return true;
+    if (still || std::chrono::steady_clock::now() >= end) {
+      return still;
     }
     // A signal takes effect when its process next runs: some time has to pass, and nothing tells
     // when it has.
     std::this_thread::sleep_for(std::chrono::milliseconds(round < 10 ? 1 : 5));
   }
-  return false;
 }
 
-std::vector<std::vector<Process>> signal_members(const std::vector<Family>& families, int signal,
-                                                 const std::vector<Process>& others) {
-  std::vector<std::vector<Process>> all = find_members(families, others);
+Result<std::vector<std::vector<Process>>> signal_members(const std::vector<Family>& families,
+                                                         int signal,
+                                                         const std::vector<Process>& others) {
+  QUAD_ASSIGN(std::vector<std::vector<Process>> all, find_members(families, others));
+  Status all_sent;
   for (const std::vector<Process>& members : all) {
     for (const Process& process : members) {
-      send_signal(process, signal);
+      if (const auto sent = send_signal(process, signal); !sent.ok()) {
+        all_sent = sent.error();
+      }
     }
   }
+  QUAD_TRY(all_sent);
   return all;
 }
 

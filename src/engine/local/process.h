@@ -3,6 +3,10 @@
 // Processes as /proc shows them, told apart for good: a number together with a start time names one
 // process of this boot, so that a number that is used again is never taken for the old process. A
 // scan costs some ten microseconds for each process there is. Any thread.
+//
+// What cannot be found out is an error, never an absence: whoever runs out of files or memory, or
+// looks while /proc is not mounted, must ask again before it takes anything for ended. Processes
+// that /proc hides from this user (hidepid) are others', and count as absent.
 
 #pragma once
 
@@ -15,6 +19,8 @@
 #include <vector>
 
 #include "base/file.h"
+#include "base/result.h"
+#include "base/time.h"
 
 namespace quad::engine {
 
@@ -37,17 +43,17 @@ struct Process {
 /// The text of /proc/PID/stat. nullopt if it is cut off or something else. Pure.
 std::optional<Process> parse_stat(std::string_view text);
 
-/// The process that has this number now.
-std::optional<Process> find_process(pid_t pid);
+/// The process that has this number now; nullopt if /proc shows none.
+Result<std::optional<Process>> find_process(pid_t pid);
 
-/// Every process that is not dead.
-std::vector<Process> all_processes();
+/// Every process that is not dead; this one is always among them.
+Result<std::vector<Process>> all_processes();
 
 /// A handle on exactly this process (a pidfd); empty if it is dead, even if its number lives on.
-UniqueFd open_process(const Process& process);
+Result<UniqueFd> open_process(const Process& process);
 
 /// False if exactly this process is not there, or is not ours to signal.
-bool send_signal(const Process& process, int signal);
+Result<bool> send_signal(const Process& process, int signal);
 
 /// How the processes of a rank are recognised.
 struct Family {
@@ -59,15 +65,18 @@ struct Family {
 
 /// The live processes of each family, in the order of `families`. One scan of /proc for all. What
 /// is below `others` in the process tree is known to be nobody's, which saves looking at it.
-std::vector<std::vector<Process>> find_members(const std::vector<Family>& families,
-                                               const std::vector<Process>& others = {});
+Result<std::vector<std::vector<Process>>> find_members(const std::vector<Family>& families,
+                                                       const std::vector<Process>& others = {});
 
 /// Stops every process of the families (SIGSTOP), again until all stand still and no new one
-/// appears. Returns false if some do not yet after so many rounds, of a few milliseconds each.
-bool stop_members(const std::vector<Family>& families, int rounds);
+/// appears. Returns false if some do not yet after `limit`, or if that is not known; it looks at
+/// least once.
+bool stop_members(const std::vector<Family>& families, Millis limit);
 
-/// Sends `signal` once to every process of the families. Returns them all.
-std::vector<std::vector<Process>> signal_members(const std::vector<Family>& families, int signal,
-                                                 const std::vector<Process>& others = {});
+/// Sends `signal` once to every process of the families. Returns them all; an error if one of them
+/// may not have got it, after it was sent to all others.
+Result<std::vector<std::vector<Process>>> signal_members(const std::vector<Family>& families,
+                                                         int signal,
+                                                         const std::vector<Process>& others = {});
 
 }  // namespace quad::engine

@@ -118,8 +118,15 @@ fs::path read_control_group(const fs::path& folder, const RankKey& key) {
   return group.filename().string().starts_with("quad-" + to_string(key) + "-") ? group : fs::path();
 }
 
-std::string read_boot_id() {
-  return std::string(trim(read_file("/proc/sys/kernel/random/boot_id", 256).value_or("unknown")));
+Result<std::string> read_boot_id() {
+  const auto text = read_file("/proc/sys/kernel/random/boot_id", 256);
+  if (text.ok()) {
+    return std::string(trim(*text));
+  }
+  if (text.error().code == ErrorCode::kNotFound) {
+    return std::string("unknown");
+  }
+  return text.error();
 }
 
 Result<StartRecord> read_start_record(const fs::path& folder, const std::string& boot_id) {
@@ -132,18 +139,25 @@ Result<StartRecord> read_start_record(const fs::path& folder, const std::string&
     return errno_error(fmt::format("Cannot read {}", path.string()), errno);
   }
   // The lock is asked about first: whoever lets go of it has written the line before.
-  const bool locked = ::flock(fd.get(), LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
-  std::string text(kLongestRecord, '\0');
-  const ssize_t got = ::pread(fd.get(), text.data(), text.size(), 0);
-  if (got < 0) {
-    return errno_error(fmt::format("Cannot read {}", path.string()), errno);
+  const bool locked = ::flock(fd.get(), LOCK_SH | LOCK_NB) != 0;
+  if (locked && errno != EWOULDBLOCK) {
+    return errno_error(fmt::format("Cannot lock {}", path.string()), errno);
   }
-  text.resize(static_cast<std::size_t>(got));
-  StartRecord record = parse_start_record(text, boot_id);
+  QUAD_ASSIGN(StartRecord record, read_start_record(fd, boot_id));
   if (record.state == StartRecord::State::kNotStarted && locked) {
     record.state = StartRecord::State::kStarting;
   }
   return record;
+}
+
+Result<StartRecord> read_start_record(const UniqueFd& file, const std::string& boot_id) {
+  std::string text(kLongestRecord, '\0');
+  const ssize_t got = ::pread(file.get(), text.data(), text.size(), 0);
+  if (got < 0) {
+    return errno_error("Cannot read the record of a start", errno);
+  }
+  text.resize(static_cast<std::size_t>(got));
+  return parse_start_record(text, boot_id);
 }
 
 Result<UniqueFd> create_start_record(const fs::path& folder, const std::string& boot_id) {
@@ -158,6 +172,9 @@ Result<UniqueFd> create_start_record(const fs::path& folder, const std::string& 
                  fmt::format("A runner was already started in {}", folder.string()));
   }
   if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK) {
+      return errno_error(fmt::format("Cannot lock {}", path.string()), errno);
+    }
     return error(ErrorCode::kUnavailable,
                  fmt::format("A runner is being started in {}", folder.string()));
   }
@@ -168,24 +185,29 @@ Result<UniqueFd> create_start_record(const fs::path& folder, const std::string& 
   return fd;
 }
 
-std::optional<job::RankEnd> read_result(const fs::path& folder) {
+Result<std::optional<job::RankEnd>> read_result(const fs::path& folder) {
   constexpr std::uint64_t kLongest = 1U << 20U;
   const auto text = read_file(folder / "result.json", kLongest);
   if (!text.ok()) {
-    return std::nullopt;
+    // One that is too long is not from a runner.
+    if (text.error().code != ErrorCode::kIo) {
+      return std::optional<job::RankEnd>();
+    }
+    return text.error();
   }
   const auto object = parse_json_object(*text);
   if (!object.ok()) {
-    return std::nullopt;
+    return std::optional<job::RankEnd>();
   }
   job::RankEnd end = job::rank_end_from_json(*object);
   if (job::to_string(end.how) != get_string(*object, "how")) {
-    return std::nullopt;  // an end of no known kind must not pass for a success
+    // An end of no known kind must not pass for a success.
+    return std::optional<job::RankEnd>();
   }
   if (end.at.millis == 0) {
     end.at = WallTime{get_int(*object, "at_ms")};
   }
-  return end;
+  return std::optional(std::move(end));
 }
 
 }  // namespace quad::engine

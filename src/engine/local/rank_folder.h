@@ -68,20 +68,24 @@ struct StartRecord {
 /// there is none.
 std::filesystem::path read_control_group(const std::filesystem::path& folder, const RankKey& key);
 
-/// The boot that this machine is in.
-std::string read_boot_id();
+/// The boot that this machine is in; "unknown" on one that does not say.
+Result<std::string> read_boot_id();
 
 /// kStarting lasts for microseconds: the caller asks again. kIo if the file is there but cannot be
 /// read.
 Result<StartRecord> read_start_record(const std::filesystem::path& folder,
                                       const std::string& boot_id);
 
+/// The same from the open file, of which whoever calls holds the lock: never kStarting.
+Result<StartRecord> read_start_record(const UniqueFd& file, const std::string& boot_id);
+
 /// An empty `started`, locked, with the boot in its first line: for the process to add its line.
 /// kExists if a runner was started here before, kUnavailable if one is being started.
 Result<UniqueFd> create_start_record(const std::filesystem::path& folder,
                                      const std::string& boot_id);
 
-/// The result that a runner left behind; nullopt if there is none, or none that can be trusted.
-std::optional<job::RankEnd> read_result(const std::filesystem::path& folder);
+/// The result that a runner left behind; nullopt if there is none, or none that can be trusted. An
+/// error if it is there but cannot be read now.
+Result<std::optional<job::RankEnd>> read_result(const std::filesystem::path& folder);
 
 }  // namespace quad::engine

@@ -183,17 +183,27 @@ Result<SpawnedRunner> spawn_runner(const fs::path& program, const fs::path& fold
   const int clone_failure = errno;
   ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
   UniqueFd handle(handle_number);
-  if (pid < 0 || plan.failure != 0) {
-    if (pid >= 0) {
-      siginfo_t info{};
-      ::waitid(P_PIDFD, static_cast<id_t>(handle.get()), &info, WEXITED);
-    }
-    (void)!::ftruncate(record.get(), 0);
-    return errno_error(fmt::format("Cannot start {}", program.string()),
-                       pid < 0 ? clone_failure : plan.failure);
+  // From the file at hand: to open it again may not be possible any more.
+  const Result<StartRecord> started =
+      pid >= 0 && plan.failure == 0
+          ? read_start_record(record, boot_id)
+          : Result<StartRecord>(errno_error(fmt::format("Cannot start {}", program.string()),
+                                            pid < 0 ? clone_failure : plan.failure));
+  if (started.ok() && started->process.pid == pid) {
+    return SpawnedRunner{started->process, std::move(handle)};
   }
-  QUAD_ASSIGN(const StartRecord started, read_start_record(folder, boot_id));
-  return SpawnedRunner{started.process, std::move(handle)};
+  if (pid >= 0) {
+    // Without knowing when it was started it could not be told from others: it must not run.
+    ::syscall(SYS_pidfd_send_signal, handle.get(), SIGKILL, nullptr, 0);
+    siginfo_t info{};
+    while (::waitid(P_PIDFD, static_cast<id_t>(handle.get()), &info, WEXITED) != 0 &&
+           errno == EINTR) {
+    }
+  }
+  (void)!::ftruncate(record.get(), 0);
+  return started.ok() ? error(ErrorCode::kIo,
+                              fmt::format("The record of {}'s start is lost", program.string()))
+                      : started.error();
 }
 
 Result<std::string> output_of(const std::vector<std::string>& command, Millis limit) {

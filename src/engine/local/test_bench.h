@@ -7,6 +7,7 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <chrono>
 #include <condition_variable>
@@ -28,6 +29,18 @@ struct Said {
   std::string key;
   pid_t pid = 0;
   std::string word;
+};
+
+/// While it lives, this program can open `more` files and no others.
+class FewFiles {
+ public:
+  explicit FewFiles(int more);
+  ~FewFiles();
+  FewFiles(const FewFiles&) = delete;
+  FewFiles& operator=(const FewFiles&) = delete;
+
+ private:
+  rlimit before_{};
 };
 
 /// Where observations arrive; any thread.
