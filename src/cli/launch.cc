@@ -220,32 +220,39 @@ struct Upload {
   std::string key;          ///< for messages: "workdir", "file_mounts./data"
   std::string destination;  ///< of a file mount; empty for the workdir
   fs::path source;
+  spec::Mark mark;
 };
 
-Result<std::vector<Upload>> uploads_of(const spec::TaskSet& set) {
+/// What is wrong with a source, if it cannot be brought.
+std::optional<spec::Diagnostic> fault_of(const Upload& upload) {
+  std::error_code failure;
+  const auto status = fs::status(upload.source, failure);
+  const bool folder = fs::is_directory(status);
+  if (folder || (!upload.destination.empty() && fs::is_regular_file(status))) {
+    return std::nullopt;
+  }
+  return spec::Diagnostic{
+      .message = fmt::format("{} {}", upload.source.string(),
+                             !fs::exists(status)
+                                 ? "is not there; the path counts from the folder you are in"
+                             : upload.destination.empty() ? "is not a folder"
+                                                          : "is neither a folder nor a file"),
+      .key = upload.key,
+      .line = upload.mark.line,
+      .column = upload.mark.column};
+}
+
+std::vector<Upload> uploads_of(const spec::TaskSet& set) {
   std::vector<Upload> uploads;
   for (const spec::Task& task : set.tasks) {
     if (const auto* workdir = std::get_if<spec::LocalWorkdir>(&task.workdir)) {
-      uploads.push_back({"workdir", "", local_path(workdir->path)});
+      uploads.push_back({"workdir", "", local_path(workdir->path), task.marks.find("workdir")});
     }
     for (const spec::FileMount& mount : task.file_mounts) {
       if (mount.kind == spec::FileMount::Kind::kLocal) {
-        uploads.push_back(
-            {"file_mounts." + mount.destination, mount.destination, local_path(mount.source)});
+        const std::string key = "file_mounts." + mount.destination;
+        uploads.push_back({key, mount.destination, local_path(mount.source), task.marks.find(key)});
       }
-    }
-  }
-  for (const Upload& upload : uploads) {
-    std::error_code failure;
-    const auto status = fs::status(upload.source, failure);
-    const bool folder = fs::is_directory(status);
-    if (!folder && (upload.destination.empty() || !fs::is_regular_file(status))) {
-      return error(ErrorCode::kInvalid,
-                   fmt::format("{}: {} {}", upload.key, upload.source.string(),
-                               !fs::exists(status)
-                                   ? "is not there; the path counts from the folder you are in"
-                               : upload.destination.empty() ? "is not a folder"
-                                                            : "is neither a folder nor a file"));
     }
   }
   return uploads;
@@ -264,7 +271,7 @@ Result<Blob> send(Client& client, const fs::path& source) {
 }
 
 /// What of a source no job will find, in a few words.
-void warn_of_left_out(const Blob& blob, const std::string& key, const std::string& file) {
+void warn_of_left_out(const Blob& blob, const Upload& upload, const std::string& file) {
   if (blob.left_out.empty()) {
     return;
   }
@@ -278,7 +285,9 @@ void warn_of_left_out(const Blob& blob, const std::string& key, const std::strin
   }
   print_problems({{.message = fmt::format(
                        "{}: left out, as only files, folders and links are brought.", names),
-                   .key = key}},
+                   .key = upload.key,
+                   .line = upload.mark.line,
+                   .column = upload.mark.column}},
                  "warning", file);
 }
 
@@ -290,7 +299,7 @@ Status send_all(Client& client, const std::vector<Upload>& uploads, const std::s
     if (!blob.ok()) {
       return error(blob.error().code, fmt::format("{}: {}", upload.key, blob.error().message));
     }
-    warn_of_left_out(*blob, upload.key, file);
+    warn_of_left_out(*blob, upload, file);
     if (upload.destination.empty()) {
       body["workdir_blob"] = blob->hash;
     } else {
@@ -426,10 +435,16 @@ int launch(Program& program, const LaunchOptions& options) {
     print_problems(set.errors, "error", entry->file);
     return kUsage;
   }
-  const auto uploads = uploads_of(set);
-  if (!uploads.ok()) {
-    return fail(Error{
-        ErrorCode::kInvalid, (is_command ? "" : entry->file + ": ") + uploads.error().message, {}});
+  const std::vector<Upload> uploads = uploads_of(set);
+  std::vector<spec::Diagnostic> missing;
+  for (const Upload& upload : uploads) {
+    if (auto fault = fault_of(upload)) {
+      missing.push_back(std::move(*fault));
+    }
+  }
+  if (!missing.empty()) {
+    print_problems(missing, "error", entry->file);
+    return kUsage;
   }
   json::object body;
   body[is_command ? "command" : "yaml"] = entry->text;
@@ -442,7 +457,7 @@ int launch(Program& program, const LaunchOptions& options) {
     return fail(client.error());
   }
   if (!options.dryrun) {
-    const Status sent = send_all(*client, *uploads, entry->file, body);
+    const Status sent = send_all(*client, uploads, entry->file, body);
     if (!sent.ok()) {
       return fail(sent.error());
     }
@@ -467,7 +482,7 @@ int launch(Program& program, const LaunchOptions& options) {
   if (program.globals.json()) {
     print_json(*answer);
   } else {
-    print_dryrun(*answer, *entry, *uploads);
+    print_dryrun(*answer, *entry, uploads);
   }
   return kOk;
 }

@@ -48,7 +48,7 @@ class Preparer {
   std::optional<job::Shape> shape_of(const spec::Resources& resources, bool alone);
   json::array mounts_of(const spec::Task& task);
 
-  void check_exclusions(const spec::QuadBlock& quad);
+  void check_exclusions(const spec::Task& task);
 
   const SubmitContext& context_;
   Prepared& out_;
@@ -63,24 +63,27 @@ void Preparer::refuse(bool alone, std::string key, std::string message, std::str
   }
 }
 
-void Preparer::check_exclusions(const spec::QuadBlock& quad) {
+void Preparer::check_exclusions(const spec::Task& task) {
+  const spec::QuadBlock& quad = *task.quad;
   std::vector<std::string_view> known;
   for (const auto& [id, node] : context_.snapshot->pool.nodes()) {
     known.push_back(id.value());
   }
-  for (const std::string& name : quad.exclude_nodes) {
+  for (std::size_t i = 0; i < quad.exclude_nodes.size(); ++i) {
+    const std::string& name = quad.exclude_nodes[i];
     if (std::find(known.begin(), known.end(), name) == known.end()) {
       const auto near = nearest(name, known);
-      findings_.warn("quad.exclude_nodes",
-                     fmt::format("There is no node '{}'{}.", name,
-                                 near ? fmt::format("; did you mean '{}'?", *near) : ""));
+      findings_.warn_at(task.marks.find(fmt::format("quad.exclude_nodes[{}]", i)),
+                        "quad.exclude_nodes",
+                        fmt::format("There is no node '{}'{}.", name,
+                                    near ? fmt::format("; did you mean '{}'?", *near) : ""));
     }
   }
 }
 
 std::optional<job::Shape> Preparer::shape_of(const spec::Resources& resources, bool alone) {
   if (is_elsewhere(resources)) {
-    refuse(alone, "resources.infra",
+    refuse(alone, place_key(resources),
            fmt::format("This server runs jobs on its own machine and has no '{}'.",
                        *resources.infra()),
            "leave infra out");
@@ -210,7 +213,7 @@ json::array Preparer::mounts_of(const spec::Task& task) {
 void Preparer::add(const spec::Task& task) {
   check_task(task, findings_);
   for (spec::Diagnostic& problem : spec::launch_errors(task)) {
-    out_.errors.push_back(std::move(problem));
+    findings_.errors.push_back(std::move(problem));
   }
   job::Request request;
   request.owner = context_.owner;
@@ -223,6 +226,7 @@ void Preparer::add(const spec::Task& task) {
       request.shapes.push_back(std::move(*shape));
     }
   }
+  findings_.look_at(task.marks);
   if (request.shapes.empty() && task.resources.size() > 1) {
     findings_.refuse("resources", "None of the alternatives fits any node here.");
   }
@@ -235,7 +239,7 @@ void Preparer::add(const spec::Task& task) {
     request.stop_grace = task.quad->stop_grace;
     request.max_duration = task.quad->max_duration;
     request.recovery.strict_fence = task.quad->fence == spec::Fence::kStrict;
-    check_exclusions(*task.quad);
+    check_exclusions(task);
     for (const std::string& node : task.quad->exclude_nodes) {
       request.exclude_nodes.emplace_back(node);
     }
@@ -298,11 +302,15 @@ Prepared prepare(const spec::TaskSet& set, const SubmitContext& context) {
   Prepared out;
   out.warnings = set.warnings;
   if (set.tasks.size() > 1 || set.execution == spec::TaskSet::Execution::kParallel) {
+    const bool group = set.execution == spec::TaskSet::Execution::kParallel;
+    // Of a pipeline, the second task is what is too much.
+    const spec::Mark mark = group ? set.header.find("execution") : set.tasks[1].marks.find("");
     out.errors.push_back(
-        {.message = set.execution == spec::TaskSet::Execution::kParallel
-                        ? "Job groups cannot be launched yet; launch their tasks one by one."
-                        : "Pipelines cannot be launched yet; launch their tasks one by one.",
-         .key = ""});
+        {.message = group ? "Job groups cannot be launched yet; launch their tasks one by one."
+                          : "Pipelines cannot be launched yet; launch their tasks one by one.",
+         .key = group ? "execution" : "",
+         .line = mark.line,
+         .column = mark.column});
     return out;
   }
   Preparer preparer(context, out);

@@ -152,6 +152,59 @@ TEST_F(Submit, WhatCannotWorkIsAnErrorThatNamesTheKey) {
       prepared("name: a\n---\nname: b\nrun: echo 1\n---\nname: c\nrun: echo 2\n").errors.empty());
 }
 
+/// "line:column key", one for each.
+std::string places_of(const std::vector<spec::Diagnostic>& all) {
+  std::string text;
+  for (const spec::Diagnostic& one : all) {
+    text += std::to_string(one.line) + ":" + std::to_string(one.column) + " " + one.key + "\n";
+  }
+  return text;
+}
+
+TEST_F(Submit, AFaultThatOnlyTheNodesShowSaysWhereItStands) {
+  node("n1", 8, 32, "H100", 8);
+  EXPECT_EQ(places_of(prepared("run: x\nresources:\n  cpus: 99\n").errors), "3:9 resources.cpus\n");
+  EXPECT_EQ(places_of(prepared("resources: {memory: 2, gpus: 'H1000:1'}\nrun: x\n").errors),
+            "1:30 resources.accelerators\n");
+  EXPECT_EQ(places_of(prepared("resources:\n  cloud: aws\nrun: x\n").errors),
+            "2:10 resources.cloud\n");
+  EXPECT_EQ(places_of(prepared("run: x\nworkdir: here\nfile_mounts:\n  /a: s3://b/c.d\n"
+                               "  /x/../y: ./z\n")
+                          .errors),
+            "5:12 file_mounts./x/../y\n2:10 workdir\n4:7 file_mounts./a\n"
+            "5:12 file_mounts./x/../y\n");
+  EXPECT_EQ(places_of(prepared("run: x\nquad:\n  depends_on:\n    - 7\n").errors),
+            "3:3 quad.depends_on\n");
+  EXPECT_EQ(places_of(prepared("managed_secrets:\n- A\n- B: {mount_path: /b}\nrun: x\n").errors),
+            "2:3 secrets.A\n3:3 secrets.B\n3:3 managed_secrets.B\n");
+  EXPECT_EQ(places_of(prepared("run: x\nquad:\n  exclude_nodes:\n  - n1\n  - n2\n").warnings),
+            "5:5 quad.exclude_nodes\n");
+  EXPECT_EQ(places_of(prepared("name: a\nrun: x\n---\nname: b\nrun: y\n").errors), "4:1 \n");
+  EXPECT_EQ(places_of(prepared("name: a\nexecution: parallel\n---\nname: b\nrun: y\n").errors),
+            "2:12 execution\n");
+}
+
+TEST_F(Submit, EachAlternativeIsNamedAtItsOwnPlace) {
+  node("n1", 8, 32, "A100", 8);
+  EXPECT_EQ(places_of(prepared("resources:\n  cpus: 99\n  any_of:\n  - accelerators: H100:8\n"
+                               "  - cpus: 77\nrun: x\n")
+                          .warnings),
+            "4:19 resources.accelerators\n5:11 resources.cpus\n");
+  EXPECT_EQ(
+      places_of(
+          prepared("resources:\n  accelerators:\n    B200: 1\n    A100: 1\nrun: x\n").warnings),
+      "3:5 resources.accelerators\n");
+}
+
+TEST_F(Submit, WhatTheCommandLineSaidHasNoLine) {
+  node("n1", 8, 32);
+  spec::Overrides overrides;
+  overrides.gpus = "H100:1";
+  overrides.workdir = "elsewhere";
+  EXPECT_EQ(places_of(prepared("workdir: .\nrun: x\nresources: {gpus: T4}\n", overrides).errors),
+            "0:0 resources.accelerators\n0:0 workdir\n");
+}
+
 TEST_F(Submit, WhatIsHarmlessIsAWarning) {
   node("n1", 8, 32);
   const Prepared got = prepared(

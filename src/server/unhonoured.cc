@@ -22,13 +22,13 @@ bool is_kubernetes(const spec::Resources& resources) {
 void check_secrets(const spec::Task& task, Findings& findings) {
   for (const spec::Secret& secret : task.secrets) {
     if (!secret.value) {
-      findings.refuse(
-          "secrets." + secret.name,
+      findings.refuse_at(
+          secret.mark, "secrets." + secret.name,
           fmt::format("Secret '{0}' has no value; give one with --secret {0}=VALUE.", secret.name));
     }
     if (secret.mount_path) {
-      findings.refuse("managed_secrets." + secret.name,
-                      "Secrets can be variables here, not files yet; leave mount_path out.");
+      findings.refuse_at(secret.mark, "managed_secrets." + secret.name,
+                         "Secrets can be variables here, not files yet; leave mount_path out.");
     }
   }
 }
@@ -61,7 +61,8 @@ void check_quad(const spec::QuadBlock& quad, Findings& findings) {
 
 void check_places(const spec::Resources& resources, Findings& findings) {
   if (is_kubernetes(resources)) {
-    findings.warn("resources.infra", "This server has no Kubernetes; the job runs on local nodes.");
+    findings.warn(place_key(resources),
+                  "This server has no Kubernetes; the job runs on local nodes.");
   }
   if (resources.instance_type) {
     findings.warn("resources.instance_type",
@@ -120,12 +121,26 @@ void check_disks(const spec::Resources& resources, Findings& findings) {
 
 }  // namespace
 
+void Findings::refuse(std::string key, std::string message, std::string hint) {
+  const spec::Mark mark = marks_ == nullptr ? spec::Mark{} : marks_->find(key);
+  refuse_at(mark, std::move(key), std::move(message), std::move(hint));
+}
+
+void Findings::refuse_at(spec::Mark mark, std::string key, std::string message, std::string hint) {
+  errors.push_back({std::move(message), std::move(key), std::move(hint), mark.line, mark.column});
+}
+
 void Findings::warn(std::string key, std::string message) {
+  const spec::Mark mark = marks_ == nullptr ? spec::Mark{} : marks_->find(key);
+  warn_at(mark, std::move(key), std::move(message));
+}
+
+void Findings::warn_at(spec::Mark mark, std::string key, std::string message) {
   const bool known = std::any_of(
       warnings.begin(), warnings.end(),
       [&](const spec::Diagnostic& one) { return one.key == key && one.message == message; });
   if (!known) {
-    warnings.push_back({.message = std::move(message), .key = std::move(key)});
+    warnings.push_back({std::move(message), std::move(key), {}, mark.line, mark.column});
   }
 }
 
@@ -133,7 +148,17 @@ bool is_elsewhere(const spec::Resources& resources) {
   return !is_kubernetes(resources) && (resources.cloud || resources.region || resources.zone);
 }
 
+std::string place_key(const spec::Resources& resources) {
+  for (const std::string_view key : {"resources.cloud", "resources.region", "resources.zone"}) {
+    if (resources.marks.has(key)) {
+      return std::string(key);
+    }
+  }
+  return "resources.infra";
+}
+
 void check_task(const spec::Task& task, Findings& findings) {
+  findings.look_at(task.marks);
   if (task.service) {
     findings.refuse(task.service->is_pool ? "pool" : "service",
                     "Services and pools cannot be launched yet; leave this section out to run the "
@@ -182,6 +207,7 @@ void check_task(const spec::Task& task, Findings& findings) {
 }
 
 void check_resources(const spec::Resources& resources, Findings& findings) {
+  findings.look_at(resources.marks);
   check_places(resources, findings);
   check_images(resources, findings);
   check_disks(resources, findings);

@@ -13,16 +13,24 @@
 
 namespace quad::server {
 
-/// Gathers what is wrong. A warning that several alternatives of resources give is given once.
+/// Gathers what is wrong, each with the place of its key in the text. A warning that several
+/// alternatives of resources give is given once.
 class Findings {
  public:
-  void refuse(std::string key, std::string message, std::string hint = {}) {
-    errors.push_back(
-        {.message = std::move(message), .key = std::move(key), .hint = std::move(hint)});
-  }
+  /// What is found from now on is about the task or the alternative with these marks, which must
+  /// outlive the finding.
+  void look_at(const spec::Marks& marks) { marks_ = &marks; }
+
+  void refuse(std::string key, std::string message, std::string hint = {});
   void warn(std::string key, std::string message);
+  // The same where the place is known better than by the key.
+  void refuse_at(spec::Mark mark, std::string key, std::string message, std::string hint = {});
+  void warn_at(spec::Mark mark, std::string key, std::string message);
 
   std::vector<spec::Diagnostic> errors, warnings;
+
+ private:
+  const spec::Marks* marks_ = nullptr;
 };
 
 /// All of the task but its resources.
@@ -31,5 +39,7 @@ void check_task(const spec::Task& task, Findings& findings);
 void check_resources(const spec::Resources& resources, Findings& findings);
 /// Whether an alternative asks for another place than this machine.
 bool is_elsewhere(const spec::Resources& resources);
+/// The key that says where: "resources.infra", or what it was called before.
+std::string place_key(const spec::Resources& resources);
 
 }  // namespace quad::server

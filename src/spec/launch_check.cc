@@ -52,7 +52,8 @@ class LaunchCheck {
   static std::string quoted(std::string_view text) { return shown(text); }
 
   void fail(std::string key, std::string message) {
-    found_.push_back({std::move(message), std::move(key), {}, 0, 0});
+    const Mark mark = task_.marks.find(key);
+    found_.push_back({std::move(message), std::move(key), {}, mark.line, mark.column});
   }
 
   void check_mount(const FileMount& mount) {

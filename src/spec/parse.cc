@@ -156,6 +156,7 @@ class FileReader {
   void read_job_group() {
     set_.execution = TaskSet::Execution::kParallel;
     const Node header = documents_[0];
+    set_.header.add(header, "", 1);
     documents_.erase(documents_.begin());
     const Node* name = header.find("name");
     if (name == nullptr || !name->is_string() || !is_group_name(name->text)) {

@@ -42,6 +42,7 @@ struct TaskSet {
   std::vector<std::string> primary_tasks;      ///< of a job group; empty: all are
   std::vector<NamedValue> termination_delays;  ///< of a job group: task or "default" → "30s"
   std::optional<bool> inter_connection;
+  Marks header;             ///< of the keys of a job group's header
   std::vector<Task> tasks;  ///< empty if there are errors
   std::vector<Diagnostic> errors, warnings;
 

@@ -45,6 +45,11 @@ class CandidateReader {
     read_disks();
     read_local_disk();
     read_instance_type();
+    constexpr int kMarkedLevels = 2;  // "job_recovery.strategy"
+    r_.marks.add(node_, "resources", kMarkedLevels);
+    if (accelerator != nullptr) {
+      r_.marks.set("resources.accelerators", accelerator->mark);
+    }
     return issues_.failures() == before ? std::optional(std::move(r_)) : std::nullopt;
   }
 

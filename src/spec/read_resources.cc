@@ -138,6 +138,7 @@ class ResourcesReader {
     const std::string_view key = task_.choice == Choice::kOrdered ? "ordered" : "any_of";
     for (std::size_t i = 0; i < candidates.items.size(); ++i) {
       Node merged = shared;
+      merged.mark = candidates.items[i].mark;
       for (const Entry& entry : candidates.items[i].entries) {
         if (entry.key.text != "labels") {
           merged.set(entry.key.text, entry.value);

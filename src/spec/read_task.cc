@@ -120,6 +120,8 @@ class TaskReader {
     }
     add_registry_access();
     add_fuse();
+    constexpr int kMarkedLevels = 3;  // "quad.checkpoint.interval"
+    task_.marks.add(config_, "", kMarkedLevels);
     return std::move(task_);
   }
 
@@ -224,6 +226,7 @@ class TaskReader {
 
   void add_secret(const std::string& written, std::optional<std::string> value, Mark mark) {
     Secret secret;
+    secret.mark = mark;
     if (value && !written.starts_with(kManagedPrefix)) {
       secret.name = written;
       secret.value = std::move(value);
@@ -243,17 +246,19 @@ class TaskReader {
   }
 
   void read_managed(const Node& item) {
-    const auto add = [&](std::string_view written, std::optional<std::string> mount_path) {
+    const auto add = [&](std::string_view written, Mark mark,
+                         std::optional<std::string> mount_path) {
       SecretName name = parse_secret_name(written);
       task_.secrets.push_back(
-          {std::move(name.name), std::nullopt, std::move(name.scope), std::move(mount_path)});
+          {std::move(name.name), std::nullopt, std::move(name.scope), std::move(mount_path), mark});
     };
     if (item.is_string()) {
-      add(item.text, std::nullopt);
+      add(item.text, item.mark, std::nullopt);
     }
     for (const Entry& entry : item.entries) {
       const Node* path = entry.value.find_value("mount_path");
-      add(json_key(entry.key), path != nullptr ? std::optional(path->text) : std::nullopt);
+      add(json_key(entry.key), entry.key.mark,
+          path != nullptr ? std::optional(path->text) : std::nullopt);
     }
   }
 

@@ -15,6 +15,7 @@
 
 #include "base/json.h"
 #include "base/time.h"
+#include "spec/marks.h"
 
 namespace quad::spec {
 
@@ -102,6 +103,7 @@ struct Resources {
   std::optional<bool> requires_fuse;
   std::optional<bool> image_managed;
   std::optional<bool> no_missing_accelerator_warnings;
+  Marks marks;  ///< of this alternative's keys, as "resources.cpus" wherever it is written
 
   /// The image a container is started from, without "docker:"; empty if none is asked for.
   [[nodiscard]] std::optional<std::string> container_image() const;
@@ -171,6 +173,7 @@ struct Secret {
   std::optional<std::string> value;       ///< none: a managed secret, resolved at launch
   std::optional<std::string> scope;       ///< personal, workspace or global
   std::optional<std::string> mount_path;  ///< as a file rather than a variable
+  Mark mark;
 };
 
 struct Hook {
@@ -242,6 +245,8 @@ struct Task {
   bool asks_api_server_access = false;  ///< the file says true, which is the default anyway
   json::object inputs, outputs;         ///< {uri: GB}
   std::optional<QuadBlock> quad;
+
+  Marks marks;  ///< of all keys but those of `resources`
 
   // Kept only to be printed again.
   json::object volumes_written;

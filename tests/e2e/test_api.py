@@ -122,6 +122,15 @@ class Refusals(quadtest.TestCase):
             answer = self.api.post("/v1/jobs", body)
             self.assertEqual((answer.status, answer.json["error"].get("where")), (400, where), answer)
 
+    def test_a_fault_of_the_task_is_told_with_its_line_and_column(self):
+        task = "run: x\nfile_mounts:\n  /data: s3://bucket\n"
+        errors = [
+            self.api.post("/v1/jobs", {"yaml": task}).json["error"]["errors"],
+            self.api.post("/v1/validate", {"yaml": task}).json["errors"],
+        ]
+        for (error,) in errors:
+            self.assertEqual((error["key"], error["line"], error["column"]), ("file_mounts./data", 3, 10))
+
     def test_what_is_too_large_is_refused_before_it_is_sent(self):
         for path, limit in (("/v1/jobs", 8 << 20), ("/v1/jobs:bulk", 64 << 20), ("/v1/tokens", 8 << 20)):
             with quadapi.Raw(self.quad) as raw:

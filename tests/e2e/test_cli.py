@@ -458,8 +458,12 @@ class Launching(WithServer):
         task = self.folder / "mounts.yaml"
         task.write_text("file_mounts: {/data: ./absent}\nrun: ls\n")
         said = self.refused("launch", task)
-        self.assertIn("mounts.yaml: file_mounts./data: ", said)
+        self.assertIn("mounts.yaml:1:22: error: file_mounts./data: ", said)
         self.assertIn("absent is not there", said)
+        # What only the server finds stands at its place too, but for what the command line says over the file.
+        task.write_text("run: ls\nresources:\n  cpus: 1000\n")
+        self.assertRegex(self.refused("launch", task), r"mounts\.yaml:3:9: error: resources\.cpus: No node has 1000 CPUs")
+        self.assertRegex(self.refused("launch", "--cpus", "999", task), r"mounts\.yaml: error: resources\.cpus: No node has 999 ")
         task.write_text("resources: {cpus: many}\nrun: ls\n")
         self.assertRegex(self.refused("launch", task), r"mounts\.yaml:1:19: error: resources\.cpus: ")
 
@@ -481,7 +485,7 @@ class Launching(WithServer):
         self.assertIn("It would start at once on local-1 and local-2.\n", out)
         self.assertTrue(out.endswith("Nothing was submitted.\n"), out)
         self.assertIn("warning: resources.ports: ", err)
-        self.assertRegex(err, r"warning: resources\.accelerators: No node has 'B200' GPUs.* left out")
+        self.assertRegex(err, r"train\.yaml:6:19: warning: resources\.accelerators: No node has 'B200' GPUs.* left out")
         blocker = self.quad_server.launch({"num_nodes": 3, "run": "sleep 600", "resources": {"accelerators": "H100:8"}})
         self.quad_server.wait_for_status(blocker, "RUNNING")
         out = self.quad_server.ok("launch", "--dryrun", task)
