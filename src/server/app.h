@@ -131,6 +131,12 @@ void add_runner_routes(App& app, net::Router& router);
 /// What control tells the runners' sessions; each call is posted to the io thread.
 control::RunnerOrders runner_orders(App& app);
 
+/// What happened up to now and passes the filter, oldest first: read from the store by other
+/// threads, in pieces of bounded work, while the io thread serves others.
+boost::asio::awaitable<Result<std::vector<job::Event>>> read_events(App& app,
+                                                                    net::Exchange& exchange,
+                                                                    store::EventFilter filter);
+
 /// The job that the path names, for readers; answers 404 (or 400) itself.
 std::shared_ptr<const job::Job> job_of(App& app, net::Exchange& exchange);
 net::Response json_answer(const json::value& value, int status = 200);

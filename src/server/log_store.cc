@@ -51,21 +51,10 @@ LogStore::Open* LogStore::open(const RankKey& key) {
   ::fstat(fresh.log.get(), &info);
   fresh.size = static_cast<std::uint64_t>(info.st_size);
   if (fresh.size > 0) {
-    // What the last server left: the last mark, and the bytes behind it, which have no gap.
-    const std::vector<Mark> known = marks(key);
-    if (!known.empty()) {
-      fresh.last = known.back();
-    }
+    // What the last server left: its last mark, and the bytes behind it, which have no gap.
+    fresh.last = end_mark(key, fresh.size);
     fresh.lines = fresh.last.line;
-    for (std::uint64_t at = fresh.last.offset; at < fresh.size;) {
-      const auto piece = read(key, at, 1U << 20U);
-      if (!piece.ok() || piece->empty()) {
-        break;
-      }
-      fresh.lines += newlines(*piece);
-      at += piece->size();
-    }
-    fresh.logical = fresh.last.logical + (fresh.size - fresh.last.offset);
+    fresh.logical = fresh.last.logical;
   }
   if (open_.size() >= kOpenFiles) {
     open_.erase(recent_.back());
@@ -133,11 +122,13 @@ std::uint64_t LogStore::append(const RankKey& key, std::uint64_t offset, std::st
     const std::string text =
         fmt::format("\n[quad: {} bytes were lost here: the server's disk was full]\n", open->lost);
     const std::uint64_t before = open->size;
+    const std::uint64_t lines = open->lines;
     if (write(key, *open, text, now)) {
       open->lost = 0;
       mark(key, *open, now, true);
     } else {
       open->size = before;
+      open->lines = lines;
     }
   }
   const std::uint64_t before = open->size;
@@ -217,41 +208,67 @@ Result<std::string> LogStore::read(const RankKey& key, std::uint64_t offset,
 }
 
 std::uint64_t LogStore::tail(const RankKey& key, std::uint64_t lines) const {
-  constexpr std::uint64_t kPiece = 64 * 1024;
   const std::uint64_t end = size(key);
-  if (lines == 0) {
+  if (lines == 0 || end == 0) {
     return end;
   }
-  std::uint64_t found = 0;
-  for (std::uint64_t at = end; at > 0;) {
-    const std::uint64_t start = at > kPiece ? at - kPiece : 0;
-    const auto piece = read(key, start, at - start);
-    if (!piece.ok()) {
-      return start;
-    }
-    for (std::size_t i = piece->size(); i-- > 0;) {
-      // The newline that ends the last line does not begin another.
-      if ((*piece)[i] == '\n' && start + i + 1 < end && ++found == lines) {
-        return start + i + 1;
-      }
-    }
-    at = start;
-  }
-  return 0;
+  const auto open = open_.find(key);
+  const std::uint64_t ended = open != open_.end() ? open->second.lines : end_mark(key, end).line;
+  const auto last = read(key, end - 1, 1);
+  const std::uint64_t all = ended + (last.ok() && *last == "\n" ? 0 : 1);
+  return lines >= all ? 0 : seek_line(key, all - lines + 1);
 }
 
-std::vector<LogStore::Mark> LogStore::marks(const RankKey& key) const {
-  const auto bytes = read_file(file(key, ".idx"), 1ULL << 30U);
-  std::vector<Mark> all(bytes.ok() ? bytes->size() / sizeof(Mark) : 0);
-  if (!all.empty()) {
-    std::memcpy(all.data(), bytes->data(), all.size() * sizeof(Mark));
+LogStore::Neighbours LogStore::find_marks(const RankKey& key,
+                                          const std::function<bool(const Mark&)>& is_before) const {
+  Neighbours found;
+  const UniqueFd fd(::open(file(key, ".idx").c_str(), O_RDONLY | O_CLOEXEC));
+  struct stat info {};
+  if (!fd || ::fstat(fd.get(), &info) != 0) {
+    return found;
   }
-  return all;
+  auto low = std::uint64_t{0};
+  auto high = static_cast<std::uint64_t>(info.st_size) / sizeof(Mark);
+  while (low < high) {
+    const std::uint64_t middle = low + (high - low) / 2;
+    Mark mark;
+    if (::pread(fd.get(), &mark, sizeof mark, static_cast<off_t>(middle * sizeof mark)) !=
+        static_cast<ssize_t>(sizeof mark)) {
+      break;
+    }
+    if (is_before(mark)) {
+      found.before = mark;
+      low = middle + 1;
+    } else {
+      found.after = mark;
+      high = middle;
+    }
+  }
+  return found;
+}
+
+LogStore::Mark LogStore::end_mark(const RankKey& key, std::uint64_t size) const {
+  // After a power cut the index may be ahead of the log.
+  Mark at =
+      find_marks(key, [&](const Mark& one) { return one.offset <= size; }).before.value_or(Mark{});
+  while (at.offset < size) {
+    const auto piece = read(key, at.offset, std::min<std::uint64_t>(size - at.offset, 1U << 20U));
+    if (!piece.ok() || piece->empty()) {
+      break;
+    }
+    at.line += newlines(*piece);
+    at.offset += piece->size();
+    at.logical += piece->size();
+  }
+  return at;
 }
 
 std::uint64_t LogStore::seek_time(const RankKey& key, WallTime time) const {
-  const std::vector<Mark> all = marks(key);
-  if (all.empty()) {
+  // A mark stands for what came in the 200 ms after it as well, so the one before may hold bytes of
+  // this time.
+  const std::int64_t earliest = time.millis - kMarkMillis;
+  const Neighbours near = find_marks(key, [&](const Mark& one) { return one.time_ms < earliest; });
+  if (!near.before && !near.after) {
     // All of it came at once: in the 200 ms before the file was last written.
     struct stat info {};
     const bool known = ::stat(file(key).c_str(), &info) == 0;
@@ -259,13 +276,8 @@ std::uint64_t LogStore::seek_time(const RankKey& key, WallTime time) const {
         static_cast<std::int64_t>(info.st_mtim.tv_sec) * 1000 + info.st_mtim.tv_nsec / 1'000'000;
     return known && written + kMarkMillis >= time.millis ? 0 : size(key);
   }
-  // A mark stands for what came in the 200 ms after it as well, so the one before may hold bytes of
-  // this time.
-  const std::int64_t earliest = time.millis - kMarkMillis;
-  const auto it = std::partition_point(all.begin(), all.end(),
-                                       [&](const Mark& one) { return one.time_ms < earliest; });
   // What lies before the first mark may be of any time.
-  return it == all.begin() ? 0 : it == all.end() ? size(key) : it->offset;
+  return !near.before ? 0 : !near.after ? size(key) : near.after->offset;
 }
 
 std::uint64_t LogStore::seek_line(const RankKey& key, std::uint64_t line) const {
@@ -273,12 +285,10 @@ std::uint64_t LogStore::seek_line(const RankKey& key, std::uint64_t line) const 
     return 0;
   }
   const std::uint64_t wanted = line - 1;  // newlines before it
-  const std::vector<Mark> all = marks(key);
   // A mark with that many newlines before it may lie inside the line: begin before the last of
   // them.
-  const auto it = std::partition_point(all.begin(), all.end(),
-                                       [&](const Mark& one) { return one.line < wanted; });
-  const Mark from = it == all.begin() ? Mark{} : *(it - 1);
+  const Mark from =
+      find_marks(key, [&](const Mark& one) { return one.line < wanted; }).before.value_or(Mark{});
   std::uint64_t at = from.offset;
   std::uint64_t passed = from.line;
   for (;;) {

@@ -9,6 +9,8 @@
 // killed server loses nothing, a power cut the last seconds.
 //
 // Io thread only. No work for each line but counting newlines; at most kOpenFiles descriptors.
+// Seeking reads O(log n) of the index and what lies between two of its marks, however long the log
+// is.
 
 #pragma once
 
@@ -17,10 +19,10 @@
 #include <functional>
 #include <list>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
-#include <vector>
 
 #include "base/file.h"
 #include "base/ids.h"
@@ -52,7 +54,7 @@ class LogStore {
   /// At most `limit` bytes from `offset`; fewer, or none, at the end.
   [[nodiscard]] Result<std::string> read(const RankKey& key, std::uint64_t offset,
                                          std::size_t limit) const;
-  /// Where the last `lines` lines begin.
+  /// Where the last `lines` lines begin; 0 if there are no more than that.
   [[nodiscard]] std::uint64_t tail(const RankKey& key, std::uint64_t lines) const;
   /// Where the output of this time or later begins, to the precision of the index (200 ms).
   [[nodiscard]] std::uint64_t seek_time(const RankKey& key, WallTime time) const;
@@ -90,7 +92,16 @@ class LogStore {
   Open* open(const RankKey& key);
   bool write(const RankKey& key, Open& open, std::string_view bytes, WallTime now);
   void mark(const RankKey& key, Open& open, WallTime now, bool force);
-  [[nodiscard]] std::vector<Mark> marks(const RankKey& key) const;
+  /// The last of the marks for which `is_before` holds, and the first for which it does not: the
+  /// marks are in order, and it must hold for some of the first and none of the rest.
+  struct Neighbours {
+    std::optional<Mark> before;
+    std::optional<Mark> after;
+  };
+  [[nodiscard]] Neighbours find_marks(const RankKey& key,
+                                      const std::function<bool(const Mark&)>& is_before) const;
+  /// What a mark at the end of a file of this size would say, but for the time.
+  [[nodiscard]] Mark end_mark(const RankKey& key, std::uint64_t size) const;
   void notify(const RankKey& key);
 
   std::filesystem::path folder_;

@@ -125,6 +125,59 @@ TEST_F(Logs, TheTailIsTheLastLines) {
   EXPECT_EQ(from(logs_->tail(kRank, 0)), "");
 }
 
+TEST_F(Logs, TheTailOfALogThatCameInPiecesIsTheSameBeforeAndAfterARestart) {
+  const std::string text = numbered_lines(5'000) + "and no end";
+  std::mt19937 random(9);
+  for (std::size_t at = 0; at < text.size();) {
+    at = logs_->append(kRank, at, std::string_view(text).substr(at, 1 + random() % 900), now_);
+    now_.millis += 90;
+  }
+  for (const bool again : {false, true}) {
+    for (std::uint64_t lines = 1; lines < 5'010; lines += 1 + random() % 40) {
+      std::size_t at = text.size();
+      for (std::uint64_t i = 0; i < lines && at != std::string::npos; ++i) {
+        at = at == 0 ? std::string::npos : text.rfind('\n', at - 1);
+      }
+      const std::uint64_t expected = at == std::string::npos ? 0 : at + 1;
+      ASSERT_EQ(logs_->tail(kRank, lines), expected) << lines << " lines, again: " << again;
+    }
+    restart();
+  }
+}
+
+TEST_F(Logs, TheTailIsFoundThroughTheIndexAndNotByReadingWhatLiesBetween) {
+  const std::string text = numbered_lines(50'000);
+  for (std::size_t at = 0; at < text.size(); now_.millis += 250) {
+    at = logs_->append(kRank, at, std::string_view(text).substr(at, 4'096), now_);
+  }
+  // Whoever counted the lines of the whole file would now come to other places.
+  std::FILE* file = std::fopen(logs_->file(kRank).c_str(), "r+");
+  ASSERT_NE(file, nullptr);
+  const std::string other(text.size() - 200'000, '\n');
+  ASSERT_EQ(std::fseek(file, 100'000, SEEK_SET), 0);
+  ASSERT_EQ(std::fwrite(other.data(), 1, other.size(), file), other.size());
+  std::fclose(file);
+  for (const bool again : {false, true}) {
+    EXPECT_EQ(from(logs_->tail(kRank, 1)), "line 50000\n") << again;
+    EXPECT_EQ(from(logs_->tail(kRank, 49'999), 14), "line 2\nline 3\n") << again;
+    EXPECT_EQ(logs_->tail(kRank, UINT64_MAX), 0U) << again;
+    restart();
+  }
+}
+
+TEST_F(Logs, AnIndexThatIsAheadOfItsLogIsReadAsFarAsThatGoes) {
+  const std::string text = numbered_lines(1'000);
+  for (std::size_t at = 0; at < text.size(); now_.millis += 250) {
+    at = logs_->append(kRank, at, std::string_view(text).substr(at, 500), now_);
+  }
+  const std::size_t kept = text.find("line 701\n");
+  logs_.reset();
+  std::filesystem::resize_file(folder_ / "7/1/0.log", kept);  // as a power cut may leave it
+  logs_ = std::make_unique<LogStore>(folder_);
+  EXPECT_EQ(from(logs_->tail(kRank, 2)), "line 699\nline 700\n");
+  EXPECT_EQ(logs_->end(kRank), kept);
+}
+
 TEST_F(Logs, ALineWithoutItsEndIsALineOfTheTail) {
   logs_->append(kRank, 0, "one\ntwo\nthr", now_);
   EXPECT_EQ(from(logs_->tail(kRank, 1)), "thr");

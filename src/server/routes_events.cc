@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <boost/asio/post.hpp>
 #include <boost/asio/use_awaitable.hpp>
+#include <iterator>
 
 #include "job/record.h"
 #include "net/sse.h"
 #include "server/app.h"
+#include "server/event_window.h"
 #include "server/input.h"
 
 namespace quad::server {
@@ -19,8 +21,10 @@ constexpr std::size_t kBatch = 500;
 /// Followers of everything that are further behind are told to read the state again; older events
 /// come as pages.
 constexpr std::int64_t kMostBehind = 20'000;
-/// How many revisions are looked at in one go where no index finds those that match.
+/// How many revisions are looked at in one go where no index finds those that match: by the io
+/// thread for a follower, and by a thread of its own for a page.
 constexpr std::int64_t kWindow = 5'000;
+constexpr std::int64_t kPageWindow = 50'000;
 constexpr Millis kHeartbeat{15'000};
 
 bool matches(const job::Event& event, const store::EventFilter& filter) {
@@ -70,7 +74,6 @@ class EventCursor {
   /// Appends what comes next, which may be nothing even before the end.
   Status step(std::string& out) {
     const Revision newest = app_.newest;
-    const bool indexed = filter_.job || filter_.node;
     if (filter_.after > newest) {
       // From another store, or from before a restore: what the reader holds is not this server's
       // state.
@@ -79,7 +82,8 @@ class EventCursor {
       filter_.after = newest;
       return {};
     }
-    if (!indexed && newest.value() - filter_.after.value() > kMostBehind) {
+    const bool of_everything = !filter_.job && !filter_.node;
+    if (of_everything && newest.value() - filter_.after.value() > kMostBehind) {
       append_resync(
           out, filter_.after, newest, "behind",
           "The reader is too far behind; read the state again, or the events in between as pages");
@@ -88,8 +92,7 @@ class EventCursor {
     }
     // No further than this thread was told, even where the store is ahead: the rest has its turn
     // with the telling.
-    filter_.until =
-        indexed ? newest : Revision(std::min(newest.value(), filter_.after.value() + kWindow));
+    filter_ = first_window(std::move(filter_), newest, kWindow);
     QUAD_ASSIGN(const auto events, next_events(app_, filter_));
     for (const job::Event& event : events) {
       net::append_sse(out, std::to_string(event.revision.value()), event.kind,
@@ -177,15 +180,11 @@ asio::awaitable<void> events(App& app, net::Exchange& exchange) {
   // What is told is what there was: a reader goes on from this revision, whatever the filter left
   // out.
   const Revision newest = app.newest;
-  filter.until = newest;
   if (asked->stream) {
     co_await follow(app, exchange, filter);
     co_return;
   }
-  const std::function<Result<std::vector<job::Event>>()> work = [store = app.store, filter] {
-    return store->events(filter);
-  };
-  const auto found = co_await away<Result<std::vector<job::Event>>>(app, exchange, work);
+  const auto found = co_await read_events(app, exchange, filter);
   if (!found.ok()) {
     exchange.respond_error(found.error());
     co_return;
@@ -199,6 +198,32 @@ asio::awaitable<void> events(App& app, net::Exchange& exchange) {
 }
 
 }  // namespace
+
+asio::awaitable<Result<std::vector<job::Event>>> read_events(App& app, net::Exchange& exchange,
+                                                             store::EventFilter filter) {
+  const Revision end = app.newest;
+  std::vector<job::Event> all;
+  while (filter.limit > 0) {
+    const store::EventFilter window = first_window(filter, end, kPageWindow);
+    const std::function<Result<std::vector<job::Event>>()> work = [store = app.store, window] {
+      return store->events(window);
+    };
+    auto found = co_await away<Result<std::vector<job::Event>>>(app, exchange, work);
+    if (!found.ok()) {
+      co_return found;
+    }
+    filter.limit -= std::min(filter.limit, found->size());
+    std::move(found->begin(), found->end(), std::back_inserter(all));
+    if (*window.until >= end) {
+      break;
+    }
+    if (app.stopping || exchange.closed()) {
+      co_return error(ErrorCode::kUnavailable, "The server is stopping; ask the next one");
+    }
+    filter.after = *window.until;
+  }
+  co_return all;
+}
 
 void add_event_routes(App& app, net::Router& router) {
   router.get("/v1/events", [&app](net::Exchange& e) { return events(app, e); });

@@ -260,7 +260,7 @@ asio::awaitable<void> job_events(App& app, net::Exchange& exchange, bool story) 
   filter.job = job->id;
   filter.limit = 10'000;
   filter.kind_prefix = story ? "" : "checkpoint.complete";
-  const auto events = app.store->events(filter);
+  const auto events = co_await read_events(app, exchange, filter);
   if (!events.ok()) {
     exchange.respond_error(events.error());
     co_return;

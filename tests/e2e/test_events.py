@@ -41,6 +41,7 @@ class Events(quadtest.TestCase):
             ("node=local-2", lambda event: event.get("node") == "local-2"),
             ("kind=job.", lambda event: event["kind"].startswith("job.")),
             ("kind=job.&job=1", lambda event: event["kind"].startswith("job.") and event.get("job") == 1),
+            ("kind=node.&node=local-2", lambda event: event["kind"].startswith("node.") and event.get("node") == "local-2"),
             ("kind=none.such", lambda event: False),
         ):
             expected = [event for event in pages if wanted(event)]

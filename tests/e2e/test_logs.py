@@ -106,6 +106,7 @@ class Logs(quadtest.TestCase):
         self.assertEqual(self.log(server, job, "--rank", "0", "--attempt", "1"), lines_of(1, 0, end=False))
         self.assertEqual(self.log(server, job, "--rank", "0", "--tail", "3"), lines_of(2, 0)[-3:])
         self.assertEqual(self.log(server, job, "--rank", "0", "--tail", "0"), [])
+        self.assertEqual(self.log(server, job, "--rank", "0", "--tail", str(2**63 - 1)), lines_of(2, 0))
         self.assertEqual(self.log(server, job, "--rank", "0", "--attempt", "1", "--tail", "1"), lines_of(1, 0)[199:200])
         self.assertEqual(len(self.log(server, job, "--tail", "2")), 4)
         for line in (1, 2, 100, 201):
