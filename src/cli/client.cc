@@ -114,18 +114,28 @@ Result<json::object> Client::remove(const std::string& target) {
   return read(http_.request("DELETE", target));
 }
 
+Millis upload_patience(std::uint64_t bytes) {
+  constexpr Millis kLeast{60'000};
+  constexpr std::uint64_t kSlowDisk = 20'000;  // bytes in a millisecond
+  return kLeast + Millis(static_cast<std::int64_t>(bytes / kSlowDisk));
+}
+
 Status Client::upload(const std::string& hash, const fs::path& file) {
   const std::string target = "/v1/blobs/" + hash;
-  QUAD_ASSIGN(const net::ClientResponse known, http_.request("HEAD", target));
+  const UniqueFd fd(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
+  struct stat info {};
+  if (!fd || ::fstat(fd.get(), &info) != 0) {
+    return errno_error(fmt::format("Cannot read {}", file.string()), errno);
+  }
+  const Millis patience = upload_patience(static_cast<std::uint64_t>(info.st_size));
+  const net::ChunkSink no_body = [](std::string_view /*piece*/) { return true; };
+  QUAD_ASSIGN(const net::ClientResponse known, http_.stream("HEAD", target, no_body, patience));
   if (known.status == 200) {
     return {};
   }
-  const UniqueFd fd(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd) {
-    return errno_error(fmt::format("Cannot read {}", file.string()), errno);
-  }
-  QUAD_ASSIGN(const net::ClientResponse answer,
-              http_.upload("PUT", target, fd.get(), {{"Content-Type", "application/zstd"}}));
+  QUAD_ASSIGN(
+      const net::ClientResponse answer,
+      http_.upload("PUT", target, fd.get(), {{"Content-Type", "application/zstd"}}, patience));
   return answer.ok() ? Status() : Status(answer.to_error());
 }
 

@@ -5,6 +5,7 @@
 
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -50,6 +51,10 @@ class Client {
 
   net::HttpClient http_;
 };
+
+/// How long the server may take over an upload of this size before it answers: it reads all of one
+/// that it had before it was started, and brings a new one to its disk.
+Millis upload_patience(std::uint64_t bytes);
 
 /// Starts `quad serve` on the data directory in the background, unless one runs there, and waits
 /// until it answers. Of several that do this at the same moment one starts it, and the others wait

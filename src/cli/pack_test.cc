@@ -8,6 +8,7 @@
 
 #include "base/file.h"
 #include "base/text.h"
+#include "cli/client.h"
 #include "cli/ignore.h"
 
 namespace quad::cli {
@@ -80,6 +81,12 @@ TEST(Pack, TakesAnyNameAndSaysWhatItLeavesOut) {
   EXPECT_EQ(blob->left_out, std::vector<std::string>{"pipe"});
   std::filesystem::remove(blob->file);
   std::filesystem::remove_all(folder);
+}
+
+TEST(Upload, WaitsForAServerThatReadsAllOfALargeOne) {
+  EXPECT_EQ(upload_patience(0), Millis(60'000));
+  EXPECT_EQ(upload_patience(1'000'000'000), Millis(110'000));
+  EXPECT_GT(upload_patience(64ULL << 30U), Millis(3'000'000));
 }
 
 }  // namespace

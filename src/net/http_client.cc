@@ -410,7 +410,8 @@ Result<ClientResponse> HttpClient::stream(std::string_view method, std::string_v
 }
 
 Result<ClientResponse> HttpClient::upload(std::string_view method, std::string_view target,
-                                          int file, const Headers& headers) {
+                                          int file, const Headers& headers,
+                                          std::optional<Millis> read_timeout) {
   struct stat info {};
   if (::fstat(file, &info) != 0) {
     return errno_error("Cannot read the file to upload", errno);
@@ -425,7 +426,7 @@ Result<ClientResponse> HttpClient::upload(std::string_view method, std::string_v
     body.length = static_cast<std::uint64_t>(std::max<off_t>(0, info.st_size - body.start));
   }
   State::Call call{method, target, &headers, body};
-  call.read_timeout = state_->options.read_timeout;
+  call.read_timeout = read_timeout.value_or(state_->options.read_timeout);
   return state_->run(call);
 }
 

@@ -99,9 +99,11 @@ class HttpClient {
                                 std::string_view body = {}, const Headers& headers = {});
 
   /// Sends an open file, from its present offset to its end, as the body. An answer that comes
-  /// before the whole is sent (401, 413, …) ends the sending.
+  /// before the whole is sent (401, 413, …) ends the sending. `read_timeout`: for the answer, if
+  /// another one than usual.
   Result<ClientResponse> upload(std::string_view method, std::string_view target, int file,
-                                const Headers& headers = {});
+                                const Headers& headers = {},
+                                std::optional<Millis> read_timeout = {});
 
   /// Asks for an upgrade to `protocol`. The connection leaves the client; the next request makes a
   /// new one.

@@ -79,8 +79,8 @@ struct App {
   Histogram commit_seconds;
   const net::HttpServer* http = nullptr;
 
-  /// Blobs whose content was seen to be what their name says, as the files were then
-  /// (routes_blobs.cc).
+  /// Blobs whose content was seen to be what their name says, when they came or since, as the files
+  /// were then (routes_blobs.cc).
   std::map<std::string, std::string> sound_blobs;
 
   bool stopping = false;

@@ -38,8 +38,8 @@ std::string stamp_of(const struct stat& info) {
                      info.st_mtim.tv_nsec);
 }
 
-/// Whether the file still holds what its name says. Reads all of it, but once only for each
-/// content.
+/// Whether the file still holds what its name says. Reads all of it, but only what this server has
+/// neither taken in nor read already.
 asio::awaitable<bool> is_sound(App& app, net::Exchange& exchange, int fd, const std::string& hash) {
   struct stat info {};
   if (::fstat(fd, &info) != 0) {
@@ -135,14 +135,61 @@ asio::awaitable<void> put_blob(App& app, net::Exchange& exchange) {
         ErrorCode::kInvalid, "What was sent does not have this SHA-256; send it again", "hash"));
     co_return;
   }
-  const std::function<int()> keep = [at = fd.get(), temporary, to = file] {
-    return ::fsync(at) != 0 || ::rename(temporary.c_str(), to.c_str()) != 0 ? errno : 0;
-  };
-  if (const int failure = co_await away<int>(app, exchange, keep); failure != 0) {
+  const std::function<int()> sync = [at = fd.get()] { return ::fsync(at) != 0 ? errno : 0; };
+  int failure = co_await away<int>(app, exchange, sync);
+  // On the io thread, as is every look at what lies under a blob's name: see drop_damaged().
+  if (failure == 0 && ::rename(temporary.c_str(), file.c_str()) != 0) {
+    failure = errno;
+  }
+  struct stat info {};
+  if (failure == 0 && ::fstat(fd.get(), &info) != 0) {
+    failure = errno;
+  }
+  if (failure != 0) {
     exchange.respond_error(errno_error("The upload cannot be kept", failure));
     co_return;
   }
+  app.sound_blobs[hash] = stamp_of(info);
   exchange.respond(json_answer(json::object{{"hash", hash}, {"bytes", *size}}, 201));
+}
+
+/// Takes a damaged file away, unless another has been uploaded in its place since it was opened as
+/// `fd`. Whether it was.
+bool drop_damaged(int fd, const fs::path& file) {
+  struct stat checked {};
+  struct stat now {};
+  if (::fstat(fd, &checked) != 0 || ::stat(file.c_str(), &now) != 0 ||
+      checked.st_ino != now.st_ino || checked.st_dev != now.st_dev) {
+    return false;
+  }
+  spdlog::warn("the upload {} is damaged, and is asked for anew", file.string());
+  ::unlink(file.c_str());
+  return true;
+}
+
+/// Whether the server has it: whoever asks will not send it then, so it must be whole.
+asio::awaitable<void> has_blob(App& app, net::Exchange& exchange, const fs::path& file) {
+  const std::string hash = file.filename().string();
+  for (;;) {
+    const UniqueFd fd(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
+    struct stat info {};
+    if (!fd || ::fstat(fd.get(), &info) != 0) {
+      break;
+    }
+    const bool sound = co_await is_sound(app, exchange, fd.get(), hash);
+    if (sound) {
+      exchange.respond({200,
+                        "application/octet-stream",
+                        "",
+                        {{"Quad-Bytes", std::to_string(info.st_size)}},
+                        nullptr});
+      co_return;
+    }
+    if (drop_damaged(fd.get(), file)) {
+      break;
+    }
+  }
+  exchange.respond_error(error(ErrorCode::kNotFound, "There is no such blob here"));
 }
 
 asio::awaitable<void> get_blob(App& app, net::Exchange& exchange) {
@@ -150,26 +197,13 @@ asio::awaitable<void> get_blob(App& app, net::Exchange& exchange) {
   if (file.empty()) {
     co_return;
   }
-  const UniqueFd fd(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
-  struct stat info {};
-  if (!fd || ::fstat(fd.get(), &info) != 0) {
-    exchange.respond_error(error(ErrorCode::kNotFound, "There is no such blob here"));
+  if (exchange.request().method == "HEAD") {
+    co_await has_blob(app, exchange, file);
     co_return;
   }
-  if (exchange.request().method == "HEAD") {
-    // Whoever asks will not send it if it is here, so it must be whole.
-    const bool sound = co_await is_sound(app, exchange, fd.get(), file.filename().string());
-    if (!sound) {
-      spdlog::warn("the upload {} is damaged, and is asked for anew", file.string());
-      ::unlink(file.c_str());
-      exchange.respond_error(error(ErrorCode::kNotFound, "There is no such blob here"));
-      co_return;
-    }
-    exchange.respond({200,
-                      "application/octet-stream",
-                      "",
-                      {{"Quad-Bytes", std::to_string(info.st_size)}},
-                      nullptr});
+  const UniqueFd fd(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd) {
+    exchange.respond_error(error(ErrorCode::kNotFound, "There is no such blob here"));
     co_return;
   }
   const std::string type = "application/octet-stream";

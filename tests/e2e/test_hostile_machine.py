@@ -1,14 +1,17 @@
 """A machine that misbehaves: full disks, clocks that jump, files that are gone, garbage on every door."""
 
+import hashlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from pathlib import Path
 
+import quadapi
 import quadtest
 
 TIMEOUT_SECONDS = 300
@@ -76,6 +79,9 @@ class Machine(quadtest.TestCase):
 
     def release(self, server, job, epoch=1):
         (next(server.data.glob(f"nodes/*/{job}-{epoch}-0/home")) / "go").touch()
+
+    def bytes_read(self, server):
+        return int(Path(f"/proc/{server.process.pid}/io").read_text().split()[1])
 
     def test_a_full_disk(self):
         server = self.server(nodes=2, gpus="", folder=self.small_disk(48))
@@ -294,6 +300,29 @@ class Machine(quadtest.TestCase):
             server.wait_for_status(again, "SUCCEEDED")
             self.assertEqual(server.ok("logs", again, "--no-follow"), server.ok("logs", good, "--no-follow"))
         self.expect_another_runs(server)
+
+    def test_an_upload_in_place_of_a_damaged_one_stays_while_that_is_still_looked_at(self):
+        server = self.server(nodes=1, gpus="")
+        api = quadapi.Api(server)
+        content = os.urandom(1 << 20)
+        target = "/v1/blobs/" + hashlib.sha256(content).hexdigest()
+        blob = server.data / "blobs" / target.rpartition("/")[2]
+        with open(blob, "wb") as file:
+            file.truncate(1 << 30)  # which takes a while to read
+
+        def is_read():
+            return any(os.path.realpath(path) == str(blob) for path in Path(f"/proc/{server.process.pid}/fd").iterdir())
+
+        asked = threading.Thread(target=api.request, args=("HEAD", target))
+        asked.start()
+        quadtest.wait_until(lambda: is_read() or not asked.is_alive(), 30, "the damaged one is looked at", every=0.002)
+        self.assertEqual(api.request("PUT", target, content).status, 201)
+        asked.join()
+        self.assertEqual(api.get(target).body, content)
+        # What the server took in itself it need not read again to know it.
+        before = self.bytes_read(server)
+        self.assertEqual(api.request("HEAD", target).status, 200)
+        self.assertLess(self.bytes_read(server) - before, len(content) // 2)
 
     def test_a_hot_folder_that_is_deleted(self):
         server = self.server(nodes=2, gpus="")
