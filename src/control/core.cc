@@ -270,7 +270,11 @@ void Core::handle(ChangeSetting& message, Now now) {
 void Core::handle(RunnerReport& message, Now now) {
   if (std::holds_alternative<job::RankHello>(message.happening)) {
     live_.connected(message.key, now);
-    kill_at_.erase(message.key);
+    const job::Job* job = find(message.key.job);
+    const job::Attempt* attempt = job == nullptr ? nullptr : job->live();
+    if (attempt == nullptr || attempt->epoch != message.key.epoch || !attempt->stopping) {
+      kill_at_.erase(message.key);  // it came in time; one that is being stopped has to end as well
+    }
   } else if (const job::Job* job = find(message.key.job); job != nullptr) {
     // Only the runner that was accepted speaks for its rank.
     const auto rank = static_cast<std::size_t>(message.key.rank.value());
@@ -563,7 +567,10 @@ void Core::execute(const job::Effect& effect, Now now) {
   } else if (const auto* end_wait = std::get_if<job::EndFenceWait>(&effect)) {
     orders_.end_fence_wait(end_wait->key);
   } else if (const auto* stop = std::get_if<job::StopRank>(&effect)) {
-    kill_at_[stop->key] = now.mono + stop->grace + kKillMargin;
+    // Being told to stop once more, as by a cancel, gives no more time.
+    const MonoTime at = now.mono + stop->grace + kKillMargin;
+    const auto known = kill_at_.try_emplace(stop->key, at).first;
+    known->second = std::min(known->second, at);
     orders_.stop(stop->key, stop->grace, stop->reason);
   } else if (const auto* release = std::get_if<job::ReleaseRank>(&effect)) {
     kill_at_.erase(release->key);
