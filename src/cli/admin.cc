@@ -305,7 +305,12 @@ void add_server_commands(CLI::App& app, Program& program) {
     options->runner =
         std::filesystem::read_symlink("/proc/self/exe", failure).parent_path() / "quad-runner";
     const Status status = server::serve(*options);
-    return status.ok() ? kOk : fail(status.error());
+    if (status.ok()) {
+      return kOk;
+    }
+    const int code = fail(status.error());
+    const bool refused = status.error().code == ErrorCode::kInvalid || code == kExists;
+    return refused ? code : kUnreachable;  // no server can be started here, whatever the reason
   });
 
   CLI::App* api = app.add_subcommand("api", "The server of this user");

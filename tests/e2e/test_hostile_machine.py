@@ -174,7 +174,7 @@ class Machine(quadtest.TestCase):
             self.addCleanup(lambda: [path.chmod(path.stat().st_mode | 0o200) for path in paths if path.exists()])
         done = subprocess.run([quadtest.quad_bin(), "serve", "--data-dir", data, "--nodes", "1"], capture_output=True, text=True,
                               timeout=20)  # fmt: skip
-        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertEqual(done.returncode, 3, done.stderr)
         self.assertRegex(done.stderr, rf"error: .*{data}.*([Rr]ead-only|[Pp]ermission denied)")
         code, _, err = server.quad("launch", "-d", "echo hello")
         self.assertEqual(code, 3, err)
