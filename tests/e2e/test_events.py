@@ -2,7 +2,9 @@
 
 import http.client
 import json
+import select
 import subprocess
+import threading
 
 import quadapi
 import quadtest
@@ -97,18 +99,32 @@ class Events(quadtest.TestCase):
         told = [json.loads(follower.stdout.readline())["revision"] for _ in range(newest)]
         self.assertEqual(told, list(range(1, newest + 1)))
 
+    def read_a_little(self, stream, done):
+        """At most 64 KiB in five seconds, kept for events(), until `done`."""
+        while not done.wait(5):
+            most = len(stream.held) + 65536
+            while len(stream.held) < most and select.select([stream.socket], [], [], 0)[0]:
+                stream.held += stream.read(4096)
+
     def test_who_is_too_far_behind_is_told_to_read_the_state_again(self):
         server = self.server(nodes=1)
         server.ok("node", "drain", "local-1")
         api = quadapi.Api(server)
         with api.open("/v1/events?follow=1", receive_buffer=65536) as slow, api.events("job=7") as narrow:
             before = quadtest.resident_kib(server.process.pid)
+            # Far too slow to keep up, but never so still that the server gives it up, however long this takes here.
+            done = threading.Event()
+            trickle = threading.Thread(target=self.read_a_little, args=(slow, done))
+            trickle.start()
+            self.addCleanup(done.set)
             for _ in range(3):
                 answer = api.post("/v1/jobs:bulk", {"jobs": [{"command": "true"}] * 10_000})
                 self.assertEqual(answer.status, 201, answer)
             self.assertEqual(api.post("/v1/jobs:cancel", {"all": True}).status, 200)
             newest = api.get("/v1/info").json["revision"]
             self.assertGreater(newest, 60_000)
+            done.set()
+            trickle.join()
             # Now it reads: what was on its way, then the word that events were left out, then the rest.
             resyncs, last = [], 0
             for revision, kind, data in slow.events():
