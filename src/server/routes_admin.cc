@@ -160,8 +160,14 @@ asio::awaitable<void> backup(App& app, net::Exchange& exchange) {
 }  // namespace
 
 void add_admin_routes(App& app, net::Router& router) {
-  router.get("/healthz", [](net::Exchange& e) -> asio::awaitable<void> {
-    e.respond(json_answer(json::object{{"status", "ok"}}));
+  router.get("/healthz", [&app](net::Exchange& e) -> asio::awaitable<void> {
+    // It answers, which is what is asked: whoever would restart it for its disk's sake helps
+    // nobody.
+    json::object answer{{"status", "ok"}};
+    if (const Status room = app.store->room(); !room.ok()) {
+      answer["trouble"] = room.error().message;
+    }
+    e.respond(json_answer(answer));
     co_return;
   });
   router.get("/v1/info", [&app](net::Exchange& e) -> asio::awaitable<void> {

@@ -10,12 +10,20 @@
 
 namespace quad::store {
 
+namespace {
+
+std::int64_t bytes_left(const struct statvfs& disk) {
+  return static_cast<std::int64_t>(disk.f_bavail) * static_cast<std::int64_t>(disk.f_frsize);
+}
+
+}  // namespace
+
 std::int64_t Reserve::left() const {
   struct statvfs disk {};
   if (::statvfs(folder_.c_str(), &disk) != 0) {
     return std::numeric_limits<std::int64_t>::max();  // not known: then it is no reason to stop
   }
-  return static_cast<std::int64_t>(disk.f_bavail) * static_cast<std::int64_t>(disk.f_frsize);
+  return bytes_left(disk);
 }
 
 void Reserve::refill() {
@@ -45,7 +53,18 @@ bool Reserve::spend() {
 }
 
 Status Reserve::room() const {
-  const std::int64_t bytes = left();
+  struct statvfs disk {};
+  if (::statvfs(folder_.c_str(), &disk) != 0) {
+    return {};  // not known: then it is no reason to stop
+  }
+  if ((disk.f_flag & ST_RDONLY) != 0) {
+    return error(ErrorCode::kExhausted,
+                 fmt::format("The data directory {} has become read-only, and nothing new begins "
+                             "until it can be written to again; see what the kernel's log says of "
+                             "its disk, and mount it anew",
+                             folder_.string()));
+  }
+  const std::int64_t bytes = bytes_left(disk);
   if (bytes >= kNeeded) {
     return {};
   }

@@ -29,7 +29,8 @@ class Reserve {
   void refill();
   /// Gives its room to whoever writes next. False if there was none.
   bool spend();
-  /// kExhausted, with what is left, when nothing new may begin. One system call.
+  /// kExhausted when nothing new may begin: too little is left, or the folder has become read-only,
+  /// as a file system does that found an error on its disk. One system call.
   [[nodiscard]] Status room() const;
 
  private:

@@ -1,7 +1,6 @@
 """A machine that misbehaves: full disks, clocks that jump, files that are gone, garbage on every door."""
 
 import hashlib
-import json
 import os
 import signal
 import socket
@@ -179,6 +178,40 @@ class Machine(quadtest.TestCase):
         code, _, err = server.quad("launch", "-d", "echo hello")
         self.assertEqual(code, 3, err)
         self.assertRegex(err, r"([Rr]ead-only|[Pp]ermission denied)")
+
+    def test_a_data_folder_that_turns_read_only_under_a_running_server(self):
+        server = self.server(nodes=2, gpus="")
+        runs = self.waiting_job(server, "(while [ ! -e ~/go ]; do echo tick; sleep 0.1; done) &")
+        breaks = self.waiting_job(server)
+        if os.geteuid() != 0 or subprocess.run(["mount", "--bind", server.data, server.data]).returncode != 0:
+            self.skipTest("a folder can be made read-only under a running server by root only")
+        self.addCleanup(subprocess.run, ["umount", "-l", server.data], stderr=subprocess.DEVNULL)
+        subprocess.run(["mount", "-o", "remount,ro,bind", server.data], check=True)
+        trouble = f"{server.data} has become read-only"
+        code, _, err = server.quad("launch", "-d", "echo new")
+        self.assertEqual(code, 1, err)
+        self.assertIn(trouble, err)
+        code, _, err = server.quad("launch", "-d", "--workdir", Path(__file__).parent, "ls")
+        self.assertEqual(code, 1, err)
+        self.assertRegex(err, r"workdir: .*Read-only file system")
+        self.assertIn(trouble, quadapi.Api(server).get("/healthz").json["trouble"])
+        # What runs goes on and is seen; what loses its place waits, and is not tried to death.
+        ticks = server.ok("logs", runs, "--no-follow").count("tick")
+        (runner,) = quadtest.processes_of(f"{breaks}-1-0", "quad-runner")[:1]
+        os.kill(runner, signal.SIGKILL)
+        quadtest.wait_until(lambda: trouble in server.ok("why", breaks), 30, "it says what it waits for")
+        self.assertEqual(server.job(breaks)["status"], "RECOVERING")
+        quadtest.wait_until(lambda: server.ok("logs", runs, "--no-follow").count("tick") > ticks, 30, "its output goes on")
+        subprocess.run(["umount", "-l", server.data], check=True)
+        server.wait_for_status(breaks, "RUNNING")
+        self.assertNotIn("trouble", quadapi.Api(server).get("/healthz").json)
+        self.expect_another_runs(server)
+        self.release(server, runs)
+        self.release(server, breaks, 2)
+        for job, epochs in ((runs, 1), (breaks, 2)):
+            server.wait_for_status(job, "SUCCEEDED")
+            self.assertEqual(server.job(job)["epoch"], epochs)
+        self.assertIn("The store is sound", server.ok("admin", "check"))
 
     def test_a_second_server_on_the_same_data_folder(self):
         server = self.server(nodes=1, gpus="")

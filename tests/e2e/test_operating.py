@@ -1,10 +1,13 @@
 """What an operator relies on: metrics that Prometheus can read, backups taken under way, and damage that is found."""
 
+import contextlib
 import hashlib
 import json
 import re
 import shutil
+import signal
 import sqlite3
+import subprocess
 import threading
 from pathlib import Path
 
@@ -162,6 +165,51 @@ class Backup(quadtest.TestCase):
         self.assertEqual(restored.ok("logs", waiting).count(proof), 2)
         with api.events(last=newest + 100_000) as events:
             self.assertEqual(next(events.events())[1], "resync")
+
+
+    def test_a_backup_that_is_broken_off_leaves_no_half_file(self):
+        server = self.server(nodes=1)
+        server.ok("node", "drain", "local-1")
+        # Enough that a copy takes a while.
+        body = {"jobs": [{"command": f"echo {'x' * 4000}"}] * 5_000}
+        self.assertEqual(quadapi.Api(server).post("/v1/jobs:bulk", body).status, 201)
+        copy = server.folder / "copy.db"
+
+        def is_whole():
+            database = sqlite3.connect(f"file:{copy}?mode=ro", uri=True)
+            with contextlib.closing(database):
+                self.assertEqual(database.execute("PRAGMA integrity_check").fetchall(), [("ok",)])
+                self.assertEqual(database.execute("SELECT count(*) FROM jobs").fetchone(), (5_000,))
+            return True
+
+        def under_way():
+            """A backup that has begun to write."""
+            asked = subprocess.Popen([quadtest.quad_bin(), "admin", "backup", copy], env=server.environment(),
+                                     stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # fmt: skip
+            self.addCleanup(asked.kill)
+            begun = lambda: list(server.folder.glob("copy.db.tmp-*")) or asked.poll() is not None
+            quadtest.wait_until(begun, 30, "it is under way", every=0.002)
+            return asked
+
+        # Whoever asked goes away: the server makes the copy all the same, and it counts once it is whole.
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            copy.unlink(missing_ok=True)
+            asked = under_way()
+            asked.send_signal(number)
+            asked.communicate(timeout=30)
+            quadtest.wait_until(lambda: copy.exists(), 60, "the copy is made")
+            self.assertTrue(is_whole())
+        # The server itself is killed: the copy from before stays as it was.
+        asked = under_way()
+        server.kill()
+        _, err = asked.communicate(timeout=60)
+        self.assertIn(asked.returncode, (0, 3), err)
+        self.assertTrue(is_whole())
+        server.start()
+        copy.unlink()
+        server.ok("admin", "backup", copy)
+        self.assertTrue(is_whole())
+        self.assertIn("sound", server.ok("admin", "check"))
 
 
 class Damage(quadtest.TestCase):
