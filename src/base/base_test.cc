@@ -36,6 +36,20 @@ TEST(Text, NearestFindsSlipsAndNothingElse) {
   EXPECT_EQ(nearest("frobnicate", {"name", "run"}), std::nullopt);
 }
 
+TEST(Text, OfOthersIsValidAndMovesNoCursor) {
+  EXPECT_EQ(valid_utf8("a\xff\xc3\xa4\xed\xa0\x80"), "a\uFFFD\u00e4\uFFFD\uFFFD\uFFFD");
+  EXPECT_EQ(valid_utf8("\xf0\x9f\x98\x80\xf0\x9f"), "\U0001F600\uFFFD\uFFFD");
+  EXPECT_EQ(printable("a\x1b[2Jb\r\nc\x7f"), "a [2Jb  c ");
+  EXPECT_EQ(printable("a\xc2\x9b"
+                      "2Jb\xc2\x80\xc2\x9f\xc2\xa0\xc3\x80"),
+            "a 2Jb  \xc2\xa0\xc3\x80");
+  EXPECT_EQ(printable("\x9b"
+                      "2J"),
+            "\uFFFD"
+            "2J");  // C1 as a bare byte, which old terminals obey
+  EXPECT_EQ(printable(std::string_view("a\0b", 3)), "a b");
+}
+
 TEST(Text, ShellQuoteMakesOneWord) {
   EXPECT_EQ(shell_quote("plain-word.1"), "plain-word.1");
   EXPECT_EQ(shell_quote(""), "''");

@@ -27,6 +27,13 @@ std::vector<std::string_view> split(std::string_view text, char separator);
 /// `text` without white space at either end.
 std::string_view trim(std::string_view text);
 
+/// The text with what is no UTF-8 replaced by U+FFFD.
+std::string valid_utf8(std::string_view text);
+
+/// Text that others wrote, safe to show on a terminal: valid UTF-8 on one line, with a space for
+/// each control character (C0, DEL and C1, all of which terminals obey).
+std::string printable(std::string_view text);
+
 /// `text` quoted for a POSIX shell: one word, whatever is inside. Safe words are left as they are.
 std::string shell_quote(std::string_view text);
 

@@ -47,21 +47,21 @@ int list_nodes(Program& program) {
       jobs += (jobs.empty() ? "" : " ") + std::to_string(job.as_int64());
     }
     constexpr double kGiB = 1024.0 * 1024 * 1024;
-    table.add(
-        {text_of(node, "name"),
-         coloured(get_string(node, "health")) + (get_bool(node, "drained") ? ", drained" : ""),
-         get_int(node, "gpus") == 0
-             ? "-"
-             : fmt::format("{} of {} {}", get_int(node, "gpus_free"), get_int(node, "gpus"),
-                           get_string(node, "gpu_model")),
-         fmt::format("{:g} of {:g}", get_double(node, "cpus_free"), get_double(node, "cpus")),
-         fmt::format("{:.1f} of {:.1f}", get_double(node, "memory_free_bytes") / kGiB,
-                     get_double(node, "memory_bytes") / kGiB),
-         jobs.empty() ? "-" : jobs,
-         text_of(node, "reason") +
-             (get_bool(node, "pretend")
-                  ? (get_string(node, "reason").empty() ? "pretend" : "; pretend")
-                  : "")});
+    table.add({text_of(node, "name"),
+               safe_text("{}{}", coloured(get_string(node, "health")),
+                         get_bool(node, "drained") ? ", drained" : ""),
+               get_int(node, "gpus") == 0
+                   ? "-"
+                   : fmt::format("{} of {} {}", get_int(node, "gpus_free"), get_int(node, "gpus"),
+                                 get_string(node, "gpu_model")),
+               fmt::format("{:g} of {:g}", get_double(node, "cpus_free"), get_double(node, "cpus")),
+               fmt::format("{:.1f} of {:.1f}", get_double(node, "memory_free_bytes") / kGiB,
+                           get_double(node, "memory_bytes") / kGiB),
+               jobs.empty() ? "-" : jobs,
+               text_of(node, "reason") +
+                   (get_bool(node, "pretend")
+                        ? (get_string(node, "reason").empty() ? "pretend" : "; pretend")
+                        : "")});
   }
   table.print();
   return kOk;
@@ -82,7 +82,7 @@ int act_on_node(Program& program, const std::string& name, const std::string& ve
                                   : verb == "thaw"   ? "goes on"
                                   : verb == "drain"  ? "starts nothing new; what runs there goes on"
                                                      : "takes work again";
-    fmt::print("Node {} {}.\n", name, done);
+    print("Node {} {}.\n", name, done);
   }
   return kOk;
 }
@@ -118,7 +118,7 @@ int list_gpus(Program& program, const std::string& wanted) {
                std::to_string(get_int(gpu, "nodes"))});
   }
   if (table.empty()) {
-    fmt::print("No node has {}.\n", wanted.empty() ? "GPUs" : wanted);
+    print("No node has {}.\n", wanted.empty() ? "GPUs" : wanted);
   } else {
     table.print();
   }
@@ -132,7 +132,7 @@ int show(Program& program, const Result<json::object>& answer, const std::string
   if (program.globals.json() || sentence.empty()) {
     print_json(*answer);
   } else {
-    fmt::print("{}\n", sentence);
+    print("{}\n", sentence);
   }
   return kOk;
 }
@@ -142,7 +142,7 @@ int say(Program& program, const json::object& object, const std::string& sentenc
   if (program.globals.json()) {
     print_json(object);
   } else {
-    fmt::print("{}\n", sentence);
+    print("{}\n", sentence);
   }
   return kOk;
 }
@@ -220,10 +220,10 @@ int check_store(Program& program) {
   if (program.globals.json()) {
     print_json(*answer);
   } else if (get_bool(*answer, "ok")) {
-    fmt::print("The store is sound.\n");
+    print("The store is sound.\n");
   } else {
     for (const json::value& fault : *get_array(*answer, "faults")) {
-      fmt::print("{}\n", std::string_view(fault.as_string()));
+      print("{}\n", std::string_view(fault.as_string()));
     }
   }
   return get_bool(*answer, "ok") ? kOk : kFailed;

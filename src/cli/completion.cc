@@ -351,9 +351,9 @@ int complete(CLI::App& app, Program& program, const std::vector<std::string>& wo
   Known known(program.globals);
   for (const Candidate& one : candidates(walk, last, known)) {
     if (one.word == kFiles) {
-      fmt::print("{}\t\n", one.word);
+      print("{}\t\n", one.word);
     } else if (one.word.starts_with(last)) {
-      fmt::print("{}{}\t{}\n", before, one.word, one.help);
+      print("{}{}\t{}\n", before, one.word, one.help);
     }
   }
   return kOk;
@@ -392,7 +392,7 @@ std::string usage_error(CLI::App& app, const std::vector<std::string>& words,
   const auto near = nearest(*walk.unknown(), {known.begin(), known.end()});
   std::string text =
       fmt::format("'{}' has no {} '{}'", walk.name(), walk.unknown_is_flag() ? "flag" : "verb",
-                  printable(valid_utf8(*walk.unknown())));
+                  printable(*walk.unknown()));
   if (near) {
     text += fmt::format("; did you mean '{}'?", *near);
   } else if (walk.unknown_is_flag() && walk.app().get_name() == "launch") {

@@ -63,7 +63,7 @@ class EventReader {
 
  private:
   [[nodiscard]] std::string query() const;
-  void print(const json::object& event);
+  void show(const json::object& event);
   /// Until the connection breaks, or a resync says that pages are due.
   Status stream();
   bool take(const net::SseEvent& event);
@@ -83,17 +83,16 @@ std::string EventReader::query() const {
   return query;
 }
 
-void EventReader::print(const json::object& event) {
+void EventReader::show(const json::object& event) {
   last_ = std::max(last_, get_int(event, "revision"));
   if (globals_.json()) {
-    fmt::print("{}\n", to_text(event));
+    print_json_line(event);
   } else {
     std::string day;
     const std::string at = local_time(get_string(event, "at"), day);
-    fmt::print("{:>7}  {}  {:<20} {}{}\n", get_int(event, "revision"), at,
-               get_string(event, "kind"),
-               event.contains("job") ? fmt::format("job {}: ", get_int(event, "job")) : "",
-               printable(get_string(event, "message")));
+    print("{:>7}  {}  {:<20} {}{}\n", get_int(event, "revision"), at, get_string(event, "kind"),
+          event.contains("job") ? fmt::format("job {}: ", get_int(event, "job")) : "",
+          get_string(event, "message"));
   }
 }
 
@@ -107,7 +106,7 @@ Status EventReader::pages() {
       return error(ErrorCode::kInvalid, "The server sent something else than events");
     }
     for (const json::value& event : *events) {
-      print(event.as_object());
+      show(event.as_object());
     }
     unread_ = std::fflush(stdout) != 0;
     if (events->size() < kPage || unread_) {
@@ -158,14 +157,12 @@ bool EventReader::take(const net::SseEvent& event) {
     return true;
   }
   if (event.event != "resync") {
-    print(*data);
+    show(*data);
     return true;
   }
   if (get_string(*data, "reason") == "unknown_cursor") {
     last_ = get_int(*data, "revision");
-    fmt::print(stderr,
-               "The server's history is another one than before: it goes on from event {}.\n",
-               last_);
+    complain("The server's history is another one than before: it goes on from event {}.\n", last_);
     return true;
   }
   return false;

@@ -69,16 +69,18 @@ std::string clock_time(Millis from_now) {
 }
 
 /// State, step, rate and expected end.
-std::string live_text(const json::object& state) {
+SafeText live_text(const json::object& state) {
   const json::object* row = get_object(state, "job");
   if (row == nullptr) {
     return {};
   }
   const std::string_view status = get_string(*row, "status");
-  std::string text = fmt::format("Job {} {}", get_int(*row, "id"), coloured(status, STDERR_FILENO));
+  const SafeText head =
+      safe_text("Job {} {}", get_int(*row, "id"), coloured(status, STDERR_FILENO));
+  std::string text;
   if (const json::object* waits = get_object(state, "waits")) {
     text += fmt::format(", number {} in the queue: {}", get_int(*waits, "position"),
-                        printable(get_string(*waits, "message")));
+                        get_string(*waits, "message"));
   } else if (status == "RUNNING") {
     const std::string progress = progress_text(*row);
     text += progress.empty() ? fmt::format(" for {}", between(get_string(*row, "started_at"), ""))
@@ -92,9 +94,9 @@ std::string live_text(const json::object& state) {
       text += fmt::format(", {} recover{}", recoveries, recoveries == 1 ? "y" : "ies");
     }
   } else {
-    text += fmt::format(": {}", printable(get_string(*row, "message")));
+    text += fmt::format(": {}", get_string(*row, "message"));
   }
-  return text;
+  return safe_text("{}{}", head, text);
 }
 
 class Follower {
@@ -172,7 +174,7 @@ bool Follower::take_output(const json::object& head, std::string_view bytes) {
     const std::size_t end = bytes.find('\n', start);
     const std::string_view line = bytes.substr(start, end - start);
     if (!globals_.json()) {
-      lines_ += prefix;
+      lines_ += printable(prefix);
       lines_ += line;
       lines_ += '\n';
     } else if (std::string& begun = begun_[rank]; end == std::string_view::npos) {
@@ -208,8 +210,9 @@ void Follower::note_attempt(const json::object& head) {
   }
   const std::int64_t attempt = get_int(head, "attempt");
   if (!globals_.json()) {
-    screen_.output(fmt::format("[quad: attempt {} ended: {}; attempt {} follows]\n", attempt - 1,
-                               std::string_view(before->get_string()), attempt));
+    screen_.output(safe_text("[quad: attempt {} ended: {}; attempt {} follows]\n", attempt - 1,
+                             std::string_view(before->get_string()), attempt)
+                       .text);
   }
 }
 
@@ -240,7 +243,7 @@ Status Follower::run(Client& first) {
           if (lost_at) {
             lost_at.reset();
             if (!options_.quiet) {
-              screen_.note("The server is back.");
+              screen_.note({"The server is back."});
             }
           }
           const auto more =
@@ -270,7 +273,7 @@ Status Follower::run(Client& first) {
       lost_at = steady_clock::now();
       if (!options_.quiet) {
         screen_.clear();
-        screen_.note("The server is away; the job goes on. Trying to reach it again.");
+        screen_.note({"The server is away; the job goes on. Trying to reach it again."});
       }
     } else if (steady_clock::now() - *lost_at > kPatience) {
       return status.ok() ? error(ErrorCode::kUnavailable, "The server keeps breaking off the log")
@@ -321,8 +324,8 @@ int show_log(const Globals& globals, Client& client, const LogOptions& options,
   if (!status.ok()) {
     if (options.follow && status.error().code == ErrorCode::kUnavailable) {
       follower.screen().note(
-          fmt::format("The log breaks off here; the job goes on. Follow it again: quad logs -f {}",
-                      options.job));
+          safe_text("The log breaks off here; the job goes on. Follow it again: quad logs -f {}",
+                    options.job));
     }
     return fail(status.error());
   }
@@ -338,7 +341,7 @@ int show_log(const Globals& globals, Client& client, const LogOptions& options,
     return kOk;  // the end of the one attempt that was asked for
   }
   if (!globals.json() && !options.quiet) {
-    follower.screen().note(fmt::format("Job {} {}", options.job, outcome_text(row, STDERR_FILENO)));
+    follower.screen().note(safe_text("Job {} {}", options.job, outcome_text(row, STDERR_FILENO)));
   }
   const auto code = static_cast<int>(get_int(row, "exit_code"));
   return state == "SUCCEEDED" ? kOk : code > 0 && code < 256 ? code : kFailed;

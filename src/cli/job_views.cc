@@ -36,7 +36,7 @@ std::string words_of(const json::object& object, std::string_view key) {
 /// "  Started    12 min ago (14:05:09.123)"
 void print_fact(std::string_view what, const std::string& value) {
   if (!value.empty()) {
-    fmt::print("  {:<12}{}\n", what, value);
+    print("  {:<12}{}\n", what, value);
   }
 }
 
@@ -55,7 +55,7 @@ std::string metrics_text(const json::object& row) {
   std::string text;
   if (metrics != nullptr) {
     for (const auto& metric : *metrics) {
-      text += fmt::format("{}{} {:.6g}", text.empty() ? "" : ", ", printable(metric.key()),
+      text += fmt::format("{}{} {:.6g}", text.empty() ? "" : ", ", std::string_view(metric.key()),
                           metric.value().is_number() ? metric.value().to_number<double>() : 0.0);
     }
   }
@@ -89,7 +89,7 @@ void print_attempts(const json::object& job) {
   if (attempts.empty()) {
     return;
   }
-  fmt::print("  Attempts\n");
+  print("  Attempts\n");
   for (const json::value& value : attempts) {
     const json::object& attempt = value.as_object();
     const bool over = !get_string(attempt, "ended_at").empty();
@@ -107,9 +107,9 @@ void print_attempts(const json::object& job) {
       text += fmt::format(", newest checkpoint at step {}", get_int(attempt, "checkpoint_step"));
     }
     if (over) {
-      text += fmt::format(": {}", printable(get_string(attempt, "reason")));
+      text += fmt::format(": {}", get_string(attempt, "reason"));
     }
-    fmt::print("{}\n", text);
+    print("{}\n", text);
   }
   const json::object& last = attempts.back().as_object();
   if (get_string(last, "ended_at").empty()) {
@@ -122,10 +122,10 @@ void print_why(const json::object& why) {
   if (funnel == nullptr || funnel->empty()) {
     return;
   }
-  fmt::print("Of all nodes, so many are left after each condition:\n");
+  print("Of all nodes, so many are left after each condition:\n");
   for (const json::value& step : *funnel) {
-    fmt::print("  {:>6}  {}\n", get_int(step.as_object(), "nodes"),
-               get_string(step.as_object(), "condition"));
+    print("  {:>6}  {}\n", get_int(step.as_object(), "nodes"),
+          get_string(step.as_object(), "condition"));
   }
 }
 
@@ -139,8 +139,7 @@ std::string place_in_queue(const json::object& why) {
 
 int print_job(Client& client, const json::object& job) {
   const std::int64_t id = get_int(job, "id");
-  fmt::print("Job {} ({}) {}\n", id, printable(get_string(job, "name")),
-             outcome_text(job, STDOUT_FILENO));
+  print("Job {} ({}) {}\n", id, get_string(job, "name"), outcome_text(job, STDOUT_FILENO));
   print_fact("User", std::string(get_string(job, "owner")));
   print_fact("Resources", fmt::format("{} on {}", get_string(job, "resources"),
                                       counted(get_int(job, "num_nodes"), "node")));
@@ -167,10 +166,10 @@ int print_job(Client& client, const json::object& job) {
   if (get_array(job, "attempts")->empty() && ended.empty()) {
     if (const auto why = client.get(fmt::format("/v1/jobs/{}/why", id));
         why.ok() && why->contains("position")) {
-      print_fact("Waits", printable(get_string(*why, "message")) + " " + place_in_queue(*why));
+      print_fact("Waits", fmt::format("{} {}", get_string(*why, "message"), place_in_queue(*why)));
     }
   }
-  fmt::print("  Output: quad logs {0}    What happened: quad story {0}\n", id);
+  print("  Output: quad logs {0}    What happened: quad story {0}\n", id);
   return kOk;
 }
 
@@ -187,11 +186,11 @@ int show_why(Program& program, std::int64_t id) {
   }
   const std::string_view message = get_string(*why, "message");
   if (!why->contains("position")) {
-    fmt::print("Job {} does not wait. It is {}\n", id, outcome_text(*why, STDOUT_FILENO));
+    print("Job {} does not wait. It is {}\n", id, outcome_text(*why, STDOUT_FILENO));
     return kOk;
   }
-  fmt::print("Job {} is {} and waits for a place. {}\n{}\n", id,
-             coloured(get_string(*why, "status")), message, place_in_queue(*why));
+  print("Job {} is {} and waits for a place. {}\n{}\n", id, coloured(get_string(*why, "status")),
+        message, place_in_queue(*why));
   print_why(*why);
   return kOk;
 }
@@ -209,17 +208,15 @@ int show_story(Program& program, std::int64_t id) {
   }
   json::object row = *story;
   row["message"] = get_string(*story, "headline");
-  fmt::print("Job {} ({}) is {}\n", id, printable(get_string(*story, "name")),
-             outcome_text(row, STDOUT_FILENO));
+  print("Job {} ({}) is {}\n", id, get_string(*story, "name"), outcome_text(row, STDOUT_FILENO));
   std::string day;
   for (const json::value& line : *get_array(*story, "lines")) {
     const std::string before = day;
     const std::string at = local_time(get_string(line.as_object(), "at"), day);
     if (day != before) {
-      fmt::print("{}\n", day);
+      print("{}\n", day);
     }
-    fmt::print("  {}  {}\n", at.substr(at.size() - 12),
-               printable(get_string(line.as_object(), "message")));
+    print("  {}  {}\n", at.substr(at.size() - 12), get_string(line.as_object(), "message"));
   }
   return kOk;
 }
@@ -243,10 +240,10 @@ int show_checkpoints(Program& program, std::int64_t id) {
         {step < 0 ? "-" : std::to_string(step), std::to_string(get_int(one, "epoch")),
          ago(get_string(one, "at")),
          get_int(one, "bytes") > 0 ? fmt::format("{:.1f}", get_double(one, "bytes") / 1e6) : "-",
-         printable(get_string(one, "path"))});
+         get_string(one, "path")});
   }
   if (table.empty()) {
-    fmt::print("Job {} has written no complete checkpoint.\n", id);
+    print("Job {} has written no complete checkpoint.\n", id);
   } else {
     table.print();
   }

@@ -63,8 +63,8 @@ int list_jobs(Program& program, const ListOptions& options) {
     const json::object& job = value.as_object();
     const std::string_view started = get_string(job, "started_at");
     const std::string progress = progress_text(job);
-    table.add({std::to_string(get_int(job, "id")), printable(get_string(job, "name")),
-               printable(get_string(job, "owner")), printable(get_string(job, "resources")),
+    table.add({std::to_string(get_int(job, "id")), get_string(job, "name"),
+               get_string(job, "owner"), get_string(job, "resources"),
                ago(get_string(job, "submitted_at")),
                started.empty() ? "-" : between(started, get_string(job, "ended_at")),
                std::to_string(get_int(job, "recoveries")), coloured(get_string(job, "status")),
@@ -73,18 +73,18 @@ int list_jobs(Program& program, const ListOptions& options) {
   const bool narrowed =
       options.active || options.mine || !options.status.empty() || !options.name.empty();
   if (table.empty()) {
-    fmt::print("No jobs{}. Run one: quad launch 'echo hello'\n",
-               !narrowed                                  ? " yet"
-               : options.active && options.status.empty() ? " wait or run"
-                                                          : " like that");
+    print("No jobs{}. Run one: quad launch 'echo hello'\n",
+          !narrowed                                  ? " yet"
+          : options.active && options.status.empty() ? " wait or run"
+                                                     : " like that");
   } else {
     table.print();
     if (!answer->at("next").is_null()) {
-      fmt::print("There are more; --all shows them, or --limit N.\n");
+      print("There are more; --all shows them, or --limit N.\n");
     }
   }
   if (const auto breaker = get_string(*answer, "breaker"); !breaker.empty()) {
-    fmt::print("Attention: {}.\n", breaker);
+    print("Attention: {}.\n", breaker);
   }
   return kOk;
 }
@@ -134,7 +134,7 @@ struct CancelOptions {
 };
 
 void say_cancelled(const json::object& job) {
-  fmt::print("Job {} {}\n", get_int(job, "id"), outcome_text(job, 1));
+  print("Job {} {}\n", get_int(job, "id"), outcome_text(job, 1));
 }
 
 int cancel(Program& program, const CancelOptions& options) {
@@ -186,7 +186,7 @@ int cancel(Program& program, const CancelOptions& options) {
     say_cancelled(value.as_object());
   }
   if (cancelled.empty() && code == kOk) {
-    fmt::print("No job {}waits or runs.\n", options.name.empty() ? "" : "of that name ");
+    print("No job {}waits or runs.\n", options.name.empty() ? "" : "of that name ");
   }
   return code;
 }
@@ -267,7 +267,7 @@ CLI::Validator whole_number(std::int64_t least, const char* what) {
     std::int64_t value = 0;
     const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), value);
     const bool good = failure == std::errc() && end == text.data() + text.size() && value >= least;
-    return good ? std::string() : fmt::format("'{}' is not {}", printable(valid_utf8(text)), what);
+    return good ? std::string() : fmt::format("'{}' is not {}", printable(text), what);
   };
   return CLI::Validator(check, "");
 }

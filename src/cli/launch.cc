@@ -187,7 +187,7 @@ Result<Entry> read_entry(const std::vector<std::string>& words) {
 void print_problems(const std::vector<spec::Diagnostic>& problems, std::string_view word,
                     const std::string& file) {
   for (const spec::Diagnostic& one : problems) {
-    fmt::print(stderr, "{}\n", line_of(one, word, file));
+    complain("{}\n", line_of(one, word, file));
   }
 }
 
@@ -336,15 +336,15 @@ std::string shape_text(const json::object& shape) {
 /// The plan of one task, for people.
 void print_plan(const json::object& request, const json::object& plan) {
   const std::int64_t ranks = get_int(request, "ranks", 1);
-  fmt::print("Job '{}' on {}{}:\n", printable(get_string(request, "name")), counted(ranks, "node"),
-             ranks == 1 ? "" : ", all at once");
+  print("Job '{}' on {}{}:\n", get_string(request, "name"), counted(ranks, "node"),
+        ranks == 1 ? "" : ", all at once");
   const json::array& shapes = *get_array(request, "shapes");
   for (std::size_t i = 0; i < shapes.size(); ++i) {
-    fmt::print("  {}{}{}\n", i == 0 ? "" : "or ", shape_text(shapes[i].as_object()),
-               ranks == 1 ? "" : " on each");
+    print("  {}{}{}\n", i == 0 ? "" : "or ", shape_text(shapes[i].as_object()),
+          ranks == 1 ? "" : " on each");
   }
   if (const std::int64_t restarts = get_int(request, "max_restarts_on_errors"); restarts > 0) {
-    fmt::print("  started again up to {} after an error of its own\n", counted(restarts, "time"));
+    print("  started again up to {} after an error of its own\n", counted(restarts, "time"));
   }
   if (const auto* nodes = get_array(plan, "nodes"); nodes != nullptr && !nodes->empty()) {
     std::vector<std::string_view> names;
@@ -353,38 +353,35 @@ void print_plan(const json::object& request, const json::object& plan) {
         names.emplace_back(node.as_string());
       }
     }
-    fmt::print("It would start at once on {}.\n", join_words(names));
+    print("It would start at once on {}.\n", join_words(names));
   } else if (const auto* why = get_object(plan, "why")) {
-    fmt::print("It would wait. {}\n", get_string(*why, "message"));
+    print("It would wait. {}\n", get_string(*why, "message"));
     if (const std::int64_t ahead = get_int(*why, "ahead"); ahead > 0) {
-      fmt::print("{} ahead of it in the queue.\n", ahead == 1
-                                                       ? std::string("1 job would be")
-                                                       : fmt::format("{} jobs would be", ahead));
+      print("{} ahead of it in the queue.\n",
+            ahead == 1 ? std::string("1 job would be") : fmt::format("{} jobs would be", ahead));
     }
-    fmt::print("Of all nodes, so many are left after each condition:\n");
+    print("Of all nodes, so many are left after each condition:\n");
     for (const json::value& step : *get_array(*why, "funnel")) {
-      fmt::print("  {:>6}  {}\n", get_int(step.as_object(), "nodes"),
-                 get_string(step.as_object(), "condition"));
+      print("  {:>6}  {}\n", get_int(step.as_object(), "nodes"),
+            get_string(step.as_object(), "condition"));
     }
   }
 }
 
 void print_dryrun(const json::object& answer, const Entry& entry,
                   const std::vector<Upload>& uploads) {
-  fmt::print("{}\n", entry.file.empty()
-                         ? fmt::format("Read as a command: {}", printable(entry.text))
-                         : fmt::format("Read as a task file: {}", entry.file));
+  print("{}\n", entry.file.empty() ? fmt::format("Read as a command: {}", entry.text)
+                                   : fmt::format("Read as a task file: {}", entry.file));
   for (const Upload& upload : uploads) {
-    fmt::print("{} would be brought from '{}'.\n",
-               upload.destination.empty() ? "The workdir" : upload.destination,
-               upload.source.string());
+    print("{} would be brought from '{}'.\n",
+          upload.destination.empty() ? "The workdir" : upload.destination, upload.source.string());
   }
   const json::array& requests = *get_array(answer, "requests");
   const json::array& plans = *get_array(answer, "plans");
   for (std::size_t i = 0; i < requests.size(); ++i) {
     print_plan(requests[i].as_object(), plans[i].as_object());
   }
-  fmt::print("Nothing was submitted.\n");
+  print("Nothing was submitted.\n");
 }
 
 int show_submitted(Program& program, Client& client, const LaunchOptions& options,
@@ -393,7 +390,7 @@ int show_submitted(Program& program, Client& client, const LaunchOptions& option
   const std::int64_t id = jobs.empty() ? 0 : get_int(jobs.front().as_object(), "id");
   const bool as_json = program.globals.json();
   if (!as_json) {
-    fmt::print(stderr, "Job {} submitted.\n", id);
+    complain("Job {} submitted.\n", id);
   }
   LogOptions log;
   log.job = id;
@@ -414,7 +411,7 @@ int show_submitted(Program& program, Client& client, const LaunchOptions& option
     print_json(
         json::object{{"job", id}, {"jobs", std::move(jobs)}, {"warnings", answer.at("warnings")}});
   } else if (options.detach) {
-    fmt::print("quad logs -f {}   # to see its output\n", id);
+    print("quad logs -f {}   # to see its output\n", id);
   }
   return code;
 }

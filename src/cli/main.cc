@@ -47,7 +47,7 @@ int main(int argc, char** argv) {
   }
   const int code = program.chosen ? program.chosen() : kUsage;
   if (std::fflush(stdout) != 0 && code == kOk) {
-    fmt::print(stderr, "error: the output could not be written\n");
+    complain("error: the output could not be written\n");
     return kFailed;
   }
   return code;

@@ -18,33 +18,30 @@ namespace {
 constexpr std::size_t kLeastColumn = 6;  ///< an elastic column keeps so much
 constexpr std::size_t kGap = 2;
 
-/// Bytes of the UTF-8 character that `text` begins with; 0 if it begins with none.
-std::size_t character_size(std::string_view text) {
-  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
-  const unsigned char first = byte(0);
-  const std::size_t size = first < 0x80                    ? 1
-                           : first >= 0xC2 && first < 0xE0 ? 2
-                           : first >= 0xE0 && first < 0xF0 ? 3
-                           : first >= 0xF0 && first < 0xF5 ? 4
-                                                           : 0;
-  if (size == 0 || size > text.size()) {
-    return 0;
-  }
-  for (std::size_t i = 1; i < size; ++i) {
-    if ((byte(i) & 0xC0U) != 0x80U) {
-      return 0;
+/// JSON text with DEL and C1 controls escaped; it has the others escaped already.
+std::string escape_controls(std::string_view text) {
+  std::string out;
+  out.reserve(text.size());
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const auto byte = static_cast<unsigned char>(text[i]);
+    const auto next = static_cast<unsigned char>(i + 1 < text.size() ? text[i + 1] : '\0');
+    if (byte == 0x7F) {
+      out += "\\u007f";
+    } else if (byte == 0xC2 && next >= 0x80 && next < 0xA0) {
+      out += fmt::format("\\u{:04x}", next);
+      ++i;
+    } else {
+      out += text[i];
     }
   }
-  const bool overlong = (first == 0xE0 && byte(1) < 0xA0) || (first == 0xF0 && byte(1) < 0x90);
-  const bool beyond = (first == 0xED && byte(1) >= 0xA0) || (first == 0xF4 && byte(1) >= 0x90);
-  return overlong || beyond ? 0 : size;
+  return out;
 }
 
 }  // namespace
 
-std::string coloured(std::string_view status, int fd) {
+SafeText coloured(std::string_view status, int fd) {
   if (!has_colour(fd)) {
-    return std::string(status);
+    return {printable(status)};
   }
   const int colour = status == "RUNNING" || status == "ready"        ? 32
                      : status == "SUCCEEDED"                         ? 2
@@ -52,7 +49,7 @@ std::string coloured(std::string_view status, int fd) {
                      : status == "RECOVERING" || status == "suspect" ? 33
                      : status == "STARTING"                          ? 34
                                                                      : 0;
-  return colour == 0 ? std::string(status) : fmt::format("\x1b[{}m{}\x1b[0m", colour, status);
+  return colour == 0 ? safe_text("{}", status) : safe_text("\x1b[{}m{}\x1b[0m", colour, status);
 }
 
 std::string Table::text(std::size_t width) const {
@@ -163,7 +160,7 @@ std::string local_time(std::string_view rfc3339, std::string& day) {
   return its_day + " " + clock;
 }
 
-std::string outcome_text(const json::object& row, int fd) {
+SafeText outcome_text(const json::object& row, int fd) {
   const std::string_view status = get_string(row, "status");
   std::string_view message = get_string(row, "message");
   // "SUCCEEDED", and not "SUCCEEDED: Succeeded."; "FAILED: rank 0 …", and not "FAILED: Failed: rank
@@ -175,8 +172,8 @@ std::string outcome_text(const json::object& row, int fd) {
   } else if (message.starts_with("Recovering: ")) {
     message.remove_prefix(12);
   }
-  const std::string name = coloured(status, fd);
-  return message.empty() ? name + "." : fmt::format("{}: {}", name, printable(message));
+  const SafeText name = coloured(status, fd);
+  return message.empty() ? safe_text("{}.", name) : safe_text("{}: {}", name, message);
 }
 
 std::string counted(std::int64_t count, std::string_view one, std::string_view many) {
@@ -185,29 +182,18 @@ std::string counted(std::int64_t count, std::string_view one, std::string_view m
                         : fmt::format("{} {}", count, many);
 }
 
-std::string valid_utf8(std::string_view text) {
-  std::string out;
-  out.reserve(text.size());
-  while (!text.empty()) {
-    const std::size_t size = character_size(text);
-    if (size == 0) {
-      out += "\xEF\xBF\xBD";
-    } else {
-      out += text.substr(0, size);
-    }
-    text.remove_prefix(std::max<std::size_t>(size, 1));
-  }
-  return out;
+void print_json(const json::value& value) {
+  std::fputs(escape_controls(to_pretty_text(value)).c_str(), stdout);
 }
 
-void print_json(const json::value& value) {
-  std::fputs(to_pretty_text(value).c_str(), stdout);
+void print_json_line(const json::value& value) {
+  std::fputs((escape_controls(to_text(value)) + "\n").c_str(), stdout);
 }
 
 int fail(const Error& failure) {
   std::fflush(stdout);
-  fmt::print(stderr, "{}: {}\n", has_colour(STDERR_FILENO) ? "\x1b[31merror\x1b[0m" : "error",
-             failure.message);
+  const SafeText word{has_colour(STDERR_FILENO) ? "\x1b[31merror\x1b[0m" : "error"};
+  complain("{}: {}\n", word, failure.message);
   switch (failure.code) {
     case ErrorCode::kInvalid:
     case ErrorCode::kUnsupported:

@@ -2,15 +2,26 @@
 //
 // How results look: tables that fit the terminal, colours on one, plain text in a pipe, JSON on
 // request; and the exit codes.
+//
+// Whatever the command line says goes through print(), complain(), Table, print_json() or fail(),
+// and what it says may come from anybody: a job's name, a server's sentence, a file's path. So a
+// text put into these loses its control characters there; only SafeText is shown as it is. A job's
+// own output is the exception, and goes through Screen::output() untouched.
 
 #pragma once
 
+#include <fmt/format.h>
+
+#include <cstdio>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 #include "base/json.h"
 #include "base/result.h"
+#include "base/text.h"
+#include "cli/terminal.h"
 
 namespace quad::cli {
 
@@ -22,8 +33,43 @@ inline constexpr int kUnreachable = 3;  ///< no server
 inline constexpr int kNoSuch = 4;       ///< no such job, node, …
 inline constexpr int kExists = 5;  ///< it is there already: a server on this data directory, a file
 
+/// How an argument of print() reaches it: any text as a printable() one.
+template <typename T>
+using Shown = std::conditional_t<std::is_same_v<T, SafeText> ||
+                                     std::is_convertible_v<const T&, std::string_view>,
+                                 std::string, T>;
+
+template <typename T>
+decltype(auto) shown_argument(const T& value) {
+  if constexpr (std::is_same_v<T, SafeText>) {
+    return (value.text);
+  } else if constexpr (std::is_convertible_v<const T&, std::string_view>) {
+    return printable(value);
+  } else {
+    return (value);
+  }
+}
+
+/// As fmt::format(), with whatever text is put into the format made safe.
+template <typename... Args>
+SafeText safe_text(fmt::format_string<Shown<Args>...> format, const Args&... args) {
+  return {fmt::vformat(format, fmt::make_format_args(shown_argument(args)...))};
+}
+
+/// The same to standard output.
+template <typename... Args>
+void print(fmt::format_string<Shown<Args>...> format, const Args&... args) {
+  std::fputs(safe_text<Args...>(format, args...).text.c_str(), stdout);
+}
+
+/// The same to standard error.
+template <typename... Args>
+void complain(fmt::format_string<Shown<Args>...> format, const Args&... args) {
+  std::fputs(safe_text<Args...>(format, args...).text.c_str(), stderr);
+}
+
 /// The text in a status's colour, if the terminal `fd` has colours.
-std::string coloured(std::string_view status, int fd = 1);
+SafeText coloured(std::string_view status, int fd = 1);
 
 /// Columns padded to their widest cell. On a terminal that is too narrow the spare columns are left
 /// out, the first of them first, then the elastic ones are cut, the widest first, and then the
@@ -36,7 +82,20 @@ class Table {
     bool spare = false;    ///< may be left out
   };
   explicit Table(std::vector<Column> columns) : columns_(std::move(columns)) {}
-  void add(std::vector<std::string> cells) { rows_.push_back(std::move(cells)); }
+  /// A cell: a text of anybody's, or one with colours.
+  struct Cell {
+    template <typename T, typename = std::enable_if_t<std::is_convertible_v<T, std::string_view>>>
+    Cell(const T& anybodys) : text(printable(anybodys)) {}  // NOLINT(google-explicit-constructor)
+    Cell(SafeText safe) : text(std::move(safe.text)) {}     // NOLINT(google-explicit-constructor)
+    std::string text;
+  };
+  void add(const std::vector<Cell>& cells) {
+    std::vector<std::string> row;
+    for (const Cell& cell : cells) {
+      row.push_back(cell.text);
+    }
+    rows_.push_back(std::move(row));
+  }
   [[nodiscard]] bool empty() const { return rows_.empty(); }
   /// For a width; 0: as wide as it is.
   [[nodiscard]] std::string text(std::size_t width) const;
@@ -56,13 +115,13 @@ std::string between(std::string_view from, std::string_view to);
 std::string local_time(std::string_view rfc3339, std::string& day);
 /// "SUCCEEDED" or "FAILED: rank 0 on gpu-1 exited with code 1." of a job's row, without saying
 /// anything twice.
-std::string outcome_text(const json::object& row, int fd);
+SafeText outcome_text(const json::object& row, int fd);
 /// "1 node", "3 nodes"; "1 recovery", "2 recoveries".
 std::string counted(std::int64_t count, std::string_view one, std::string_view many = {});
-/// The text with what is no UTF-8 replaced by U+FFFD.
-std::string valid_utf8(std::string_view text);
-
+/// On standard output, indented or on one line. Control characters are escaped, as JSON lets them
+/// be.
 void print_json(const json::value& value);
+void print_json_line(const json::value& value);
 /// Prints the error and gives its exit code.
 int fail(const Error& failure);
 

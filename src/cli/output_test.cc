@@ -17,15 +17,30 @@ TEST(Text, IsMeasuredInCharactersWithoutColours) {
   EXPECT_EQ(fitted("\x1b[32mRUNNING\x1b[0m", 4), "\x1b[32mRUN…\x1b[0m");
 }
 
-TEST(Text, OfOthersMovesNoCursor) {
-  EXPECT_EQ(printable("a\x1b[2Jb\r\nc\x7f"), "a [2Jb  c ");
-  EXPECT_EQ(valid_utf8("a\xff\xc3\xa4\xed\xa0\x80"), "a\uFFFD\u00e4\uFFFD\uFFFD\uFFFD");
-  EXPECT_EQ(valid_utf8("\xf0\x9f\x98\x80\xf0\x9f"), "\U0001F600\uFFFD\uFFFD");
+TEST(Text, OfOthersIsMadeSafeWhereItIsPutIn) {
+  const std::string evil =
+      "a\x1b[2J\nb\xc2\x9b"
+      "3J";
+  EXPECT_EQ(safe_text("{}|{}|{}|{}\n", evil, std::string_view(evil), evil.c_str(), 5).text,
+            "a [2J b 3J|a [2J b 3J|a [2J b 3J|5\n");
+  EXPECT_EQ(safe_text("{}, {}", SafeText{"\x1b[31mFAILED\x1b[0m"}, evil).text,
+            "\x1b[31mFAILED\x1b[0m, a [2J b 3J");
+  Table table({{"NAME"}});
+  table.add({evil});
+  table.add({SafeText{"\x1b[2mx\x1b[0m"}});
+  EXPECT_EQ(table.text(0), "NAME\na [2J b 3J\n\x1b[2mx\x1b[0m\n");
+  testing::internal::CaptureStdout();
+  print_json_line(json::object{{"name", evil}});
+  const std::string line = testing::internal::GetCapturedStdout();
+  EXPECT_EQ(line, "{\"name\":\"a\\u001b[2J\\nb\\u009b3J\"}\n");
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(fail(error(ErrorCode::kNotFound, evil)), kNoSuch);
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "error: a [2J b 3J\n");
 }
 
 Table table() {
   Table table({{"ID"}, {"NAME", true}, {"USER", true, true}, {"STATUS"}});
-  table.add({"1", "a-rather-long-name", "ana", "\x1b[32mRUNNING\x1b[0m"});
+  table.add({"1", "a-rather-long-name", "ana", SafeText{"\x1b[32mRUNNING\x1b[0m"}});
   table.add({"12", "b", "bo", "FAILED"});
   return table;
 }
@@ -56,7 +71,7 @@ TEST(Tables, LeaveOutThenCutThenClip) {
 
 TEST(Outcomes, SayNothingTwice) {
   const auto text = [](std::string_view status, std::string_view message) {
-    return outcome_text(json::object{{"status", status}, {"message", message}}, -1);
+    return outcome_text(json::object{{"status", status}, {"message", message}}, -1).text;
   };
   EXPECT_EQ(text("SUCCEEDED", "Succeeded."), "SUCCEEDED.");
   EXPECT_EQ(text("FAILED", "Failed: rank 0 on n1 exited with code 3."),

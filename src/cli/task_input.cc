@@ -30,7 +30,7 @@ std::string_view kind_of(mode_t mode) {
 /// For messages.
 std::string shortened(const std::string& path) {
   constexpr std::size_t kMost = 200;
-  return printable(valid_utf8(path.size() <= kMost ? path : path.substr(0, kMost) + "…"));
+  return printable(path.size() <= kMost ? path : path.substr(0, kMost) + "…");
 }
 
 /// All that `fd` gives, or kExhausted past the bound.

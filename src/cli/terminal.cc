@@ -106,20 +106,6 @@ std::string fitted(std::string_view text, std::size_t width) {
   return out;
 }
 
-std::string printable(std::string_view text) {
-  std::string out(text);
-  for (std::size_t i = 0; i < out.size(); ++i) {
-    const auto c = static_cast<unsigned char>(out[i]);
-    const auto next = static_cast<unsigned char>(i + 1 < out.size() ? out[i + 1] : '\0');
-    if (c < 0x20 || c == 0x7f) {
-      out[i] = ' ';
-    } else if (c == 0xC2 && next >= 0x80 && next < 0xA0) {
-      out.replace(i, 2, " ");  // C1 controls: terminals obey these too
-    }
-  }
-  return out;
-}
-
 Screen::Screen()
     : live_possible_(can_draw(STDERR_FILENO)),
       shared_(live_possible_ && same_device(STDOUT_FILENO, STDERR_FILENO)) {}
@@ -165,21 +151,21 @@ bool Screen::output(std::string_view bytes) {
   return write_all(STDOUT_FILENO, all).ok();
 }
 
-void Screen::note(std::string_view line) {
+void Screen::note(const SafeText& line) {
   std::string all = erasing();
   all += line_start_ || !shared_ ? "" : "\n";
   line_start_ = true;
-  all += line;
+  all += line.text;
   all += '\n';
   all += drawing();
   (void)write_all(STDERR_FILENO, all);  // nobody is left to be told that nobody reads this
 }
 
-void Screen::live(std::string text) {
+void Screen::live(SafeText line) {
   if (!live_possible_) {
     return;
   }
-  text_ = std::move(text);
+  text_ = std::move(line.text);
   std::string all = erasing();
   all += drawing();
   (void)write_all(STDERR_FILENO, all);

@@ -12,6 +12,12 @@
 
 namespace quad::cli {
 
+/// Text that may go to a terminal as it is: it holds no control characters but Quad's own colours
+/// and line ends. Made by safe_text() of output.h; wrapping anything else is a promise.
+struct SafeText {
+  std::string text;
+};
+
 /// Whether colours are welcome there: a terminal that can, and no NO_COLOR.
 bool has_colour(int fd);
 /// The terminal's columns; 0 if `fd` is none.
@@ -22,10 +28,6 @@ std::size_t cells(std::string_view text);
 /// The text in at most `width` cells, with … where it was cut. Colour sequences count nothing and
 /// are kept whole.
 std::string fitted(std::string_view text, std::size_t width);
-/// Text that others wrote, safe to show: without control characters, so that it cannot move the
-/// cursor.
-std::string printable(std::string_view text);
-
 /// Output above, one live line below. The live line is on standard error, is drawn only while the
 /// cursor is at the start of a line, and is gone before anything else is written: it never mixes
 /// with the output. Without a terminal on standard error there is no live line, and output passes
@@ -41,9 +43,9 @@ class Screen {
   bool output(std::string_view bytes);
   /// A line of Quad's own, to standard error; on a line of its own even after output without a
   /// newline.
-  void note(std::string_view line);
+  void note(const SafeText& line);
   /// The live line from now on; drawn at once if it can be. Empty: none.
-  void live(std::string text);
+  void live(SafeText line);
   /// Takes the live line away, for good unless live() is called again.
   void clear();
   [[nodiscard]] bool has_live() const { return live_possible_; }

@@ -18,18 +18,18 @@ struct ValidateOptions {
 
 void print_set(const spec::TaskSet& set, const std::string& file) {
   for (const spec::Diagnostic& one : set.errors) {
-    fmt::print("{}\n", line_of(one, "error", file));
+    print("{}\n", line_of(one, "error", file));
   }
   for (const spec::Diagnostic& one : set.warnings) {
-    fmt::print("{}\n", line_of(one, "warning", file));
+    print("{}\n", line_of(one, "warning", file));
   }
   if (!set.ok()) {
     return;
   }
   for (const spec::Task& task : set.tasks) {
-    fmt::print("{}: good: {} on {}\n{}", file, task.name.value_or("(no name)"),
-               counted(task.num_nodes, "node"),
-               to_pretty_text(spec::to_json(task, spec::Redact::kYes)));
+    print("{}: good: {} on {}\n", file, task.name.value_or("(no name)"),
+          counted(task.num_nodes, "node"));
+    print_json(spec::to_json(task, spec::Redact::kYes));
   }
 }
 
@@ -53,7 +53,7 @@ int validate(Program& program, const ValidateOptions& options) {
     }
     all_good = all_good && set.ok();
     if (program.globals.json()) {
-      fmt::print("{}\n", to_text(spec::to_json(set, valid_utf8(file))));
+      print_json_line(spec::to_json(set, valid_utf8(file)));
     } else {
       print_set(set, file);
     }

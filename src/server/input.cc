@@ -11,37 +11,14 @@ namespace quad::server {
 
 namespace {
 
-/// The length of the UTF-8 sequence at the start, 0 if there is none.
-std::size_t sequence_length(std::string_view text) {
-  const auto first = static_cast<unsigned char>(text[0]);
-  const std::size_t length = first < 0x80                    ? 1
-                             : first >= 0xC2 && first < 0xE0 ? 2
-                             : first >= 0xE0 && first < 0xF0 ? 3
-                             : first >= 0xF0 && first < 0xF5 ? 4
-                                                             : 0;
-  if (length == 0 || length > text.size()) {
-    return 0;
-  }
-  for (std::size_t i = 1; i < length; ++i) {
-    if ((static_cast<unsigned char>(text[i]) & 0xC0U) != 0x80U) {
-      return 0;
-    }
-  }
-  const auto second = length > 2 ? static_cast<unsigned char>(text[1]) : 0x80U;
-  const bool bad = (first == 0xE0 && second < 0xA0) || (first == 0xED && second > 0x9F) ||
-                   (first == 0xF0 && second < 0x90) || (first == 0xF4 && second > 0x8F);
-  return bad ? 0 : length;
-}
-
 Error unknown(std::string_view what, std::string_view where, std::string_view name,
               const std::vector<std::string_view>& known) {
   const auto near = nearest(name, known);
   std::string hint = near            ? fmt::format("; did you mean '{}'?", *near)
                      : known.empty() ? std::string("; there are none here")
                                      : fmt::format("; there are {}", join_words(known));
-  return error(ErrorCode::kInvalid,
-               fmt::format("There is no {} '{}'{}", what, printable(name), hint),
-               fmt::format("{}{}", where, printable(name)));
+  return error(ErrorCode::kInvalid, fmt::format("There is no {} '{}'{}", what, excerpt(name), hint),
+               fmt::format("{}{}", where, excerpt(name)));
 }
 
 std::string range_text(IntegerRange range) {
@@ -59,21 +36,15 @@ std::optional<std::int64_t> parse_integer(std::string_view text) {
                                                                     : std::nullopt;
 }
 
-std::string printable(std::string_view text) {
+std::string excerpt(std::string_view text) {
   constexpr std::size_t kMost = 80;
-  std::string out;
-  while (!text.empty()) {
-    if (out.size() >= kMost) {
-      return out + "…";
+  std::string out = printable(text.substr(0, kMost + 4));
+  if (out.size() > kMost) {
+    std::size_t end = kMost;
+    while ((static_cast<unsigned char>(out[end]) & 0xC0U) == 0x80U) {
+      --end;  // not in the middle of a character
     }
-    const std::size_t length = sequence_length(text);
-    const auto first = static_cast<unsigned char>(text[0]);
-    if (length == 0 || first < 0x20 || first == 0x7F) {
-      out += '?';
-    } else {
-      out += text.substr(0, length);
-    }
-    text.remove_prefix(std::max<std::size_t>(length, 1));
+    out.replace(end, std::string::npos, "…");
   }
   return out;
 }
@@ -148,7 +119,7 @@ std::optional<WallTime> QueryReader::time(std::string_view name, WallTime now) {
 void QueryReader::refuse(std::string_view name, std::string_view value, std::string_view allowed) {
   if (!fault_) {
     fault_ = error(ErrorCode::kInvalid,
-                   fmt::format("{} is '{}' and must be {}", name, printable(value), allowed),
+                   fmt::format("{} is '{}' and must be {}", name, excerpt(value), allowed),
                    std::string(name));
   }
 }

@@ -20,8 +20,8 @@ namespace quad::server {
 
 /// A whole number in decimal digits, nothing around it.
 std::optional<std::int64_t> parse_integer(std::string_view text);
-/// For messages: at most 80 bytes of what a client sent, valid UTF-8 without control characters.
-std::string printable(std::string_view text);
+/// For messages: at most 80 bytes of what a client sent, printable().
+std::string excerpt(std::string_view text);
 
 /// Code points in valid UTF-8.
 std::size_t characters_of(std::string_view text);

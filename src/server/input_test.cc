@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "base/text.h"
+
 namespace quad::server {
 namespace {
 
@@ -85,11 +87,18 @@ TEST(Input, AnUnknownMemberIsAnError) {
 }
 
 TEST(Input, WhatIsShownInMessagesIsShortValidText) {
-  EXPECT_EQ(printable("plain é"), "plain é");
-  EXPECT_EQ(printable("\xff\x01z"), "??z");
-  EXPECT_EQ(printable("\xc3"), "?");
-  EXPECT_EQ(printable("\xed\xa0\x80"), "???");
-  EXPECT_LT(printable(std::string(1'000, 'x')).size(), 100U);
+  EXPECT_EQ(excerpt("plain é"), "plain é");
+  EXPECT_EQ(excerpt("\xff\x01z"), "\uFFFD z");
+  EXPECT_EQ(excerpt("\xc3"), "\uFFFD");
+  EXPECT_EQ(excerpt("a\xc2\x9b"
+                    "2J"),
+            "a 2J");
+  for (std::size_t before = 70; before < 90; ++before) {
+    const std::string text = excerpt(std::string(before, 'x') + "éé€€🎉🎉");
+    EXPECT_EQ(valid_utf8(text), text);
+    EXPECT_EQ(text.find("\uFFFD"), std::string::npos) << text;
+  }
+  EXPECT_LT(excerpt(std::string(1'000, 'x')).size(), 100U);
 }
 
 }  // namespace

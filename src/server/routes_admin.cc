@@ -39,7 +39,7 @@ asio::awaitable<void> act_on_node(App& app, net::Exchange& exchange) {
   if (std::find(kVerbs.begin(), kVerbs.end(), verb) == kVerbs.end()) {
     exchange.respond_error(
         error(ErrorCode::kNotFound,
-              fmt::format("'{}' cannot be done to a node; there are {}", printable(verb),
+              fmt::format("'{}' cannot be done to a node; there are {}", excerpt(verb),
                           join_words({kVerbs.begin(), kVerbs.end()}))));
     co_return;
   }

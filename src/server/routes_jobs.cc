@@ -25,8 +25,8 @@ std::shared_ptr<const job::Job> job_of(App& app, net::Exchange& exchange) {
   const std::string_view text = exchange.parameter("id");
   const auto id = parse_integer(text);
   if (!id || *id < 1) {
-    exchange.respond_error(error(ErrorCode::kInvalid,
-                                 fmt::format("'{}' is not a job's number", printable(text)), "id"));
+    exchange.respond_error(
+        error(ErrorCode::kInvalid, fmt::format("'{}' is not a job's number", excerpt(text)), "id"));
     return nullptr;
   }
   auto job = app.control->snapshot()->find(JobId(*id));
@@ -201,7 +201,7 @@ Result<std::vector<JobId>> read_cancel(const net::Request& request, const Caller
                            : nullptr;
       if (job == nullptr) {
         return error(ErrorCode::kNotFound,
-                     fmt::format("There is no job {}", printable(to_text(value))), "ids");
+                     fmt::format("There is no job {}", excerpt(to_text(value))), "ids");
       }
       if (!may_touch(caller, *job)) {
         return not_yours(*job);

@@ -77,7 +77,7 @@ Status check_blob(const App& app, const std::string& hash, const std::string& wh
 
 Status read_mount_blobs(const App& app, const json::object& blobs, SubmitContext& context) {
   for (const auto& member : blobs) {
-    const std::string where = fmt::format("mount_blobs.{}.", printable(member.key()));
+    const std::string where = fmt::format("mount_blobs.{}.", excerpt(member.key()));
     const json::object* one = member.value().if_object();
     if (one == nullptr) {
       return error(ErrorCode::kInvalid,

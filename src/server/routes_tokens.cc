@@ -104,7 +104,7 @@ asio::awaitable<void> revoke_token(App& app, net::Exchange& exchange) {
                                [&](const auto& one) { return one.second.id == id; });
   if (it == app.tokens.end()) {
     exchange.respond_error(
-        error(ErrorCode::kNotFound, fmt::format("There is no token '{}'", printable(id))));
+        error(ErrorCode::kNotFound, fmt::format("There is no token '{}'", excerpt(id))));
     co_return;
   }
   const job::Event event =
