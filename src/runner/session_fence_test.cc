@@ -1,0 +1,160 @@
+// The real quad-runner against a server that the test plays: the fence, the lease, and resuming.
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "checkpoint/fence.h"
+#include "runner/fake_server.h"
+#include "runner/session_fixture.h"
+
+namespace quad::runner::testing {
+namespace {
+
+namespace fs = std::filesystem;
+
+TEST_F(Ranks, ANewerFenceKillsTheRankEvenWithoutAServer) {
+  FakeServer server(socket());
+  json::object with_fence =
+      order(fmt::format("bash -c 'exec -a {} sleep 1000' & echo up; wait", marker_));
+  const fs::path job = root_ / "hot/17";
+  with_fence["checkpoint"] = {{"job_dir", job.string()}, {"fence_wait_ms", 0}};
+  server.order = with_fence;
+  RunnerProcess runner(folder(), socket(), {});
+  ASSERT_TRUE(server.until([&] { return server.output == "up\n" && marked() > 0; }));
+  EXPECT_TRUE(fs::exists(job / "e1"));
+  ASSERT_TRUE(server.until([&] {
+    const auto fence = checkpoint::read_fence(job);
+    return fence.ok() && fence.value().has_value();
+  }));
+  server.answer = 503;
+  server.drop();
+  ASSERT_TRUE(checkpoint::raise_fence(job, Epoch(2), WallTime{1}).ok());
+  EXPECT_TRUE(server.until([&] { return runner.ended(); }, 10));
+  EXPECT_EQ(marked(), 0U);
+}
+
+TEST_F(Ranks, AStrictRankLivesByItsLeaseAndEndsWithIt) {
+  FakeServer server(socket());
+  json::object strict =
+      order(fmt::format("bash -c 'exec -a {} sleep 1000' & echo up; wait", marker_));
+  // Rank 1 does not make the fence, and nobody else does: only the server renews the lease.
+  strict["checkpoint"] = {{"job_dir", (root_ / "hot/17").string()}, {"lease_ms", 4000}};
+  server.order = strict;
+  server.renew_lease = true;
+  RunnerProcess::Options options;
+  options.rank = 1;
+  RunnerProcess runner(folder(), socket(), options);
+  ASSERT_TRUE(server.until([&] { return server.output == "up\n"; }));
+  const auto began = std::chrono::steady_clock::now();
+  ASSERT_TRUE(server.until(
+      [&] { return std::chrono::steady_clock::now() - began > std::chrono::seconds(6); }));
+  EXPECT_FALSE(server.exited());
+  EXPECT_GT(marked(), 0U);
+  server.renew_lease = false;
+  ASSERT_TRUE(server.until([&] { return server.exited(); }, 10));
+  EXPECT_EQ(marked(), 0U);
+  EXPECT_TRUE(get_bool(*server.find("exited"), "by_quad"));
+  EXPECT_NE(get_string(*server.find("exited"), "detail").find("could be reached for 4 s"),
+            std::string::npos);
+}
+
+TEST_F(Ranks, WhatStoodStillBeyondItsLeaseStartsNothingAnyMore) {
+  FakeServer server(socket());
+  json::object strict = order("echo never");
+  strict["checkpoint"] = {{"job_dir", (root_ / "hot/17").string()}, {"lease_ms", 3000}};
+  server.order = strict;
+  server.send_go = false;
+  server.renew_lease = true;
+  RunnerProcess::Options options;
+  options.rank = 1;
+  RunnerProcess runner(folder(), socket(), options);
+  ASSERT_TRUE(server.until([&] { return server.has_phase("ready"); }));
+  runner.signal(SIGSTOP);
+  server.send(server.go);
+  server.until([] { return false; }, 4.5);
+  runner.signal(SIGCONT);
+  ASSERT_TRUE(server.until([&] { return server.exited(); }));
+  EXPECT_EQ(get_string(*server.find("exited"), "how"), "never_ran");
+  EXPECT_EQ(server.output, "");
+}
+
+TEST_F(Ranks, AnOrderThatCameWhileTheRunnerStoodStillBeyondItsLeaseStartsNothing) {
+  FakeServer server(socket());
+  json::object strict = order("echo never", "echo never");
+  strict["checkpoint"] = {{"job_dir", (root_ / "hot/17").string()}, {"lease_ms", 3000}};
+  RunnerProcess::Options options;
+  options.rank = 1;
+  RunnerProcess runner(folder(), socket(), options);
+  ASSERT_TRUE(
+      server.until([&] { return !server.hellos.empty() && !server.hellos.back().empty(); }));
+  runner.signal(SIGSTOP);
+  server.send(strict);
+  server.until([] { return false; }, 4.0);
+  runner.signal(SIGCONT);
+  ASSERT_TRUE(server.until([&] { return server.exited(); }));
+  EXPECT_EQ(get_string(*server.find("exited"), "how"), "never_ran");
+  EXPECT_EQ(server.output, "");
+}
+
+TEST_F(Ranks, TheWaitBehindTheFenceCanBeEnded) {
+  FakeServer server(socket());
+  const fs::path job = root_ / "hot/17";
+  json::object later = order("true");
+  later["checkpoint"] = {{"job_dir", job.string()}, {"fence_wait_ms", 600'000}};
+  server.order = later;
+  RunnerProcess::Options options;
+  options.epoch = 2;
+  RunnerProcess runner(folder(), socket(), options);
+  ASSERT_TRUE(server.until([&] {
+    const auto fence = checkpoint::read_fence(job);
+    return fence.ok() && fence.value().has_value();
+  }));
+  server.until([] { return false; }, 0.3);
+  EXPECT_EQ(server.find("resumed"), nullptr);
+  server.send({{"type", "end_fence_wait"}});
+  ASSERT_TRUE(server.until([&] { return server.exited(); }));
+  EXPECT_NE(server.find("resumed"), nullptr);
+}
+
+TEST_F(Ranks, ALaterAttemptResumesFromTheNewestWholeCheckpoint) {
+  FakeServer server(socket());
+  const fs::path job = root_ / "hot/17";
+  for (const int step : {10, 20}) {
+    const fs::path place = job / fmt::format("e1/checkpoint-{}", step);
+    fs::create_directories(place);
+    std::ofstream(place / "DONE") << "x";
+    std::ofstream(place / "weights") << std::string(1000, 'w');
+  }
+  fs::remove(job / "e1/checkpoint-20/DONE");
+  ASSERT_TRUE(checkpoint::raise_fence(job, Epoch(1), WallTime{1}).ok());
+  json::object later = order("echo from $QUAD_RESUME_FROM");
+  later["checkpoint"] = {{"job_dir", job.string()}, {"fence_wait_ms", 10}, {"marker", "DONE"}};
+  server.order = later;
+  server.send_go = false;
+  RunnerProcess::Options options;
+  options.epoch = 2;
+  RunnerProcess runner(folder(), socket(), options);
+  ASSERT_TRUE(server.until([&] { return server.has_phase("ready"); }));
+  const json::object* resumed = server.find("resumed");
+  ASSERT_NE(resumed, nullptr);
+  const std::string path(get_string(*resumed, "path"));
+  EXPECT_EQ(path, (job / "e2/checkpoint-10").string());
+  EXPECT_EQ(get_int(*resumed, "step"), 10);
+  EXPECT_NE(get_string(*resumed, "note").find("Passed over e1/checkpoint-20: "), std::string::npos)
+      << get_string(*resumed, "note");
+  json::object go = server.go;
+  go["resume_from"] = path;
+  server.send(go);
+  ASSERT_TRUE(server.until([&] { return runner.ended(); }));
+  EXPECT_EQ(server.output, "from " + path + "\n");
+  EXPECT_EQ(checkpoint::read_fence(job).value()->epoch, Epoch(2));
+}
+
+}  // namespace
+}  // namespace quad::runner::testing
