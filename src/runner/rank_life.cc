@@ -49,10 +49,7 @@ RankLife::RankLife(const Start& start, fs::path folder, const Clock& clock, Spoo
       port_(hold_port()),
       output_(spool, uplink),
       vitals_(places_.progress, uplink),
-      fence_([this](const WorkerOutput& output) {
-        const bool raise = start_.key.rank.value() == 0 && start_.key.epoch.value() == 1;
-        watch_fence(start_, *order_, raise, output);
-      }),
+      fence_([this](const WorkerOutput& output) { watch_fence(start_, *order_, output); }),
       checkpoints_([this](const WorkerOutput& output) {
         watch_checkpoints(start_, *order_, resumed_from_, output);
       }) {}
@@ -389,6 +386,12 @@ bool RankLife::keeps_lease() const {
 }
 
 void RankLife::keep_lease(MonoTime now) {
+  if (!keeps_lease() || !lease_.has_run_out(now)) {
+    return;
+  }
+  // The fence's watch goes on while this process stands still, and its readings count from when
+  // they were begun: the newest may not have been taken in.
+  on_fence(now);
   if (keeps_lease() && lease_.has_run_out(now)) {
     stop(Millis(0),
          fmt::format("neither the server nor the fence could be reached for {}, and the "

@@ -24,6 +24,7 @@ void RankLife::beat(MonoTime now) {
 }
 
 void RankLife::tick(MonoTime now) {
+  keep_lease(now);
   if (stop_ && !stop_->killed && now >= stop_->kill_at && rank_ != nullptr) {
     stop_->killed = true;
     rank_->kill();
@@ -39,7 +40,6 @@ void RankLife::tick(MonoTime now) {
   if (phase_ == Phase::kResuming) {
     resume(resumption_->tick(now), now);
   }
-  keep_lease(now);
   settle(now);
 }
 

@@ -4,6 +4,7 @@
 #include <poll.h>
 
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -176,29 +177,31 @@ void resume_work(const Start& start, const Order& order, const WorkerOutput& out
   output.send(pick(start, order));
 }
 
-void watch_fence(const Start& start, const Order& order, bool raise, const WorkerOutput& output) {
+void watch_fence(const Start& start, const Order& order, const WorkerOutput& output) {
   const fs::path folder = order.checkpoint.job_dir;
-  while (raise) {
-    const Status raised = checkpoint::raise_fence(folder, start.key.epoch, now().wall);
-    if (is_fenced(start, order, raised, output)) {
-      return;
-    }
-    raise = !raised.ok();
-    pause(raise ? 1000ms : 0ms);
-  }
-  for (;;) {
+  const Epoch own = start.key.epoch;
+  for (;; pause(1000ms)) {
     const MonoTime asked = now().mono;
     auto fence = checkpoint::read_fence(folder);
-    if (fence.ok() && fence.value().has_value()) {
-      if (fence.value()->epoch > start.key.epoch) {
-        output.send({{"fenced", fence.value()->epoch.value()}});
+    if (!fence.ok()) {
+      continue;
+    }
+    const std::optional<checkpoint::Fence>& stands = fence.value();
+    if (stands && stands->epoch > own) {
+      output.send({{"fenced", stands->epoch.value()}});
+      return;
+    }
+    bool answered = stands.has_value();
+    if (start.key.rank.value() == 0 && (!stands || stands->epoch < own)) {
+      const Status raised = checkpoint::raise_fence(folder, own, now().wall);
+      if (is_fenced(start, order, raised, output)) {
         return;
       }
-      if (order.checkpoint.lease > 0ms) {
-        output.send({{"lease", asked.millis}});
-      }
+      answered = answered || raised.ok();
     }
-    pause(1000ms);
+    if (answered && order.checkpoint.lease > 0ms) {
+      output.send({{"lease", asked.millis}});
+    }
   }
 }
 

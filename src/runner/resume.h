@@ -29,9 +29,10 @@ void resume_work(const Start& start, const Order& order, const WorkerOutput& out
 
 /// Until it is killed: reads the fence each second by a fresh open. Sends {"fenced": epoch} once it
 /// is above the own epoch, and {"lease": at} for each good reading when the order has a lease: the
-/// monotonic milliseconds at which the reading began. With `raise` it raises the fence to the own
-/// epoch first.
-void watch_fence(const Start& start, const Order& order, bool raise, const WorkerOutput& output);
+/// monotonic milliseconds at which the reading began. Rank 0 also raises the fence to the own epoch
+/// whenever it is lower: at the first reading of a first attempt, and when a rank 0 of an older
+/// attempt, which had stood still in its own raising of it, wrote over a newer one.
+void watch_fence(const Start& start, const Order& order, const WorkerOutput& output);
 
 /// Until it is killed: looks for new checkpoints every few seconds; keeps a copy of one that a
 /// script overwrites in place; deletes what retention lets go. Sends {"checkpoint": {path, step,

@@ -113,6 +113,7 @@ void Session::wait() {
     done_ = done_ || life_.ended();  // the result is on disk, for whoever asks next
     life_.stop(life_.stop_grace().value_or(Millis(0)), "the runner was told to end", now_);
   }
+  life_.keep_lease(now_);  // what came in while this process stood still starts nothing any more
   if (ready) {
     polled.dispatch(now_);
   }
@@ -168,7 +169,6 @@ json::object Session::hello() const {
 }
 
 void Session::on_messages() {
-  life_.keep_lease(now_);  // what came in while this process stood still starts nothing any more
   while (auto message = uplink_.next_message(now_)) {
     on_message(*message);
   }

@@ -102,6 +102,76 @@ TEST_F(Ranks, AnOrderThatCameWhileTheRunnerStoodStillBeyondItsLeaseStartsNothing
   EXPECT_EQ(server.output, "");
 }
 
+TEST_F(Ranks, WhatItsWorkersFoundWhileTheRunnerStoodStillBeyondItsLeaseStartsNothing) {
+  FakeServer server(socket());
+  const std::string nothing = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+  server.blobs[nothing] = "";  // an archive of nothing, and its hash
+  server.blob_refusals = 1'000'000;
+  json::object strict = order("true", "touch ~/began");
+  strict["checkpoint"] = {{"job_dir", (root_ / "hot/17").string()}, {"lease_ms", 3000}};
+  strict["workdir"] = {{"blob", nothing}};
+  server.order = strict;
+  // Not a word of the server's may wait in the socket.
+  server.acknowledge_output = server.acknowledge_messages = false;
+  RunnerProcess::Options options;
+  options.rank = 1;
+  RunnerProcess runner(folder(), socket(), options);
+  ASSERT_TRUE(server.until([&] { return server.has_phase("setting_up"); }));
+  runner.signal(SIGSTOP);
+  server.blob_refusals = 0;  // its worker, which does not stand still, has its answer now
+  server.until([] { return false; }, 4.5);
+  runner.signal(SIGCONT);
+  ASSERT_TRUE(server.until([&] { return server.exited(); }));
+  EXPECT_EQ(get_string(*server.find("exited"), "how"), "never_ran");
+  EXPECT_FALSE(fs::exists(folder() / "home/began"));
+}
+
+TEST_F(Ranks, AFenceThatWasReadWhileTheRunnerStoodStillRenewsItsLease) {
+  FakeServer server(socket());
+  json::object strict = order("echo up; until test -e ~/enough; do sleep 0.05; done");
+  const fs::path job = root_ / "hot/17";
+  strict["checkpoint"] = {{"job_dir", job.string()}, {"lease_ms", 5000}};
+  server.order = strict;
+  RunnerProcess runner(folder(), socket(), {});
+  ASSERT_TRUE(server.until([&] {
+    const auto fence = checkpoint::read_fence(job);
+    return server.output == "up\n" && fence.ok() && fence.value().has_value();
+  }));
+  runner.signal(SIGSTOP);
+  server.until([] { return false; }, 6.5);
+  runner.signal(SIGCONT);
+  std::ofstream(folder() / "home/enough") << "x";
+  ASSERT_TRUE(server.until([&] { return server.exited(); }));
+  EXPECT_EQ(get_int(*server.find("exited"), "code"), 0);
+  EXPECT_FALSE(get_bool(*server.find("exited"), "by_quad"));
+}
+
+TEST_F(Ranks, AnOlderEpochThatIsWrittenOverTheFenceIsCorrected) {
+  FakeServer server(socket());
+  const fs::path job = root_ / "hot/17";
+  ASSERT_TRUE(checkpoint::raise_fence(job, Epoch(1), WallTime{1}).ok());
+  const auto older = read_file(checkpoint::fence_path(job));
+  ASSERT_TRUE(older.ok());
+  json::object later = order("echo up; sleep 1000");
+  later["checkpoint"] = {{"job_dir", job.string()}, {"fence_wait_ms", 0}};
+  server.order = later;
+  RunnerProcess::Options options;
+  options.epoch = 2;
+  RunnerProcess runner(folder(), socket(), options);
+  const auto stands_at = [&](int epoch) {
+    const auto fence = checkpoint::read_fence(job);
+    return fence.ok() && fence.value().has_value() && fence.value()->epoch == Epoch(epoch);
+  };
+  ASSERT_TRUE(server.until([&] { return server.output == "up\n" && stands_at(2); }));
+  {
+    // In place, as a stalled rank 0 of the first attempt would when it wakes in mid-write.
+    std::fstream file(checkpoint::fence_path(job), std::ios::in | std::ios::out);
+    file << older.value();
+  }
+  EXPECT_TRUE(server.until([&] { return stands_at(2); }));
+  EXPECT_FALSE(runner.ended());
+}
+
 TEST_F(Ranks, TheWaitBehindTheFenceCanBeEnded) {
   FakeServer server(socket());
   const fs::path job = root_ / "hot/17";
