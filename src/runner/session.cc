@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -22,7 +23,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr Millis kHeartbeat{1000};
-constexpr Millis kTroubleLog{60'000};    // at most one line about the connection in this time
+constexpr Millis kTroubleLog{60'000};  // at most one line about the connection in this time
+constexpr Millis kByeWait{5000};  // how long a server that is there has to record the rank's end
 constexpr Millis kDefaultGrace{30'000};  // of a stop that names none, before there is an order
 
 ConnectionOptions connection_options(const Start& start, Endpoint endpoint) {
@@ -71,8 +73,9 @@ class Session {
   RankLife life_;
   MonoTime now_{0};
   bool done_ = false;
-  MonoTime hello_at_{0};  // of the present connection
+  MonoTime hello_at_{0};      // of the present connection
   MonoTime heartbeat_at_{0};
+  std::optional<MonoTime> sync_result_at_;  // at the latest
   bool result_synced_ = false;
   std::string logged_trouble_;
   MonoTime log_trouble_at_{0};
@@ -106,6 +109,10 @@ void Session::wait() {
   }
   // An attempt to connect has a time-out, which tick() looks at.
   polled.wake_at(uplink_.connection().open() ? heartbeat_at_ : now_ + kHeartbeat);
+
+  if (sync_result_at_ && !result_synced_) {
+    polled.wake_at(*sync_result_at_);
+  }
 
   const bool ready = polled.wait(now_);
   now_ = clock_.now().mono;
@@ -147,9 +154,15 @@ void Session::log_trouble() {
   }
 }
 
-// A server that is there makes the end durable itself in a moment, without this wait.
+// A server that is there makes the end durable itself in a moment, without this wait, and says bye.
 void Session::keep_result() {
-  if (life_.ended() && !result_synced_ && !uplink_.connection().open()) {
+  if (!life_.ended() || result_synced_) {
+    return;
+  }
+  if (!sync_result_at_) {
+    sync_result_at_ = now_ + kByeWait;
+  }
+  if (!uplink_.connection().open() || now_ >= *sync_result_at_) {
     result_synced_ = true;
     if (auto synced = sync_result(folder_); !synced.ok()) {
       log_.write(synced.error().message);

@@ -4,12 +4,14 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <chrono>
 #include <filesystem>
 #include <string>
 
+#include "base/file.h"
 #include "runner/fake_server.h"
 #include "runner/process_table.h"
 #include "runner/result_file.h"
@@ -206,6 +208,39 @@ TEST_F(Ranks, AnEndThatAnEarlierRunnerLeftBehindIsReportedAndNothingRuns) {
   EXPECT_EQ(get_int(*server.find("exited"), "code"), 9);
   EXPECT_EQ(get_string(server.hellos.front(), "phase"), "ended");
   EXPECT_EQ(server.output, "");
+}
+
+TEST_F(Ranks, AResultThatAConnectedServerDoesNotAcknowledgeIsSynced) {
+  FakeServer server(socket());
+  server.order = order("true");
+  server.say_bye = false;
+  RunnerProcess runner(folder(), socket(), {});
+  ASSERT_TRUE(server.until([&] { return server.exited(); }));
+  // A sync cannot be seen from outside, but that there is nothing to sync can.
+  fs::remove(folder() / "result.json");
+  EXPECT_TRUE(server.until([&] {
+    const auto log = read_file(folder() / "runner.log");
+    return log.ok() && log.value().find("Cannot sync result.json") != std::string::npos;
+  }));
+  EXPECT_TRUE(server.connected());
+}
+
+TEST_F(Ranks, PipesInThePlaceOfItsFilesHoldNoRunnerUp) {
+  FakeServer server(socket());
+  server.order = order("echo out",
+                       "cd ../..; for f in run.sh result.json result.json.tmp "
+                       "runner.log; do rm -f $f; mkfifo $f; done");
+  RunnerProcess runner(folder(), socket(), {});
+  ASSERT_TRUE(server.until([&] { return runner.ended(); }));
+  EXPECT_EQ(server.output, "out\n");
+  EXPECT_EQ(get_int(*server.find("exited"), "code"), 0);
+  EXPECT_TRUE(read_result(folder()).has_value());
+}
+
+TEST_F(Ranks, APipeThatIsCalledAResultIsNone) {
+  fs::create_directories(folder());
+  ASSERT_EQ(::mkfifo((folder() / "result.json").c_str(), 0600), 0);
+  EXPECT_FALSE(read_result(folder()).has_value());
 }
 
 TEST_F(Ranks, SigtermToTheRunnerIsAStop) {
