@@ -1,6 +1,5 @@
 #include "runner/rank_life.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <signal.h>
 #include <unistd.h>
@@ -12,6 +11,7 @@
 #include "base/text.h"
 #include "runner/how_it_ended.h"
 #include "runner/mounts.h"
+#include "runner/own_file.h"
 #include "runner/rank_options.h"
 #include "runner/resume.h"
 #include "runner/script.h"
@@ -23,15 +23,15 @@ namespace fs = std::filesystem;
 
 constexpr Millis kFenceDelay{1000};  // what ends sooner needs no watching
 constexpr Millis kCheckpointDelay{2000};
+constexpr Millis kLastLook{2000};        // for checkpoints, at the longest
 constexpr Millis kOutputAfterEnd{5000};  // how long output is waited for once every process is dead
 
 // For whoever clears up after a runner that was killed. Without it an empty group stays behind, no
 // more.
 void leave_word_of_group(const fs::path& folder, const MemoryGroup& group) {
-  const UniqueFd fd(::open((folder / "cgroup").c_str(),
-                           O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
-  if (fd) {
-    (void)write_all(fd.get(), group.folder().string());
+  const auto file = create_own_file(folder / "cgroup", 0600);
+  if (file.ok()) {
+    (void)write_all(file.value().get(), group.folder().string());
   }
 }
 
@@ -218,6 +218,7 @@ void RankLife::go(const json::object& message, MonoTime now) {
   progress_at_ = now + Vitals::kProgressInterval;
   const CheckpointOrder& checkpoint = order_->checkpoint;
   if (start_.key.rank.value() == 0 && !(checkpoint.job_dir.empty() && checkpoint.path.empty())) {
+    has_checkpoints_ = true;
     checkpoints_.begin_at(now + kCheckpointDelay);
   }
 }
@@ -291,7 +292,6 @@ void RankLife::end(RankResult result, MonoTime now) {
     resumption_->kill();
   }
   fetching_.kill();
-  checkpoints_.end();
   output_.drain();
   if (rank_ != nullptr && !stop_) {
     // In a stop the others have what is left of the grace.
@@ -317,6 +317,9 @@ void RankLife::finish_when_dead(MonoTime now) {
     }
     rank_.reset();  // and with it its output and its memory group
   }
+  if (looks_once_more(now)) {
+    return;
+  }
   ::unlink(setup_script_of(places_).c_str());
   ::unlink(run_script_of(places_).c_str());
   result_.log_end = spool_.end();
@@ -331,6 +334,30 @@ void RankLife::finish_when_dead(MonoTime now) {
   }
   if (!leaving_) {
     tell_end(now);
+  }
+}
+
+// What the script wrote since the last look of the watch is to be known before the end is; but
+// storage that does not answer holds that up only for so long.
+bool RankLife::looks_once_more(MonoTime now) {
+  if (!has_checkpoints_ || leaving_) {
+    checkpoints_.end();
+    return false;
+  }
+  if (!last_look_until_) {
+    last_look_until_ = now + kLastLook;
+    checkpoints_.finish(now);
+  }
+  if (checkpoints_.fd() >= 0 && now < *last_look_until_) {
+    return true;
+  }
+  checkpoints_.end();
+  return false;
+}
+
+void RankLife::clear_up_after_job() const {
+  if (order_ && !order_->checkpoint.job_dir.empty()) {
+    remove_what_is_empty(start_, *order_);
   }
 }
 

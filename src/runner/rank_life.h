@@ -78,6 +78,10 @@ class RankLife {
   /// Kills the rank; its end is not told.
   void leave(const std::string& reason, MonoTime now);
 
+  /// The job is over, and this was the last of its ranks: removes what is empty in the hot tier. To
+  /// be called when there is nothing else left to do: blocks for as long as the storage does.
+  void clear_up_after_job() const;
+
   // For the loop.
   /// Heartbeat and, if it has processes, what they use.
   void beat(MonoTime now);
@@ -112,6 +116,7 @@ class RankLife {
   void end_before_user_code(std::string detail, bool in_setup, MonoTime now);
   void end_if_killed_from_outside(MonoTime now);
   void finish_when_dead(MonoTime now);
+  [[nodiscard]] bool looks_once_more(MonoTime now);
   void settle(MonoTime now);
 
   // What came from the rank and from the workers.
@@ -146,6 +151,8 @@ class RankLife {
   Errand fetching_{"The fetching of the mounts"};
   StandingWorker fence_;
   StandingWorker checkpoints_;
+  bool has_checkpoints_ = false;  // it runs, and they are for this rank to watch
+  std::optional<MonoTime> last_look_until_;
   Lease lease_;
 
   std::optional<Stop> stop_;

@@ -35,8 +35,8 @@ void RankLife::tick(MonoTime now) {
   }
   if (!is_ending()) {
     fence_.tick(now);
+    checkpoints_.tick(now);
   }
-  checkpoints_.tick(now);
   if (phase_ == Phase::kResuming) {
     resume(resumption_->tick(now), now);
   }
@@ -68,11 +68,11 @@ void RankLife::watch(PollSet& polled, MonoTime now) {
   polled.add(fetching_.fd(), POLLIN, [this](MonoTime at) { on_fetched(at); });
   polled.add(fence_.fd(), POLLIN, [this](MonoTime at) { on_fence(at); });
   polled.add(checkpoints_.fd(), POLLIN, [this](MonoTime at) { on_checkpoints(at); });
-  wake_at(checkpoints_.due());
   // What tick() no longer looks at must not wake it either: a rank that has ended may wait for days
   // for its server.
   if (!is_ending()) {
     wake_at(fence_.due());
+    wake_at(checkpoints_.due());
   }
   if (phase_ == Phase::kRunning) {
     polled.wake_at(progress_at_);
@@ -159,6 +159,8 @@ void RankLife::on_checkpoints(MonoTime now) {
       json::object told = *checkpoint;
       told["type"] = "checkpoint";
       uplink_.post(std::move(told));
+    } else if (const json::array* gone = get_array(message, "gone")) {
+      uplink_.post({{"type", "checkpoints_gone"}, {"paths", *gone}});
     } else if (message.contains("note")) {
       uplink_.note(get_string(message, "kind"), get_string(message, "note"));
     }

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <poll.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <optional>
@@ -22,6 +23,7 @@ namespace fs = std::filesystem;
 using namespace std::chrono_literals;
 
 constexpr std::size_t kMostPassedOver = 3;  // told in the note
+constexpr std::size_t kMostGoneAtOnce = 256;
 
 void pause(Millis time) {
   if (time.count() > 0) {
@@ -221,20 +223,36 @@ void note(std::string_view kind, std::string_view message, const WorkerOutput& o
   output.send({{"note", message}, {"kind", kind}});
 }
 
-// Deletes what retention lets go of: never fewer than two steps stay.
-void retain(const checkpoint::FileView& view, const Start& start, const Order& order) {
+void report_gone(const std::vector<fs::path>& paths, const WorkerOutput& output) {
+  for (std::size_t begin = 0; begin < paths.size(); begin += kMostGoneAtOnce) {
+    json::array gone;
+    for (std::size_t i = begin; i < std::min(paths.size(), begin + kMostGoneAtOnce); ++i) {
+      gone.emplace_back(paths[i].string());
+    }
+    output.send({{"gone", std::move(gone)}});
+  }
+}
+
+// Deletes what retention lets go of: never fewer than two steps stay. What is gone.
+std::vector<fs::path> retain(const checkpoint::FileView& view, const Start& start,
+                             const Order& order) {
   const auto selection =
       checkpoint::newest_valid(view, roots_of(view, start, order), select_options(start, order));
+  std::vector<fs::path> gone;
   for (const checkpoint::Candidate& candidate : checkpoint::to_delete(
            selection.all, static_cast<std::size_t>(order.checkpoint.keep), start.key.epoch)) {
     if (candidate.found.top) {
       continue;  // the folder holds other checkpoints too
     }
-    (void)checkpoint::remove_tree(candidate.found.path);
+    const Status removed = checkpoint::remove_tree(candidate.found.path);
     for (const std::string& name : candidate.found.companions) {
       (void)checkpoint::remove_tree(candidate.found.path.parent_path() / name);
     }
+    if (removed.ok()) {
+      gone.push_back(candidate.found.path);
+    }
   }
+  return gone;
 }
 
 }  // namespace
@@ -250,7 +268,7 @@ void watch_checkpoints(const Start& start, const Order& order, const std::string
   options.marker = order.checkpoint.marker;
   checkpoint::CheckpointWatcher watcher(view, root, options);
   bool told_overwriting = false;
-  for (;;) {
+  for (bool goes_on = true;;) {
     const Now begin = now();
     auto polled = watcher.poll(begin);
     if (polled.ok()) {
@@ -264,9 +282,10 @@ void watch_checkpoints(const Start& start, const Order& order, const std::string
                                                     {.now = now().wall});
         }
       }
+      report_gone(polled.value().gone, output);
       if (!polled.value().complete.empty() && order.checkpoint.keep > 0 &&
           !order.checkpoint.job_dir.empty()) {
-        retain(view, start, order);
+        report_gone(retain(view, start, order), output);
       }
       for (const checkpoint::Overwritten& over : polled.value().overwritten) {
         if (over.only && !told_overwriting) {
@@ -279,10 +298,21 @@ void watch_checkpoints(const Start& start, const Order& order, const std::string
         }
       }
     }
+    if (!goes_on) {
+      return;  // that was the last look
+    }
     // A slow storage is asked more seldom: at most a twentieth of the time.
     const Millis took = now().mono - begin.mono;
-    pause(std::max<Millis>(2000ms, 20 * took));
+    goes_on = output.pause(std::max<Millis>(2000ms, 20 * took));
   }
+}
+
+void remove_what_is_empty(const Start& start, const Order& order) {
+  const fs::path folder = order.checkpoint.job_dir;
+  for (std::int32_t epoch = 1; epoch <= start.key.epoch.value(); ++epoch) {
+    ::rmdir((folder / fmt::format("e{}", epoch)).c_str());
+  }
+  ::rmdir(folder.c_str());
 }
 
 }  // namespace quad::runner

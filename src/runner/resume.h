@@ -34,11 +34,16 @@ void resume_work(const Start& start, const Order& order, const WorkerOutput& out
 /// attempt, which had stood still in its own raising of it, wrote over a newer one.
 void watch_fence(const Start& start, const Order& order, const WorkerOutput& output);
 
-/// Until it is killed: looks for new checkpoints every few seconds; keeps a copy of one that a
-/// script overwrites in place; deletes what retention lets go. Sends {"checkpoint": {path, step,
-/// bytes, seconds, framework, note}} and
-/// {"note": sentence, "kind": kind}.
+/// Until it is asked to come to an end, when it takes a last look: looks for new checkpoints every
+/// few seconds; keeps a copy of one that a script overwrites in place; deletes what retention lets
+/// go. Sends {"checkpoint": {path, step, bytes, seconds, framework, note}}, {"gone": [path, …]} of
+/// checkpoints that it had told of, or that retention deleted, and {"note": sentence, "kind":
+/// kind}.
 void watch_checkpoints(const Start& start, const Order& order, const std::string& resumed_from,
                        const WorkerOutput& output);
+
+/// Removes those of the job's folders in the hot tier in which nothing was written: for a job that
+/// is over. Not a worker's: blocks for as long as the storage does.
+void remove_what_is_empty(const Start& start, const Order& order);
 
 }  // namespace quad::runner

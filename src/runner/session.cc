@@ -73,6 +73,7 @@ class Session {
   RankLife life_;
   MonoTime now_{0};
   bool done_ = false;
+  bool job_is_over_ = false;  // and there is no other rank
   MonoTime hello_at_{0};      // of the present connection
   MonoTime heartbeat_at_{0};
   std::optional<MonoTime> sync_result_at_;  // at the latest
@@ -94,6 +95,9 @@ void Session::run() {
     if (!done()) {
       wait();
     }
+  }
+  if (job_is_over_) {
+    life_.clear_up_after_job();
   }
 }
 
@@ -204,7 +208,10 @@ void Session::on_message(const json::object& message) {
   } else if (type == "leave") {
     life_.leave(std::string(get_string(message, "reason", "the server said so")), now_);
   } else if (type == "bye") {
-    done_ = done_ || life_.ended();
+    if (life_.ended()) {
+      done_ = true;
+      job_is_over_ = get_bool(message, "job_is_over");
+    }
   }
 }
 

@@ -107,7 +107,7 @@ TEST_F(Ranks, WhatItsWorkersFoundWhileTheRunnerStoodStillBeyondItsLeaseStartsNot
   const std::string nothing = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
   server.blobs[nothing] = "";  // an archive of nothing, and its hash
   server.blob_refusals = 1'000'000;
-  json::object strict = order("true", "touch ~/began");
+  json::object strict = order("true");
   strict["checkpoint"] = {{"job_dir", (root_ / "hot/17").string()}, {"lease_ms", 3000}};
   strict["workdir"] = {{"blob", nothing}};
   server.order = strict;
@@ -123,7 +123,7 @@ TEST_F(Ranks, WhatItsWorkersFoundWhileTheRunnerStoodStillBeyondItsLeaseStartsNot
   runner.signal(SIGCONT);
   ASSERT_TRUE(server.until([&] { return server.exited(); }));
   EXPECT_EQ(get_string(*server.find("exited"), "how"), "never_ran");
-  EXPECT_FALSE(fs::exists(folder() / "home/began"));
+  EXPECT_FALSE(server.has_phase("ready"));
 }
 
 TEST_F(Ranks, AFenceThatWasReadWhileTheRunnerStoodStillRenewsItsLease) {
@@ -190,6 +190,59 @@ TEST_F(Ranks, TheWaitBehindTheFenceCanBeEnded) {
   server.send({{"type", "end_fence_wait"}});
   ASSERT_TRUE(server.until([&] { return server.exited(); }));
   EXPECT_NE(server.find("resumed"), nullptr);
+}
+
+TEST_F(Ranks, ACheckpointThatWasWrittenJustBeforeTheEndIsToldBeforeIt) {
+  FakeServer server(socket());
+  json::object quick = order(
+      "mkdir $QUAD_CHECKPOINT_DIR/checkpoint-7 && cd $QUAD_CHECKPOINT_DIR/checkpoint-7 && "
+      "echo w > weights && echo x > DONE");
+  const fs::path job = root_ / "hot/17";
+  quick["checkpoint"] = {{"job_dir", job.string()}, {"marker", "DONE"}};
+  server.order = quick;
+  RunnerProcess runner(folder(), socket(), {});
+  ASSERT_TRUE(server.until([&] { return server.exited(); }));
+  ASSERT_NE(server.find("checkpoint"), nullptr);
+  EXPECT_EQ(get_string(*server.find("checkpoint"), "path"), (job / "e1/checkpoint-7").string());
+  EXPECT_EQ(get_int(*server.find("checkpoint"), "step"), 7);
+  EXPECT_LT(get_int(*server.find("checkpoint"), "seq"), get_int(*server.find("exited"), "seq"));
+}
+
+TEST_F(Ranks, ADeletedCheckpointIsToldAsGone) {
+  FakeServer server(socket());
+  json::object rotating = order(
+      "cd $QUAD_CHECKPOINT_DIR; mkdir save-1 && echo x > save-1/DONE; "
+      "until test -e ~/enough; do sleep 0.05; done; rm -r save-1");
+  const fs::path job = root_ / "hot/17";
+  rotating["checkpoint"] = {{"job_dir", job.string()}, {"marker", "DONE"}};
+  server.order = rotating;
+  RunnerProcess runner(folder(), socket(), {});
+  ASSERT_TRUE(server.until([&] { return server.find("checkpoint") != nullptr; }));
+  std::ofstream(folder() / "home/enough") << "x";
+  ASSERT_TRUE(server.until([&] { return server.exited(); }));
+  const json::object* gone = server.find("checkpoints_gone");
+  ASSERT_NE(gone, nullptr);
+  EXPECT_EQ(to_text(gone->at("paths")), to_text(json::array{(job / "e1/save-1").string()}));
+}
+
+TEST_F(Ranks, TheLastRunnerOfAJobRemovesTheFoldersInWhichNothingWasWritten) {
+  for (const bool over : {false, true}) {
+    for (const bool wrote : {false, true}) {
+      FakeServer server(socket());
+      const fs::path job = root_ / fmt::format("hot/{}{}", over, wrote);
+      json::object quick = order(wrote ? "echo x > $QUAD_CHECKPOINT_DIR/mine" : "true");
+      quick["checkpoint"] = {{"job_dir", job.string()}};
+      server.order = quick;
+      server.say_bye = false;
+      RunnerProcess runner(root_ / fmt::format("rank{}{}", over, wrote), socket(), {});
+      ASSERT_TRUE(server.until([&] { return server.exited(); }));
+      EXPECT_TRUE(fs::exists(job / "e1")) << "other ranks may still write there";
+      server.send({{"type", "bye"}, {"job_is_over", over}});
+      ASSERT_TRUE(server.until([&] { return runner.ended(); }));
+      EXPECT_EQ(fs::exists(job / "e1"), wrote || !over);
+      EXPECT_EQ(fs::exists(job), wrote || !over);
+    }
+  }
 }
 
 TEST_F(Ranks, ALaterAttemptResumesFromTheNewestWholeCheckpoint) {

@@ -7,7 +7,18 @@ constexpr Millis kRestart{5000};
 
 }  // namespace
 
+void StandingWorker::finish(MonoTime now) {
+  if (!worker_.running() && !finishing_) {
+    due_ = now;
+    tick(now);
+  }
+  finishing_ = true;
+  due_.reset();
+  worker_.finish();
+}
+
 void StandingWorker::end() {
+  finishing_ = true;
   due_.reset();
   worker_.kill();
 }

@@ -23,6 +23,9 @@ class StandingWorker {
 
   /// It is to begin at `at`.
   void begin_at(MonoTime at) { due_ = at; }
+  /// Asks it to come to an end, for good: it is over when fd() is -1. Begins it first if it is not
+  /// at work. Its pauses (WorkerOutput::pause) end at once.
+  void finish(MonoTime now);
   /// Kills it, for good.
   void end();
 
@@ -38,6 +41,7 @@ class StandingWorker {
   std::function<void(const WorkerOutput&)> work_;
   Worker worker_;
   std::optional<MonoTime> due_;
+  bool finishing_ = false;
 };
 
 }  // namespace quad::runner
