@@ -346,6 +346,13 @@ bool RankLife::looks_once_more(MonoTime now) {
   }
   if (!last_look_until_) {
     last_look_until_ = now + kLastLook;
+    // Most short jobs write none, and a worker costs more than all else at their end. That this
+    // thread asks itself is no worse than that it made the folder (Resumption), a moment ago.
+    const bool is_short = checkpoints_.due() && start_.key.epoch.value() == 1;
+    if (is_short && has_written_nothing(start_, *order_)) {
+      checkpoints_.end();
+      return false;
+    }
     checkpoints_.finish(now);
   }
   if (checkpoints_.fd() >= 0 && now < *last_look_until_) {

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <optional>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "base/time.h"
@@ -305,6 +306,12 @@ void watch_checkpoints(const Start& start, const Order& order, const std::string
     const Millis took = now().mono - begin.mono;
     goes_on = output.pause(std::max<Millis>(2000ms, 20 * took));
   }
+}
+
+bool has_written_nothing(const Start& start, const Order& order) {
+  std::error_code failure;
+  return order.checkpoint.path.empty() && fs::is_empty(attempt_folder(start, order), failure) &&
+         !failure;
 }
 
 void remove_what_is_empty(const Start& start, const Order& order) {

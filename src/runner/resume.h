@@ -42,6 +42,10 @@ void watch_fence(const Start& start, const Order& order, const WorkerOutput& out
 void watch_checkpoints(const Start& start, const Order& order, const std::string& resumed_from,
                        const WorkerOutput& output);
 
+/// Whether the attempt's own folder in the hot tier is there and empty, and the task has no path of
+/// its own to look at instead. Not a worker's: blocks for as long as the storage does.
+bool has_written_nothing(const Start& start, const Order& order);
+
 /// Removes those of the job's folders in the hot tier in which nothing was written: for a job that
 /// is over. Not a worker's: blocks for as long as the storage does.
 void remove_what_is_empty(const Start& start, const Order& order);
