@@ -78,7 +78,8 @@ Result<std::string> read_file(const std::filesystem::path& path, std::uint64_t m
 Result<std::string> read_regular_file(const std::filesystem::path& path, std::uint64_t max_bytes) {
   const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
   struct stat info {};
-  if (!fd || ::fstat(fd.get(), &info) != 0) {
+  const bool is_other = !fd && (errno == ELOOP || errno == ENXIO);  // a link, a socket
+  if (!is_other && (!fd || ::fstat(fd.get(), &info) != 0)) {
     return cannot_read(path, errno);
   }
   if (!S_ISREG(info.st_mode)) {
