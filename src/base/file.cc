@@ -82,7 +82,7 @@ Result<std::string> read_regular_file(const std::filesystem::path& path, std::ui
   if (!is_other && (!fd || ::fstat(fd.get(), &info) != 0)) {
     return cannot_read(path, errno);
   }
-  if (!S_ISREG(info.st_mode)) {
+  if (!S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode)) {
     return error(ErrorCode::kInvalid, fmt::format("{} is not a regular file", path.string()));
   }
   return read_to_end(fd.get(), path, max_bytes);
