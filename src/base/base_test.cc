@@ -1,4 +1,5 @@
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <filesystem>
 
@@ -82,6 +83,14 @@ TEST(File, AtomicWriteReplacesTheWholeContent) {
   EXPECT_EQ(read_file(path).value(), "second");
   EXPECT_EQ(read_file(path, 3).error().code, ErrorCode::kExhausted);
   EXPECT_EQ(read_file(folder / "none").error().code, ErrorCode::kNotFound);
+  EXPECT_EQ(read_regular_file(path).value(), "second");
+  EXPECT_EQ(read_regular_file(folder / "none").error().code, ErrorCode::kNotFound);
+  ASSERT_EQ(::mkfifo((folder / "pipe").c_str(), 0600), 0);
+  EXPECT_EQ(read_regular_file(folder / "pipe").error().code, ErrorCode::kInvalid);
+  std::filesystem::create_symlink(path, folder / "link");
+  EXPECT_EQ(read_regular_file(folder / "link").error().code, ErrorCode::kInvalid);
+  std::filesystem::remove(folder / "pipe");
+  std::filesystem::remove(folder / "link");
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder / "a" / "b"), {}), 1);
   std::filesystem::remove_all(folder);
 }

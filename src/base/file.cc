@@ -32,20 +32,22 @@ void UniqueFd::reset(int fd) {
   fd_ = fd;
 }
 
-Result<std::string> read_file(const std::filesystem::path& path, std::uint64_t max_bytes) {
-  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd) {
-    const int failure = errno;
-    Error result = errno_error(fmt::format("Cannot read {}", path.string()), failure);
-    if (failure == ENOENT || failure == ENOTDIR) {
-      result.code = ErrorCode::kNotFound;
-    }
-    return result;
+namespace {
+
+Error cannot_read(const std::filesystem::path& path, int failure) {
+  Error result = errno_error(fmt::format("Cannot read {}", path.string()), failure);
+  if (failure == ENOENT || failure == ENOTDIR) {
+    result.code = ErrorCode::kNotFound;
   }
+  return result;
+}
+
+Result<std::string> read_to_end(int fd, const std::filesystem::path& path,
+                                std::uint64_t max_bytes) {
   std::string content;
   char buffer[65536];
   for (;;) {
-    const ssize_t got = ::read(fd.get(), buffer, sizeof buffer);
+    const ssize_t got = ::read(fd, buffer, sizeof buffer);
     if (got < 0 && errno == EINTR) {
       continue;
     }
@@ -61,6 +63,29 @@ Result<std::string> read_file(const std::filesystem::path& path, std::uint64_t m
                    fmt::format("{} is larger than the {} bytes allowed", path.string(), max_bytes));
     }
   }
+}
+
+}  // namespace
+
+Result<std::string> read_file(const std::filesystem::path& path, std::uint64_t max_bytes) {
+  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd) {
+    return cannot_read(path, errno);
+  }
+  return read_to_end(fd.get(), path, max_bytes);
+}
+
+Result<std::string> read_regular_file(const std::filesystem::path& path, std::uint64_t max_bytes) {
+  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+  struct stat info {};
+  const bool is_other = !fd && (errno == ELOOP || errno == ENXIO);  // a link, a socket
+  if (!is_other && (!fd || ::fstat(fd.get(), &info) != 0)) {
+    return cannot_read(path, errno);
+  }
+  if (!S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode)) {
+    return error(ErrorCode::kInvalid, fmt::format("{} is not a regular file", path.string()));
+  }
+  return read_to_end(fd.get(), path, max_bytes);
 }
 
 Status write_all(int fd, std::string_view bytes) {

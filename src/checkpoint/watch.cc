@@ -116,7 +116,7 @@ void CheckpointWatcher::check(Known& known, Now now, WatchReport& report) {
   if (verdict.state != State::kComplete || known.reported) {
     return;
   }
-  known.reported = true;
+  known.reported = known.ever_reported = true;
   known.overwriting = false;
   const Millis by_files((verdict.newest_nanos - verdict.oldest_nanos) / 1'000'000);
   known.took = std::max(by_files, known.changed - known.first_seen);
@@ -193,7 +193,8 @@ Result<WatchReport> CheckpointWatcher::poll(Now now) {
   auto found = find_candidates(view_, root_, options_.marker, options_.limits);
   if (!found.ok()) {
     if (found.error().code == ErrorCode::kNotFound) {
-      known_.clear();
+      ++round_;
+      forget_what_is_gone(report);
       return report;
     }
     return found.error();
@@ -207,9 +208,23 @@ Result<WatchReport> CheckpointWatcher::poll(Now now) {
       look(std::move(one), now, report);
     }
   }
-  std::erase_if(known_, [&](const auto& entry) { return entry.second.round != round_; });
+  forget_what_is_gone(report);
   first_poll_ = false;
   return report;
+}
+
+void CheckpointWatcher::forget_what_is_gone(WatchReport& report) {
+  std::erase_if(known_, [&](const auto& entry) {
+    const Known& known = entry.second;
+    if (known.round == round_) {
+      return false;
+    }
+    // A listing may have been cut short.
+    if (known.ever_reported && !view_.stat(known.found.path).ok()) {
+      report.gone.push_back(known.found.path);
+    }
+    return true;
+  });
 }
 
 Status CheckpointWatcher::baseline(Now now) {

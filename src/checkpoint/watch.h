@@ -1,14 +1,14 @@
 // checkpoint/watch.h
 //
 // Watches the checkpoint directory of a running attempt: says once for each checkpoint that it has
-// become complete, and notices when a script overwrites its only one in place. Owned by one thread
+// become complete and once that it is gone, and notices when a script overwrites its only one in
+// place. Owned by one thread
 // (the runner's own, not the one that feeds a rank's log), which calls `poll` every few seconds. A
 // poll costs one stat for each name; contents are read again only of what has changed since.
 // Nothing is written.
 //
 // Always holds: a checkpoint that changed between the look before and after its check is not
-// reported in this poll; the same state of one is never reported twice; what vanishes is forgotten
-// without an error.
+// reported in this poll; the same state of one is never reported twice; what vanishes is no error.
 
 #pragma once
 
@@ -50,6 +50,7 @@ struct Overwritten {
 struct WatchReport {
   std::vector<NewCheckpoint> complete;  ///< oldest first
   std::vector<Overwritten> overwritten;
+  std::vector<std::filesystem::path> gone;  ///< had been told as complete, and is not there now
 };
 
 class CheckpointWatcher {
@@ -59,7 +60,7 @@ class CheckpointWatcher {
 
   /// Takes what is there as known: call it after bringing forward and before the task starts.
   Status baseline(Now now);
-  /// What has happened since the last call. A root that is not there yet is an empty report.
+  /// What has happened since the last call. A root that is not there is one with nothing in it.
   Result<WatchReport> poll(Now now);
 
   /// Every checkpoint as last seen, newest state, for `to_delete` and for people.
@@ -80,8 +81,9 @@ class CheckpointWatcher {
     FileInfo info;
     Verdict verdict;
     bool checked = false;
-    bool reported = false;     // this state has been told as complete
-    bool overwriting = false;  // it was complete and is being written over; told once
+    bool reported = false;       // this state has been told as complete
+    bool ever_reported = false;  // one of its states has been
+    bool overwriting = false;    // it was complete and is being written over; told once
     MonoTime first_seen;
     MonoTime changed;
     MonoTime checked_at;
@@ -91,6 +93,7 @@ class CheckpointWatcher {
 
   std::optional<Fingerprint> print_of(const Found& found) const;
   void look(Found found, Now now, WatchReport& report);
+  void forget_what_is_gone(WatchReport& report);
   void check(Known& known, Now now, WatchReport& report);
   [[nodiscard]] std::optional<Verdict> previous_of(const Known& known) const;
   [[nodiscard]] bool has_other_complete(const Known& known) const;

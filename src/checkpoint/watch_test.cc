@@ -135,9 +135,23 @@ TEST(Watch, ForgetsWhatIsDeleted) {
   put(watch.job / "e1/step-1.pt", torch_file());
   (void)watch.poll(1);
   fs::remove_all(watch.job / "e1");
-  EXPECT_TRUE(watch.poll(2).complete.empty());
+  const WatchReport report = watch.poll(2);
+  EXPECT_TRUE(report.complete.empty());
+  EXPECT_EQ(report.gone, std::vector<fs::path>{watch.job / "e1/step-1.pt"});
   put(watch.job / "e1/step-1.pt", torch_file());
   EXPECT_EQ(watch.poll(3).complete.size(), 1U);
+}
+
+TEST(Watch, TellsOnceThatACheckpointIsGoneAndOnlyOfThoseItToldOf) {
+  Watching watch;
+  put(watch.job / "e1/step-1.pt", torch_file());
+  put(watch.job / "e1/step-2.pt", torch_file().substr(0, 100));
+  put(watch.job / "e1/step-3.pt", torch_file());
+  EXPECT_TRUE(watch.poll(1).gone.empty());
+  fs::remove(watch.job / "e1/step-1.pt");
+  fs::remove(watch.job / "e1/step-2.pt");
+  EXPECT_EQ(watch.poll(2).gone, std::vector<fs::path>{watch.job / "e1/step-1.pt"});
+  EXPECT_TRUE(watch.poll(3).gone.empty());
 }
 
 TEST(Keep, HoldsTheLastValidCopyThroughAnOverwrite) {

@@ -233,8 +233,13 @@ int show_checkpoints(Program& program, std::int64_t id) {
     return kOk;
   }
   Table table({{"STEP"}, {"ATTEMPT"}, {"COMPLETE"}, {"MB"}, {"PATH", true}});
+  std::size_t gone = 0;
   for (const json::value& value : *get_array(*answer, "checkpoints")) {
     const json::object& one = value.as_object();
+    if (get_bool(one, "gone")) {
+      ++gone;
+      continue;
+    }
     const std::int64_t step = get_int(one, "step", -1);
     table.add(
         {step < 0 ? "-" : std::to_string(step), std::to_string(get_int(one, "epoch")),
@@ -242,10 +247,13 @@ int show_checkpoints(Program& program, std::int64_t id) {
          get_int(one, "bytes") > 0 ? fmt::format("{:.1f}", get_double(one, "bytes") / 1e6) : "-",
          get_string(one, "path")});
   }
-  if (table.empty()) {
-    print("Job {} has written no complete checkpoint.\n", id);
-  } else {
+  if (!table.empty()) {
     table.print();
+  } else if (gone == 0) {
+    print("Job {} has written no complete checkpoint.\n", id);
+  }
+  if (gone > 0) {
+    print("{} earlier: deleted or written over since.\n", gone);
   }
   return kOk;
 }

@@ -78,7 +78,7 @@ struct RunnerReport {
   RankKey key;
   std::string nonce;
   job::Happening happening;  ///< RankHello, RankSettingUp, RankReady, RankEnded, ResumeChosen,
-                             ///< CheckpointSeen, Noted
+                             ///< CheckpointSeen, CheckpointsGone, Noted
   std::function<void()>
       durable;  ///< called on the control thread once it is committed (or recorded as ignored)
 };

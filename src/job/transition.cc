@@ -23,6 +23,7 @@ class Transition {
   void operator()(const RankEnded& ended);
   void operator()(const ResumeChosen& chosen);
   void operator()(const CheckpointSeen& seen);
+  void operator()(const CheckpointsGone& gone);
   void operator()(const Noted& noted);
   void operator()(const NodeLost& lost);
   void operator()(const CancelAsked& asked);
@@ -608,6 +609,17 @@ void Transition::operator()(const CheckpointSeen& seen) {
   event.data["path"] = seen.path;
   event.data["step"] = seen.step;
   event.data["bytes"] = seen.bytes;
+}
+
+void Transition::operator()(const CheckpointsGone& gone) {
+  if (live(gone.epoch) == nullptr || gone.paths.empty()) {
+    return;
+  }
+  Event& event = record("checkpoint.gone", "runner",
+                        gone.paths.size() == 1
+                            ? std::string("A checkpoint was deleted.")
+                            : fmt::format("{} checkpoints were deleted.", gone.paths.size()));
+  event.data["paths"] = json::array(gone.paths.begin(), gone.paths.end());
 }
 
 void Transition::operator()(const Noted& noted) {

@@ -75,6 +75,12 @@ struct CheckpointSeen {
   std::int64_t bytes = 0;
   std::string note;  ///< such as a warning that it was overwritten in place
 };
+/// Checkpoints that had been seen complete are not there any more: the script or retention has
+/// deleted them. Said again it changes nothing.
+struct CheckpointsGone {
+  Epoch epoch;
+  std::vector<std::string> paths;
+};
 /// Anything a runner wants in the job's story.
 struct Noted {
   Epoch epoch;
@@ -97,9 +103,9 @@ struct Unplaceable {
   std::string reason;
 };
 
-using Happening =
-    std::variant<Placed, RankHello, RankSettingUp, RankReady, RankEnded, ResumeChosen,
-                 CheckpointSeen, Noted, NodeLost, CancelAsked, DurationExceeded, Unplaceable>;
+using Happening = std::variant<Placed, RankHello, RankSettingUp, RankReady, RankEnded, ResumeChosen,
+                               CheckpointSeen, CheckpointsGone, Noted, NodeLost, CancelAsked,
+                               DurationExceeded, Unplaceable>;
 
 // What must be done once the record is durable.
 

@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "base/time.h"
+#include "runner/folder_lock.h"
 #include "runner/session.h"
 #include "runner/start.h"
 

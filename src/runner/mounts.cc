@@ -151,7 +151,9 @@ Status bring_http(const Mount& mount, const fs::path& place) {
     }
   }
   if (::rename(temporary.c_str(), place.c_str()) != 0) {
-    return errno_error(fmt::format("Cannot create {}", place.string()), errno);
+    const Error failure = errno_error(fmt::format("Cannot create {}", place.string()), errno);
+    ::unlink(temporary.c_str());
+    return failure;
   }
   return {};
 }

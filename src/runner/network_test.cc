@@ -19,11 +19,14 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <string>
 #include <string_view>
+#include <thread>
 
 #include "base/text.h"
 #include "runner/fake_server.h"
+#include "runner/mounts.h"
 
 namespace quad::runner::testing {
 namespace {
@@ -206,6 +209,35 @@ TEST_F(Network, TheWorkdirAndMountsAreThereBeforeSetup) {
   RunnerProcess runner(folder(), socket(), {});
   ASSERT_TRUE(server.until([&] { return runner.ended(); }));
   EXPECT_EQ(server.output, "sub\ntrain.py\nx\n") << get_string(*server.find("exited"), "detail");
+}
+
+TEST_F(Network, ADownloadThatCannotTakeItsPlaceLeavesNothingBehind) {
+  const UniqueFd listener(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  ASSERT_EQ(::bind(listener.get(), reinterpret_cast<sockaddr*>(&address), size), 0);
+  ASSERT_EQ(::listen(listener.get(), 1), 0);
+  ::getsockname(listener.get(), reinterpret_cast<sockaddr*>(&address), &size);
+  std::thread web([&] {
+    const UniqueFd connection(::accept(listener.get(), nullptr, nullptr));
+    char request[4096];
+    (void)::recv(connection.get(), request, sizeof request, 0);
+    (void)write_all(connection.get(), "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx");
+  });
+  fs::create_directories(root_ / "mounts/taken/by-a-folder");
+  Mount mount;
+  mount.kind = Mount::Kind::kHttp;
+  mount.dst = (root_ / "mounts/taken").string();
+  mount.url = fmt::format("http://127.0.0.1:{}/x", ntohs(address.sin_port));
+  const Status brought = bring(mount, Start{}, Order{}, root_);
+  web.join();
+  ASSERT_FALSE(brought.ok());
+  EXPECT_NE(brought.error().message.find("Cannot create"), std::string::npos)
+      << brought.error().message;
+  const fs::directory_iterator left(root_ / "mounts");
+  EXPECT_EQ(std::distance(begin(left), end(left)), 1);
 }
 
 TEST_F(Network, ABlobThatIsNotWhatItsNameSaysIsRefused) {

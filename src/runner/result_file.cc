@@ -7,6 +7,7 @@
 #include <cstdio>
 
 #include "base/file.h"
+#include "runner/own_file.h"
 
 namespace quad::runner {
 
@@ -34,28 +35,32 @@ RankResult result_from(const json::object& object) {
 
 Status write_result(const std::filesystem::path& folder, const RankResult& result) {
   const fs::path temporary = folder / "result.json.tmp";
-  UniqueFd fd(
-      ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644));
-  if (!fd) {
-    return errno_error("Cannot create result.json", errno);
+  const auto failed = [&](Error why) {
+    ::unlink(temporary.c_str());
+    return why;
+  };
+  QUAD_ASSIGN(const UniqueFd fd, create_own_file(temporary, 0644));
+  if (auto written = write_all(fd.get(), to_text(to_json(result)) + "\n"); !written.ok()) {
+    return failed(
+        error(written.error().code, "Cannot write result.json: " + written.error().message));
   }
-  QUAD_TRY(write_all(fd.get(), to_text(to_json(result)) + "\n"));
   if (::rename(temporary.c_str(), (folder / "result.json").c_str()) != 0) {
-    return errno_error("Cannot write result.json", errno);
+    return failed(errno_error("Cannot write result.json", errno));
   }
   return {};
 }
 
 Status sync_result(const std::filesystem::path& folder) {
-  const UniqueFd fd(::open((folder / "result.json").c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC));
-  if (!fd || ::fdatasync(fd.get()) != 0) {
+  const UniqueFd fd(
+      ::open((folder / "result.json").c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+  if (!fd || ::fsync(fd.get()) != 0) {
     return errno_error("Cannot sync result.json", errno);
   }
-  return {};
+  return sync_folder(folder);  // which has the name only since the rename
 }
 
 std::optional<RankResult> read_result(const std::filesystem::path& folder) {
-  auto text = read_file(folder / "result.json", 1U << 20U);
+  auto text = read_regular_file(folder / "result.json", 1U << 20U);
   if (!text.ok()) {
     return std::nullopt;
   }

@@ -3,7 +3,7 @@
 // result.json: how a rank ended, in the rank's folder, written before it is reported: whatever
 // becomes of the runner or the server, it is found there. It is the message `exited`
 // (docs/runner-protocol.md) without type and seq, and `at_ms`. Only a machine that goes down can
-// lose it, within seconds and while it is neither synced nor recorded by the server.
+// lose it, in the five seconds that a connected server has to record it before it is synced.
 
 #pragma once
 
@@ -33,7 +33,8 @@ RankResult result_from(const json::object& object);
 
 /// Whole or not at all; one small file in the page cache.
 Status write_result(const std::filesystem::path& folder, const RankResult& result);
-/// Waits until the disk has it, which takes longer than all else that a short job does.
+/// Waits until the disk has it under its name, which takes longer than all else that a short job
+/// does.
 Status sync_result(const std::filesystem::path& folder);
 /// nullopt if there is none.
 std::optional<RankResult> read_result(const std::filesystem::path& folder);

@@ -2,9 +2,12 @@
 
 #include <fmt/format.h>
 #include <poll.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <optional>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "base/time.h"
@@ -21,6 +24,7 @@ namespace fs = std::filesystem;
 using namespace std::chrono_literals;
 
 constexpr std::size_t kMostPassedOver = 3;  // told in the note
+constexpr std::size_t kMostGoneAtOnce = 256;
 
 void pause(Millis time) {
   if (time.count() > 0) {
@@ -176,29 +180,31 @@ void resume_work(const Start& start, const Order& order, const WorkerOutput& out
   output.send(pick(start, order));
 }
 
-void watch_fence(const Start& start, const Order& order, bool raise, const WorkerOutput& output) {
+void watch_fence(const Start& start, const Order& order, const WorkerOutput& output) {
   const fs::path folder = order.checkpoint.job_dir;
-  while (raise) {
-    const Status raised = checkpoint::raise_fence(folder, start.key.epoch, now().wall);
-    if (is_fenced(start, order, raised, output)) {
-      return;
-    }
-    raise = !raised.ok();
-    pause(raise ? 1000ms : 0ms);
-  }
-  for (;;) {
+  const Epoch own = start.key.epoch;
+  for (;; pause(1000ms)) {
     const MonoTime asked = now().mono;
     auto fence = checkpoint::read_fence(folder);
-    if (fence.ok() && fence.value().has_value()) {
-      if (fence.value()->epoch > start.key.epoch) {
-        output.send({{"fenced", fence.value()->epoch.value()}});
+    if (!fence.ok()) {
+      continue;
+    }
+    const std::optional<checkpoint::Fence>& stands = fence.value();
+    if (stands && stands->epoch > own) {
+      output.send({{"fenced", stands->epoch.value()}});
+      return;
+    }
+    bool answered = stands.has_value();
+    if (start.key.rank.value() == 0 && (!stands || stands->epoch < own)) {
+      const Status raised = checkpoint::raise_fence(folder, own, now().wall);
+      if (is_fenced(start, order, raised, output)) {
         return;
       }
-      if (order.checkpoint.lease > 0ms) {
-        output.send({{"lease", asked.millis}});
-      }
+      answered = answered || raised.ok();
     }
-    pause(1000ms);
+    if (answered && order.checkpoint.lease > 0ms) {
+      output.send({{"lease", asked.millis}});
+    }
   }
 }
 
@@ -218,20 +224,36 @@ void note(std::string_view kind, std::string_view message, const WorkerOutput& o
   output.send({{"note", message}, {"kind", kind}});
 }
 
-// Deletes what retention lets go of: never fewer than two steps stay.
-void retain(const checkpoint::FileView& view, const Start& start, const Order& order) {
+void report_gone(const std::vector<fs::path>& paths, const WorkerOutput& output) {
+  for (std::size_t begin = 0; begin < paths.size(); begin += kMostGoneAtOnce) {
+    json::array gone;
+    for (std::size_t i = begin; i < std::min(paths.size(), begin + kMostGoneAtOnce); ++i) {
+      gone.emplace_back(paths[i].string());
+    }
+    output.send({{"gone", std::move(gone)}});
+  }
+}
+
+// Deletes what retention lets go of: never fewer than two steps stay. What is gone.
+std::vector<fs::path> retain(const checkpoint::FileView& view, const Start& start,
+                             const Order& order) {
   const auto selection =
       checkpoint::newest_valid(view, roots_of(view, start, order), select_options(start, order));
+  std::vector<fs::path> gone;
   for (const checkpoint::Candidate& candidate : checkpoint::to_delete(
            selection.all, static_cast<std::size_t>(order.checkpoint.keep), start.key.epoch)) {
     if (candidate.found.top) {
       continue;  // the folder holds other checkpoints too
     }
-    (void)checkpoint::remove_tree(candidate.found.path);
+    const Status removed = checkpoint::remove_tree(candidate.found.path);
     for (const std::string& name : candidate.found.companions) {
       (void)checkpoint::remove_tree(candidate.found.path.parent_path() / name);
     }
+    if (removed.ok()) {
+      gone.push_back(candidate.found.path);
+    }
   }
+  return gone;
 }
 
 }  // namespace
@@ -247,7 +269,7 @@ void watch_checkpoints(const Start& start, const Order& order, const std::string
   options.marker = order.checkpoint.marker;
   checkpoint::CheckpointWatcher watcher(view, root, options);
   bool told_overwriting = false;
-  for (;;) {
+  for (bool goes_on = true;;) {
     const Now begin = now();
     auto polled = watcher.poll(begin);
     if (polled.ok()) {
@@ -261,9 +283,10 @@ void watch_checkpoints(const Start& start, const Order& order, const std::string
                                                     {.now = now().wall});
         }
       }
+      report_gone(polled.value().gone, output);
       if (!polled.value().complete.empty() && order.checkpoint.keep > 0 &&
           !order.checkpoint.job_dir.empty()) {
-        retain(view, start, order);
+        report_gone(retain(view, start, order), output);
       }
       for (const checkpoint::Overwritten& over : polled.value().overwritten) {
         if (over.only && !told_overwriting) {
@@ -276,10 +299,27 @@ void watch_checkpoints(const Start& start, const Order& order, const std::string
         }
       }
     }
+    if (!goes_on) {
+      return;  // that was the last look
+    }
     // A slow storage is asked more seldom: at most a twentieth of the time.
     const Millis took = now().mono - begin.mono;
-    pause(std::max<Millis>(2000ms, 20 * took));
+    goes_on = output.pause(std::max<Millis>(2000ms, 20 * took));
   }
+}
+
+bool has_written_nothing(const Start& start, const Order& order) {
+  std::error_code failure;
+  return order.checkpoint.path.empty() && fs::is_empty(attempt_folder(start, order), failure) &&
+         !failure;
+}
+
+void remove_what_is_empty(const Start& start, const Order& order) {
+  const fs::path folder = order.checkpoint.job_dir;
+  for (std::int32_t epoch = 1; epoch <= start.key.epoch.value(); ++epoch) {
+    ::rmdir((folder / fmt::format("e{}", epoch)).c_str());
+  }
+  ::rmdir(folder.c_str());
 }
 
 }  // namespace quad::runner

@@ -29,15 +29,25 @@ void resume_work(const Start& start, const Order& order, const WorkerOutput& out
 
 /// Until it is killed: reads the fence each second by a fresh open. Sends {"fenced": epoch} once it
 /// is above the own epoch, and {"lease": at} for each good reading when the order has a lease: the
-/// monotonic milliseconds at which the reading began. With `raise` it raises the fence to the own
-/// epoch first.
-void watch_fence(const Start& start, const Order& order, bool raise, const WorkerOutput& output);
+/// monotonic milliseconds at which the reading began. Rank 0 also raises the fence to the own epoch
+/// whenever it is lower: at the first reading of a first attempt, and when a rank 0 of an older
+/// attempt, which had stood still in its own raising of it, wrote over a newer one.
+void watch_fence(const Start& start, const Order& order, const WorkerOutput& output);
 
-/// Until it is killed: looks for new checkpoints every few seconds; keeps a copy of one that a
-/// script overwrites in place; deletes what retention lets go. Sends {"checkpoint": {path, step,
-/// bytes, seconds, framework, note}} and
-/// {"note": sentence, "kind": kind}.
+/// Until it is asked to come to an end, when it takes a last look: looks for new checkpoints every
+/// few seconds; keeps a copy of one that a script overwrites in place; deletes what retention lets
+/// go. Sends {"checkpoint": {path, step, bytes, seconds, framework, note}}, {"gone": [path, …]} of
+/// checkpoints that it had told of, or that retention deleted, and {"note": sentence, "kind":
+/// kind}.
 void watch_checkpoints(const Start& start, const Order& order, const std::string& resumed_from,
                        const WorkerOutput& output);
+
+/// Whether the attempt's own folder in the hot tier is there and empty, and the task has no path of
+/// its own to look at instead. Not a worker's: blocks for as long as the storage does.
+bool has_written_nothing(const Start& start, const Order& order);
+
+/// Removes those of the job's folders in the hot tier in which nothing was written: for a job that
+/// is over. Not a worker's: blocks for as long as the storage does.
+void remove_what_is_empty(const Start& start, const Order& order);
 
 }  // namespace quad::runner

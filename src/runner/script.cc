@@ -9,6 +9,7 @@
 
 #include "base/file.h"
 #include "base/text.h"
+#include "runner/own_file.h"
 
 namespace quad::runner {
 namespace {
@@ -77,11 +78,7 @@ std::string make_script(ScriptKind kind, const std::vector<Variable>& exports,
 }
 
 Status write_script(const std::filesystem::path& path, std::string_view text) {
-  const UniqueFd fd(
-      ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
-  if (!fd) {
-    return errno_error(fmt::format("Cannot create {}", path.string()), errno);
-  }
+  QUAD_ASSIGN(const UniqueFd fd, create_own_file(path, 0600));
   return write_all(fd.get(), text);
 }
 

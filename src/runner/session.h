@@ -1,13 +1,12 @@
 // runner/session.h
 //
-// One rank's life, from the first hello to bye: the order of work of docs/runner-protocol.md as a
-// state machine over one poll loop. Everything that may block (storage, downloads, names) is in
-// workers; the rank's processes are in their own tree; so a dead server, a slow server and dead
+// A runner at work: the loop around one rank's life (rank_life.h) and its connection to the server
+// (uplink.h), from the first hello to bye. It waits, tells the rank's life what the server says,
+// and sends what is to be told. Everything that may block (storage, downloads, names) is in
+// workers, and the rank's processes are in their own tree, so a dead server, a slow server and dead
 // storage all leave the rank running and its output flowing.
 //
-// Only positive evidence stops a rank: a stop order (or SIGTERM to the runner, which is one),
-// leave, a newer fence, its own end, and, if the task asked for a strict fence, a lease that ran
-// out.
+// It ends when the rank's end was acknowledged, when it leaves, or when nobody can be left to tell.
 
 #pragma once
 
@@ -18,12 +17,9 @@
 
 namespace quad::runner {
 
-/// Runs the rank of `folder` (absolute) to its end. The exit code of the runner: 0 when the end was
-/// acknowledged or the runner was told to leave.
+/// Runs the rank of `folder` (absolute, held by this process: folder_lock.h) to its end. The exit
+/// code of the runner: 0 when the end was acknowledged or the runner was told to leave. Call it
+/// once in a process: it takes over the process's signals.
 int run_session(const Start& start, const std::filesystem::path& folder, const Clock& clock);
-
-/// Holds the folder for this runner: writes runner.pid and locks it. Returns the file to be kept
-/// open; kExists if another runner has it.
-Result<int> hold_folder(const std::filesystem::path& folder);
 
 }  // namespace quad::runner

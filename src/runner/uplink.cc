@@ -101,6 +101,10 @@ void Uplink::post(json::object message) {
   }
 }
 
+void Uplink::note(std::string_view kind, std::string_view message) {
+  post({{"type", "note"}, {"kind", kind}, {"message", message}});
+}
+
 void Uplink::post_last(json::object message, MonoTime now) {
   last_ = std::move(message);
   last_at_latest_ = now + kLastWaits;

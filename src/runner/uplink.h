@@ -16,6 +16,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/json.h"
@@ -46,6 +47,8 @@ class Uplink {
 
   /// A message that is kept until it is acknowledged.
   void post(json::object message);
+  /// A sentence for the job's story; kept likewise.
+  void note(std::string_view kind, std::string_view message);
   /// The same for the one that ends it all.
   void post_last(json::object message, MonoTime now);
   /// A message that is lost when there is no connection.

@@ -1,12 +1,16 @@
 #include "runner/worker.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <cstdint>
 #include <utility>
 
 #include "runner/child.h"
@@ -23,10 +27,17 @@ void WorkerOutput::send(const json::object& message) const {
   (void)write_all(fd_, to_text(message) + "\n");
 }
 
+bool WorkerOutput::pause(Millis time) const {
+  // The runner never writes: all that can come is the end.
+  pollfd polled{fd_, POLLIN, 0};
+  const auto millis = std::clamp<std::int64_t>(time.count(), 0, 3'600'000);
+  return ::poll(&polled, 1, static_cast<int>(millis)) == 0;
+}
+
 Result<Worker> Worker::start(const std::function<void(const WorkerOutput&)>& work) {
   int ends[2];
-  if (::pipe2(ends, O_CLOEXEC) != 0) {
-    return errno_error("Cannot make a pipe", errno);
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {
+    return errno_error("Cannot make a pair of sockets", errno);
   }
   Worker worker;
   worker.fd_ = UniqueFd(ends[0]);
@@ -85,6 +96,12 @@ std::vector<json::object> Worker::receive() {
     partial_.clear();
   }
   return messages;
+}
+
+void Worker::finish() {
+  if (fd_) {
+    ::shutdown(fd_.get(), SHUT_WR);
+  }
 }
 
 void Worker::kill() {

@@ -2,8 +2,8 @@
 //
 // Work that blocks (storage, downloads, name look-ups) done in a forked child, so that neither a
 // dead NFS server nor a slow download holds up a rank's output, its heartbeats or its end. A worker
-// reports by lines of JSON; it dies with the runner, and may be killed at any moment. Owned by the
-// runner's one thread; starting one costs a fork.
+// reports by lines of JSON; it dies with the runner, may be asked to come to an end, and may be
+// killed at any moment. Owned by the runner's one thread; starting one costs a fork.
 
 #pragma once
 
@@ -18,6 +18,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/result.h"
+#include "base/time.h"
 
 namespace quad::runner {
 
@@ -26,6 +27,8 @@ class WorkerOutput {
  public:
   explicit WorkerOutput(int fd) : fd_(fd) {}
   void send(const json::object& message) const;
+  /// Waits. False, at once, when the runner has asked the worker to come to an end.
+  [[nodiscard]] bool pause(Millis time) const;
 
  private:
   int fd_;
@@ -57,6 +60,8 @@ class Worker {
   /// The messages that have come; call it when fd() is readable. When the worker has ended,
   /// running() becomes false.
   std::vector<json::object> receive();
+  /// Asks it to come to an end; what it still has to say is received as before.
+  void finish();
   /// Ends it and whatever it started, without waiting for it: the child is reaped by the runner's
   /// loop.
   void kill();

@@ -259,7 +259,7 @@ asio::awaitable<void> job_events(App& app, net::Exchange& exchange, bool story) 
   store::EventFilter filter;
   filter.job = job->id;
   filter.limit = 10'000;
-  filter.kind_prefix = story ? "" : "checkpoint.complete";
+  filter.kind_prefix = story ? "" : "checkpoint.";
   const auto events = co_await read_events(app, exchange, filter);
   if (!events.ok()) {
     exchange.respond_error(events.error());
@@ -269,15 +269,8 @@ asio::awaitable<void> job_events(App& app, net::Exchange& exchange, bool story) 
     exchange.respond(json_answer(story_view(*job, *events)));
     co_return;
   }
-  json::array checkpoints;
-  for (const job::Event& event : *events) {
-    json::object one = event.data;
-    one["at"] = format_rfc3339(event.at);
-    one["epoch"] = event.epoch.value();
-    checkpoints.push_back(std::move(one));
-  }
-  exchange.respond(
-      json_answer(json::object{{"id", job->id.value()}, {"checkpoints", std::move(checkpoints)}}));
+  exchange.respond(json_answer(
+      json::object{{"id", job->id.value()}, {"checkpoints", checkpoints_view(*events)}}));
 }
 
 asio::awaitable<void> show_task(App& app, net::Exchange& exchange) {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/post.hpp>
@@ -158,6 +159,14 @@ class RunnerSession : public std::enable_shared_from_this<RunnerSession> {
                                  get_int(message, "step", -1), get_int(message, "bytes"),
                                  std::string(get_string(message, "note"))},
              message);
+    } else if (type == "checkpoints_gone") {
+      job::CheckpointsGone gone{epoch, {}};
+      if (const json::array* paths = get_array(message, "paths")) {
+        for (const json::value& path : *paths) {
+          gone.paths.emplace_back(path.is_string() ? std::string_view(path.get_string()) : "");
+        }
+      }
+      report(std::move(gone), message);
     } else if (type == "note") {
       report(job::Noted{epoch, key_.rank, std::string(get_string(message, "kind")),
                         std::string(get_string(message, "message"))},
@@ -321,6 +330,16 @@ std::shared_ptr<RunnerSession> session_of(App& app, const RankKey& key, const jo
   return it == app.sessions.end() ? nullptr : it->second;
 }
 
+/// Whether no rank of any attempt can be at work any more.
+bool is_over(const job::Job& job) {
+  return job::is_terminal(job.status) &&
+         std::all_of(job.attempts.begin(), job.attempts.end(), [](const job::Attempt& attempt) {
+           return std::all_of(
+               attempt.ranks.begin(), attempt.ranks.end(),
+               [](const job::RankRecord& rank) { return rank.end && rank.end->confirmed; });
+         });
+}
+
 /// Whoever is connected for this rank.
 void send_to_all(App& app, const RankKey& key, const json::object& message) {
   for (auto it = app.sessions.lower_bound({key, ""});
@@ -386,7 +405,8 @@ control::RunnerOrders runner_orders(App& app) {
   };
   orders.bye = [&app](const RankKey& key) {
     asio::post(app.io, [&app, key] {
-      send_to_all(app, key, {{"type", "bye"}});
+      const auto job = app.control->snapshot()->find(key.job);
+      send_to_all(app, key, {{"type", "bye"}, {"job_is_over", job != nullptr && is_over(*job)}});
       app.logs->close(key);
     });
   };

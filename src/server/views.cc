@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 
 #include "job/record.h"
 #include "server/foresee.h"
@@ -183,10 +184,38 @@ json::object why_view(const job::Job& job, const control::Snapshot& snapshot) {
   return view;
 }
 
+json::array checkpoints_view(const std::vector<job::Event>& events) {
+  json::array checkpoints;
+  std::map<std::string, std::size_t, std::less<>> there;  // by path
+  const auto mark_gone = [&](std::string_view path) {
+    if (const auto known = there.find(path); known != there.end()) {
+      checkpoints[known->second].as_object()["gone"] = true;
+      there.erase(known);
+    }
+  };
+  for (const job::Event& event : events) {
+    if (event.kind == "checkpoint.complete") {
+      json::object one = event.data;
+      one["at"] = format_rfc3339(event.at);
+      one["epoch"] = event.epoch.value();
+      one["gone"] = false;
+      const std::string path(get_string(one, "path"));
+      mark_gone(path);  // it was written over
+      there[path] = checkpoints.size();
+      checkpoints.push_back(std::move(one));
+    } else if (const json::array* paths = get_array(event.data, "paths")) {
+      for (const json::value& path : *paths) {
+        mark_gone(path.is_string() ? std::string_view(path.get_string()) : std::string_view());
+      }
+    }
+  }
+  return checkpoints;
+}
+
 json::object story_view(const job::Job& job, const std::vector<job::Event>& events) {
   json::array lines;
   for (const job::Event& event : events) {
-    const bool detail = event.kind == "rank.setup" ||
+    const bool detail = event.kind == "rank.setup" || event.kind == "checkpoint.gone" ||
                         (event.kind == "checkpoint.complete" && event.data.size() == 3 &&
                          event.message.find(". ") == std::string::npos);
     if (!detail) {

@@ -18,6 +18,9 @@ json::object job_row(const job::Job& job, const std::vector<control::RankLive>& 
 json::object job_detail(const job::Job& job, const std::vector<control::RankLive>& live);
 json::object node_view(const pool::Node& node);
 json::object why_view(const job::Job& job, const control::Snapshot& snapshot);
+/// The checkpoints that a job wrote, oldest first, from its events of the kinds `checkpoint.*`. One
+/// that was deleted or written over since has "gone": true. O(n log n).
+json::array checkpoints_view(const std::vector<job::Event>& events);
 /// The story of a job in sentences, one for each event worth telling, oldest first.
 json::object story_view(const job::Job& job, const std::vector<job::Event>& events);
 /// "1x[H100:8]" as SkyPilot writes it.

@@ -63,6 +63,28 @@ TEST(Parse, NeverShowsTheValueOfASecret) {
   EXPECT_EQ(set.errors[0].message.find("hunter2"), std::string::npos) << set.errors[0].message;
 }
 
+TEST(Parse, BoundsTheNumberOfSecrets) {
+  const auto task = [](int count) {
+    std::string text = "run: x\nsecrets:\n";
+    for (int i = 0; i < count; ++i) {
+      text += "  S" + std::to_string(i) + ": v\n";
+    }
+    return text;
+  };
+  EXPECT_TRUE(parse(task(256), {}).ok());
+  const TaskSet set = parse(task(257), {});
+  ASSERT_FALSE(set.ok());
+  EXPECT_EQ(set.errors[0].key, "secrets");
+  EXPECT_EQ(set.errors[0].line, 3);
+  EXPECT_NE(set.errors[0].message.find("at most 256 secrets, and this one has 257"),
+            std::string::npos);
+  Overrides overrides;
+  for (int i = 0; i < 2; ++i) {
+    overrides.secrets.emplace_back("MORE" + std::to_string(i), "v");
+  }
+  EXPECT_FALSE(parse(task(255), overrides).ok());
+}
+
 TEST(Parse, TurnsValuesOfEnvsIntoTextAsPythonDoes) {
   const Task task = task_of("envs: {A: 1, B: 2.50, C: yes, D: [1], E: 010}\n");
   EXPECT_THAT(task.envs,

@@ -14,6 +14,8 @@ namespace quad::spec {
 namespace {
 
 constexpr std::size_t kMostSubstituted = 16U << 20U;
+// Each is looked for in every text that a secret may have been filled into, before it is shown.
+constexpr std::size_t kMostSecrets = 256;
 constexpr std::string_view kManagedPrefix = "secrets:";
 
 /// Keys and values of envs and secrets become strings, as `A: 1` means the text "1".
@@ -190,7 +192,14 @@ class TaskReader {
 
   void read_secrets() {
     std::vector<std::string> seen;
-    if (const Node* secrets = get("secrets")) {
+    const Node* secrets = get("secrets");
+    const Mark mark = secrets != nullptr ? secrets->mark : Mark{};
+    const std::size_t written =
+        secrets != nullptr ? secrets->entries.size() + secrets->items.size() : 0;
+    if (!has_few_enough_secrets(std::max(written, overrides_.secrets.size()), mark)) {
+      return;
+    }
+    if (secrets != nullptr) {
       for (const Entry& entry : secrets->entries) {
         std::optional<std::string> value = override_of(overrides_.secrets, entry.key.text);
         if (!value && !entry.value.is_null()) {
@@ -222,6 +231,17 @@ class TaskReader {
         read_managed(item);
       }
     }
+    (void)has_few_enough_secrets(task_.secrets.size(), mark);
+  }
+
+  bool has_few_enough_secrets(std::size_t count, Mark mark) {
+    if (count > kMostSecrets) {
+      issues_.fail("secrets", mark,
+                   fmt::format("a task may have at most {} secrets, and this one has {}; put what "
+                               "belongs together into one",
+                               kMostSecrets, count));
+    }
+    return count <= kMostSecrets;
   }
 
   void add_secret(const std::string& written, std::optional<std::string> value, Mark mark) {

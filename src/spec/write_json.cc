@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 
 #include "spec/number.h"
 #include "spec/parse.h"
@@ -205,9 +206,12 @@ void put_secrets(json::object& out, const Task& task, Redact redact) {
   }
 }
 
+/// The values of secrets by their first byte; the longest first, as one may be a part of another.
+using Hidden = std::array<std::vector<std::string_view>, 256>;
+
 /// Puts a mark in the place of every secret's value, wherever in the texts of `value` it was filled
 /// in.
-void hide(json::value& value, const std::vector<std::string_view>& hidden) {
+void hide(json::value& value, const Hidden& hidden) {
   if (auto* object = value.if_object()) {
     json::object shown;
     for (auto& member : *object) {
@@ -227,10 +231,11 @@ void hide(json::value& value, const std::vector<std::string_view>& hidden) {
     const std::string_view text(given->data(), given->size());
     std::string shown;
     for (std::size_t at = 0; at < text.size();) {
-      const auto hit = std::find_if(hidden.begin(), hidden.end(), [&](std::string_view one) {
+      const auto& may_be = hidden[static_cast<unsigned char>(text[at])];
+      const auto hit = std::find_if(may_be.begin(), may_be.end(), [&](std::string_view one) {
         return text.substr(at).starts_with(one);
       });
-      if (hit == hidden.end()) {
+      if (hit == may_be.end()) {
         shown += text[at++];
       } else {
         shown += kRedacted;
@@ -243,17 +248,20 @@ void hide(json::value& value, const std::vector<std::string_view>& hidden) {
 
 /// Secrets are filled into the same parts as other variables are (substitute.cc).
 void hide_secrets(json::object& task_json, const Task& task) {
-  std::vector<std::string_view> hidden;
+  std::vector<std::string_view> values;
   for (const Secret& secret : task.secrets) {
     if (secret.value && !secret.value->empty()) {
-      hidden.emplace_back(*secret.value);
+      values.emplace_back(*secret.value);
     }
   }
-  // The longest first: one may be a part of another.
-  std::sort(hidden.begin(), hidden.end(),
+  std::sort(values.begin(), values.end(),
             [](std::string_view a, std::string_view b) { return a.size() > b.size(); });
+  Hidden hidden;
+  for (const std::string_view value : values) {
+    hidden[static_cast<unsigned char>(value.front())].push_back(value);
+  }
   for (const std::string_view part : {"file_mounts", "service", "pool", "workdir", "volumes"}) {
-    if (json::value* value = hidden.empty() ? nullptr : task_json.if_contains(part)) {
+    if (json::value* value = values.empty() ? nullptr : task_json.if_contains(part)) {
       hide(*value, hidden);
     }
   }

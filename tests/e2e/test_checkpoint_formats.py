@@ -78,6 +78,27 @@ CASES = [
 ]  # fmt: skip
 
 
+# One checkpoint that is deleted in time, and two that are written at the very end.
+ROTATING = """
+import json, os, time
+os.chdir(os.environ["QUAD_CHECKPOINT_DIR"])
+
+def save(step):
+    body = bytes(4 * 4096)
+    header = json.dumps({"w": {"dtype": "F32", "shape": [4096], "data_offsets": [0, len(body)]}}).encode()
+    with open("writing", "wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header + body)
+    os.rename("writing", f"step-{step:06d}.safetensors")
+
+save(100)
+while not os.path.exists("go-on"):
+    time.sleep(0.05)
+os.unlink("step-000100.safetensors")
+save(200)
+save(300)
+"""
+
+
 class Formats(quadtest.TestCase):
     def test_the_newest_whole_one_is_taken(self):
         server = self.server(nodes=1)
@@ -105,3 +126,35 @@ class Formats(quadtest.TestCase):
                 story = server.ok("story", job)
                 self.assertIn(names[form].format(300), story, "the story names what was passed over")
                 self.assertIn("Passed over", story)
+
+    def test_the_list_has_what_is_there_and_nothing_else(self):
+        server = self.server(nodes=1)
+        folder = Path(tempfile.mkdtemp())
+        (folder / "rotate.py").write_text(ROTATING)
+        task = folder / "rotate.yaml"
+        task.write_text("workdir: .\nresources: {cpus: 0.1, memory: 0.2}\nrun: exec /usr/bin/python3 rotate.py\n")
+        job = server.launch(task, cwd=folder)
+
+        def listed():
+            return {one["step"]: not one["gone"] for one in server.json("checkpoints", job)["checkpoints"]}
+
+        quadtest.wait_until(lambda: listed() == {100: True}, 60, "the first is seen")
+        directory = Path(server.json("checkpoints", job)["checkpoints"][0]["path"]).parent
+        (directory / "go-on").touch()
+        # The first is deleted; the others are written just before the end.
+        server.wait_for_status(job, "SUCCEEDED")
+        self.assertEqual(listed(), {100: False, 200: True, 300: True})
+        text = server.ok("checkpoints", job)
+        self.assertIn("step-000300.safetensors", text)
+        self.assertNotIn("step-000100.safetensors", text)
+        self.assertIn("1 earlier: deleted or written over since.", text)
+        self.assertNotIn("deleted", server.ok("story", job))
+
+    def test_a_job_that_writes_nothing_leaves_no_folder(self):
+        server = self.server(nodes=2)
+        folder = Path(tempfile.mkdtemp())
+        task = folder / "nothing.yaml"
+        task.write_text("num_nodes: 2\nresources: {cpus: 0.1, memory: 0.2}\nrun: test -d $QUAD_CHECKPOINT_DIR\n")
+        job = server.launch(task)
+        server.wait_for_status(job, "SUCCEEDED")
+        quadtest.wait_until(lambda: not (server.data / "hot" / str(job)).exists(), 20, "its folder is removed")

@@ -97,7 +97,7 @@ Status prepare_rank_folder(const fs::path& folder, const StartFile& start) {
 }
 
 std::vector<int> read_cpus(const fs::path& folder) {
-  const auto text = read_file(folder / "start.json", 1U << 20U);
+  const auto text = read_regular_file(folder / "start.json", 1U << 20U);
   const auto object =
       text.ok() ? parse_json_object(text.value()) : Result<json::object>(text.error());
   std::vector<int> cpus;
@@ -112,7 +112,7 @@ std::vector<int> read_cpus(const fs::path& folder) {
 }
 
 fs::path read_control_group(const fs::path& folder, const RankKey& key) {
-  fs::path group = read_file(folder / "cgroup", 4096).value_or("");
+  fs::path group = read_regular_file(folder / "cgroup", 4096).value_or("");
   // The rank may have written there what it liked; an empty folder of this name is all that it can
   // lose.
   return group.filename().string().starts_with("quad-" + to_string(key) + "-") ? group : fs::path();
@@ -131,7 +131,7 @@ Result<std::string> read_boot_id() {
 
 Result<StartRecord> read_start_record(const fs::path& folder, const std::string& boot_id) {
   const fs::path path = folder / kStarted;
-  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
   if (!fd) {
     if (errno == ENOENT || errno == ENOTDIR) {
       return StartRecord{};
@@ -187,7 +187,7 @@ Result<UniqueFd> create_start_record(const fs::path& folder, const std::string& 
 
 Result<std::optional<job::RankEnd>> read_result(const fs::path& folder) {
   constexpr std::uint64_t kLongest = 1U << 20U;
-  const auto text = read_file(folder / "result.json", kLongest);
+  const auto text = read_regular_file(folder / "result.json", kLongest);
   if (!text.ok()) {
     // One that is too long is not from a runner.
     if (text.error().code != ErrorCode::kIo) {

@@ -1,0 +1,26 @@
+#include "runner/errand.h"
+
+#include <fmt/format.h>
+
+namespace quad::runner {
+
+Status Errand::start(const std::function<void(const WorkerOutput&)>& work) {
+  answered_ = false;
+  QUAD_ASSIGN(worker_, Worker::start(work));
+  return {};
+}
+
+std::vector<json::object> Errand::receive() {
+  if (!worker_.running()) {
+    return {};
+  }
+  auto messages = worker_.receive();
+  answered_ = answered_ || !messages.empty();
+  if (!worker_.running() && !answered_) {
+    answered_ = true;
+    messages.push_back({{"error", fmt::format("{} ended without an answer", name_)}});
+  }
+  return messages;
+}
+
+}  // namespace quad::runner

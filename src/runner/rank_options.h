@@ -1,0 +1,23 @@
+// runner/rank_options.h
+//
+// With what a rank's first process is started: its marks, limits, environment and scripts, put
+// together from what the engine (start) and the server (order) say. Reads the runner's own
+// environment, nothing else.
+
+#pragma once
+
+#include <filesystem>
+
+#include "runner/environment.h"
+#include "runner/order.h"
+#include "runner/process.h"
+#include "runner/start.h"
+
+namespace quad::runner {
+
+std::filesystem::path setup_script_of(const Places& places);
+std::filesystem::path run_script_of(const Places& places);
+
+RankOptions rank_options(const Start& start, const Order& order, const Places& places);
+
+}  // namespace quad::runner
