@@ -137,7 +137,7 @@ Status MemoryGroup::create(const std::string& name, std::uint64_t limit_bytes) {
     }
   }
   return error(ErrorCode::kDenied,
-               "A memory limit cannot be set here, so none is enforced by Quad");
+               "A memory limit cannot be set here, so none is enforced by Quad.");
 }
 
 Status MemoryGroup::add(pid_t process) {

@@ -100,7 +100,7 @@ TEST_F(Cgroup, IsRefusedInASentenceWhereNoneCanBeMade) {
     ASSERT_FALSE(made.ok()) << own;
     EXPECT_EQ(made.error().code, ErrorCode::kDenied);
     EXPECT_EQ(made.error().message,
-              "A memory limit cannot be set here, so none is enforced by Quad");
+              "A memory limit cannot be set here, so none is enforced by Quad.");
     EXPECT_FALSE(memory.limited());
   }
 }

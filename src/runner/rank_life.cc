@@ -194,7 +194,9 @@ bool RankLife::start_processes(MonoTime now) {
   if (rank_->memory().limited()) {
     leave_word_of_group(places_.folder, rank_->memory());
   }
-  for (const std::string& sentence : rank_->notes()) {
+  // What holds for one rank holds for all of them, as a rule, and at each attempt: once is enough.
+  const bool first = start_.key.epoch == Epoch(1) && start_.key.rank == Rank(0);
+  for (const std::string& sentence : first ? rank_->notes() : std::vector<std::string>()) {
     uplink_.note("limit", sentence);
   }
   return true;
