@@ -1,5 +1,6 @@
 # How Quad's modules, programs and tests are declared. A module is a folder src/<name>: every x.cc is part of the
 # library quad_<name>, every x_test.cc part of the test program <name>_test. Main files are programs of their own.
+# EXCLUDE names (by a regular expression) files that belong to a library of their own.
 
 find_package(Threads REQUIRED)
 find_package(OpenSSL REQUIRED)
@@ -57,8 +58,11 @@ if(QUAD_TESTS)
 endif()
 
 function(quad_module name)
-  cmake_parse_arguments(ARG "" "" "DEPS" ${ARGN})
+  cmake_parse_arguments(ARG "" "EXCLUDE" "DEPS" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.cc)
+  if(ARG_EXCLUDE)
+    list(FILTER sources EXCLUDE REGEX "${ARG_EXCLUDE}")
+  endif()
   set(tests ${sources})
   list(FILTER sources EXCLUDE REGEX "_test\\.cc$|/main\\.cc$|_main\\.cc$")
   list(FILTER tests INCLUDE REGEX "_test\\.cc$")

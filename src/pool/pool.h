@@ -4,8 +4,9 @@
 // plain value owned by the control thread (the planner works on it, the simulator copies it); no
 // I/O, no clock.
 //
-// Invariants, checked by check(): on every node, what ranks hold plus what is free is the capacity,
-// nothing is negative, and no GPU is held by two ranks.
+// Invariants, checked by check(): on every node, what ranks hold, what others use and what is free
+// make the capacity, and no GPU is held by two ranks. What is free is negative only where the
+// capacity shrank, or others came, below what ranks hold.
 
 #pragma once
 
@@ -32,6 +33,9 @@ struct NodeSpec {
   NodeId id;
   std::string address;  ///< where its ranks are reached by other ranks
   Resources capacity;
+  /// Of the capacity, what others than Quad's ranks use at present: not free, but it may be again,
+  /// so a job that needs it is not impossible.
+  Resources reserved;
   std::string gpu_model;  ///< canonical, such as "H100"; empty without GPUs
   bool pretend = false;   ///< a share of one machine that plays a node
   bool operator==(const NodeSpec&) const = default;

@@ -1,0 +1,1 @@
+#include "engine/kubernetes/event_view.h"

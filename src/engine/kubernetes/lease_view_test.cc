@@ -1,0 +1,1 @@
+#include "engine/kubernetes/lease_view.h"

@@ -1,0 +1,1 @@
+#include "engine/kubernetes/node_view.h"

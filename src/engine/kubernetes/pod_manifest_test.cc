@@ -1,0 +1,1 @@
+#include "engine/kubernetes/pod_manifest.h"
