@@ -2,14 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include "engine/kubernetes/test_json.h"
+
 namespace quad::kubernetes {
 namespace {
-
-json::object object_of(std::string_view text) {
-  Result<json::object> parsed = parse_json_object(text);
-  EXPECT_TRUE(parsed.ok()) << text;
-  return parsed.ok() ? *parsed : json::object();
-}
 
 struct Case {
   std::string_view what;

@@ -132,10 +132,10 @@ class Checker {
                  where);
   }
 
-  /// Calls `check` with each item of the list `key` of `object` and its path, if there is one.
+  /// Calls `visit` with each item of the list `key` of `object` and its path, if there is one.
   template <typename Check>
   Status each(const json::object& object, std::string_view key, const std::string& path,
-              Check check) {
+              Check visit) {
     const json::value* value = object.if_contains(key);
     if (value == nullptr) {
       return {};
@@ -144,7 +144,7 @@ class Checker {
     for (std::size_t i = 0; i < items->size(); ++i) {
       const std::string where = fmt::format("{}.{}[{}]", path, key, i);
       QUAD_ASSIGN(const json::object* item, mapping((*items)[i], where));
-      QUAD_TRY(check(*item, where));
+      QUAD_TRY(visit(*item, where));
     }
     return {};
   }
@@ -323,7 +323,7 @@ class Checker {
                 });
   }
 
-  static Status mount(const json::object& item, const std::string& path) {
+  static Status check_mount(const json::object& item, const std::string& path) {
     QUAD_TRY(own_name(get_string(item, "name"), path));
     const std::string_view place = get_string(item, "mountPath");
     if (is_below(place, {std::string(kQuadFolder), std::string(kStartFolder)})) {
@@ -341,7 +341,7 @@ class Checker {
     if (const json::value* context = item.if_contains("securityContext")) {
       QUAD_TRY(security(*context, path + ".securityContext"));
     }
-    QUAD_TRY(each(item, "volumeMounts", path, mount));
+    QUAD_TRY(each(item, "volumeMounts", path, check_mount));
     QUAD_TRY(each(item, "env", path, [this](const json::object& entry, const std::string& where) {
       const json::object* from = get_object(entry, "valueFrom");
       const json::object* key = from ? get_object(*from, "secretKeyRef") : nullptr;

@@ -278,7 +278,6 @@ class Reader {
     job::RankEnd end;
     end.by_quad = ordered_;
     const ContainerView* main = pod_.main();
-    const bool ran = main != nullptr && main->state == State::kRunning;
     const Condition* scheduled = pod_.condition("PodScheduled");
     const bool placed = !pod_.node.empty() || (scheduled && scheduled->status == "True");
     if (is_refusal(pod_.reason)) {
@@ -293,14 +292,12 @@ class Reader {
                fmt::format("its pod {}{}{}", pod_.phase == "Failed" ? "failed" : "ended",
                            pod_.message.empty() ? "" : ": ", shortened(pod_.message))};
     }
-    end.how = ran ? How::kGone : How::kNeverRan;
-    if (cause.fate == PodFate::kNodeGone) {
-      end.how = How::kNodeLost;
-    }
+    // A kubelet that tells nothing of the containers says no more than that they may have run.
+    const bool ran = main == nullptr ? placed : main->state == State::kRunning;
+    end.how = cause.fate == PodFate::kNodeGone ? How::kNodeLost : ran ? How::kGone : How::kNeverRan;
     // A kubelet reports the end of a pod's containers before it lets the pod go. Where it did not,
     // the pod was force-deleted, or its node removed, and may run on; unless it never began.
-    end.confirmed = !placed || (!ran && pod_.finished() && cause.fate != PodFate::kNodeGone) ||
-                    (ran && pod_.finished() && cause.fate != PodFate::kNodeGone);
+    end.confirmed = !placed || (pod_.finished() && cause.fate != PodFate::kNodeGone);
     end.detail = cause.words;
     if (!end.confirmed && cause.fate != PodFate::kNodeGone) {
       end.detail += ", without its node telling that it ended";

@@ -10,8 +10,6 @@
 
 #pragma once
 
-#include <optional>
-#include <string>
 #include <string_view>
 #include <vector>
 
@@ -27,25 +25,10 @@ inline constexpr Millis kDeliveryMargin{15'000};
 json::object start_file(const PodRequest& request, const PodSettings& settings,
                         std::string_view token);
 
-/// The attempt's Secret, from the request of any of its ranks and each rank's start.json.
-/// kExhausted if that is more than a Secret holds.
-Result<json::object> secret_manifest(const PodRequest& request, const PodSettings& settings,
-                                     const std::vector<json::object>& start_files);
-
 /// The rank's pod. `secret_uid` is that of the attempt's Secret. kInvalid or kDenied if the task
 /// asks for what cannot be, with a sentence that names the key.
 Result<json::object> pod_manifest(const PodRequest& request, const PodSettings& settings,
                                   std::string_view secret_uid);
-
-/// What else the attempt needs before its pods: the login to the image's registry, the headless
-/// Service of a gang, the claims that its ranks share, the Service of its ports. In this order.
-std::vector<json::object> attempt_manifests(const PodRequest& request, const PodSettings& settings,
-                                            std::string_view secret_uid);
-
-/// The ConfigMap that everything of this server belongs to.
-json::object root_manifest(const PodSettings& settings);
-/// Keeps `kubectl drain` from evicting ranks before Quad has moved them. One for all of them.
-json::object disruption_budget_manifest(const PodSettings& settings);
 
 /// What the task asks for that this cluster's settings do not give, each as (key, sentence).
 std::vector<NamedText> pod_warnings(const PodRequest& request, const PodSettings& settings);
