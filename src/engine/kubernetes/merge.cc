@@ -80,22 +80,41 @@ Status merge_lists(std::string_view key, json::array& base, const json::array& o
 
 }  // namespace
 
+json::object without_nulls(const json::object& config) {
+  json::object result;
+  for (const auto& [key, value] : config) {
+    if (const json::object* object = value.if_object()) {
+      result[key] = without_nulls(*object);
+    } else if (const json::array* array = value.if_array()) {
+      json::array& items = result[key].emplace_array();
+      for (const json::value& item : *array) {
+        items.push_back(item.is_object() ? json::value(without_nulls(item.get_object())) : item);
+      }
+    } else if (!value.is_null()) {
+      result[key] = value;
+    }
+  }
+  return result;
+}
+
 Status merge_pod_config(json::object& base, const json::object& over, const std::string& path) {
   for (const auto& [key, value] : over) {
     const std::string where = fmt::format("{}.{}", path, std::string_view(key));
     json::value* there = base.if_contains(key);
-    if (there == nullptr || there->is_null()) {
+    if (there == nullptr) {
       base[key] = value;
-    } else if (value.is_object()) {
-      if (!there->is_object()) {
-        return wrong_form(there->is_array() ? "a list" : "a single value", where);
+    } else if (there->is_object()) {
+      if (!value.is_object()) {
+        return wrong_form("a mapping", where);
       }
       QUAD_TRY(merge_pod_config(there->get_object(), value.get_object(), where));
-    } else if (value.is_array()) {
-      if (!there->is_array()) {
-        return wrong_form(there->is_object() ? "a mapping" : "a single value", where);
+    } else if (there->is_array()) {
+      if (!value.is_array()) {
+        return wrong_form("a list", where);
       }
       QUAD_TRY(merge_lists(key, there->get_array(), value.get_array(), where));
+    } else if (value.is_object() || value.is_array()) {
+      return wrong_form("a single value", where);
     } else {
       *there = value;
     }

@@ -14,8 +14,12 @@
 
 namespace quad::kubernetes {
 
-/// Lays `over` on `base`. kInvalid, with the place below `path` as `where`, if the two do not have
-/// the same form there; `base` is then half merged, and of no use.
+/// `config` without the members that are null, which say nothing: as the API server takes them, but
+/// with no way to undo what Quad has set.
+json::object without_nulls(const json::object& config);
+
+/// Lays `over`, which has no nulls, on `base`. kInvalid, with the place below `path` as `where`, if
+/// the two do not have the same form there; `base` is then half merged, and of no use.
 Status merge_pod_config(json::object& base, const json::object& over, const std::string& path);
 
 }  // namespace quad::kubernetes

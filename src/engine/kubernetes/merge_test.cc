@@ -53,7 +53,6 @@ TEST(MergePodConfig, FollowsSkyPilotsRules) {
       {"every other list is appended to", R"({"tolerations": [{"key": "a"}], "args": ["x"]})",
        R"({"tolerations": [{"key": "a"}], "args": ["y"]})",
        R"({"tolerations": [{"key": "a"}, {"key": "a"}], "args": ["x", "y"]})"},
-      {"null replaces", R"({"a": 1})", R"({"a": null})", R"({"a": null})"},
   };
   for (const Case& one : cases) {
     json::object base = object_of(one.base);
@@ -61,6 +60,12 @@ TEST(MergePodConfig, FollowsSkyPilotsRules) {
     ASSERT_TRUE(merged.ok()) << one.what << ": " << merged.error().message;
     EXPECT_EQ(base, object_of(one.result)) << one.what << "\n" << to_text(base);
   }
+}
+
+TEST(WithoutNulls, LeavesOutWhatSaysNothing) {
+  EXPECT_EQ(without_nulls(object_of(
+                R"({"a": null, "b": {"c": null, "d": 1}, "e": [{"f": null}, null, 2], "g": {}})")),
+            object_of(R"({"b": {"d": 1}, "e": [{}, null, 2], "g": {}})"));
 }
 
 TEST(MergePodConfig, SaysWhereTheFormIsWrong) {
@@ -72,6 +77,10 @@ TEST(MergePodConfig, SaysWhereTheFormIsWrong) {
        R"({"spec": {"volumes": {"name": "x"}}})", "pod_config.spec.volumes must be a list."},
       {"a list for a mapping", R"({"spec": {"nodeSelector": {}}})",
        R"({"spec": {"nodeSelector": ["x"]}})", "pod_config.spec.nodeSelector must be a mapping."},
+      {"a text for a mapping", R"({"spec": {"resources": {}}})", R"({"spec": {"resources": "x"}})",
+       "pod_config.spec.resources must be a mapping."},
+      {"a list for a text", R"({"spec": {"image": "a"}})", R"({"spec": {"image": ["a"]}})",
+       "pod_config.spec.image must be a single value."},
       {"a text in a list of volumes", R"({"spec": {"volumes": []}})",
        R"({"spec": {"volumes": [{"name": "a"}, "b"]}})",
        "pod_config.spec.volumes[1] must be a mapping."},

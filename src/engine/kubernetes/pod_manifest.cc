@@ -59,8 +59,9 @@ class PodMaker {
  private:
   Status lay_over(json::object& pod, const json::object& config, ConfigOf whose,
                   const std::string& path) const {
-    QUAD_TRY(check_pod_config(config, whose, settings_, request_.identity.has_value(), path));
-    return merge_pod_config(pod, config, path);
+    const json::object said = without_nulls(config);
+    QUAD_TRY(check_pod_config(said, whose, settings_, request_.identity.has_value(), path));
+    return merge_pod_config(pod, said, path);
   }
 
   Result<json::object> metadata(std::string_view secret_uid) const {
@@ -91,8 +92,9 @@ class PodMaker {
       annotations["k8s.v1.cni.cncf.io/networks"] = settings_.rdma->networks;
     }
     metadata["annotations"] = std::move(annotations);
-    QUAD_TRY(check_metadata(request_.custom_metadata, std::string(kTaskMetadata)));
-    QUAD_TRY(merge_pod_config(metadata, request_.custom_metadata, std::string(kTaskMetadata)));
+    const json::object custom = without_nulls(request_.custom_metadata);
+    QUAD_TRY(check_metadata(custom, std::string(kTaskMetadata)));
+    QUAD_TRY(merge_pod_config(metadata, custom, std::string(kTaskMetadata)));
     return metadata;
   }
 
@@ -265,19 +267,15 @@ class PodMaker {
     }
     container["volumeMounts"] = std::move(mounts);
     container["terminationMessagePolicy"] = "FallbackToLogsOnError";
-    json::object security;
+    json::object capabilities;
     if (request_.identity) {
-      security["capabilities"] = json::object{{"drop", json::array{"ALL"}}};
+      capabilities["drop"] = json::array{"ALL"};
     }
     if (has_rdma(request_, settings_) && settings_.rdma->lock_memory) {
-      security["capabilities"].emplace_object();
-      security["capabilities"].get_object()["add"] = json::array{"IPC_LOCK"};
-      if (request_.identity) {
-        security["capabilities"].get_object()["drop"] = json::array{"ALL"};
-      }
+      capabilities["add"] = json::array{"IPC_LOCK"};
     }
-    if (!security.empty()) {
-      container["securityContext"] = std::move(security);
+    if (!capabilities.empty()) {
+      container["securityContext"] = json::object{{"capabilities", std::move(capabilities)}};
     }
     return container;
   }
@@ -288,10 +286,6 @@ class PodMaker {
         {"SKYPILOT_POD_CPU_CORE_LIMIT",
          fmt::format("{:g}", static_cast<double>(request_.amount.cpu_milli) / 1000)},
         {"SKYPILOT_POD_MEMORY_BYTES_LIMIT", fmt::format("{}", request_.amount.memory_bytes)}};
-    if (request_.amount.gpus == 0) {
-      // Else NVIDIA's runtime shows every GPU of the node to an image that asks for all.
-      variables.emplace_back("NVIDIA_VISIBLE_DEVICES", "none");
-    }
     const auto put = [&](std::string_view name, std::string_view value) {
       const auto there = std::find_if(variables.begin(), variables.end(),
                                       [&](const NamedText& one) { return one.first == name; });
@@ -357,6 +351,7 @@ class PodMaker {
   void finish(json::object& spec) const {
     json::object& container = spec["containers"].get_array()[0].get_object();
     container["name"] = kRankContainer;
+    hide_gpus(container);
     pin(spec);
     if (!request_.identity || request_.identity->uid == 0) {
       return;
@@ -369,6 +364,24 @@ class PodMaker {
         }
         security.get_object().emplace("allowPrivilegeEscalation", false);
       }
+    }
+  }
+
+  /// Without this, NVIDIA's runtime shows every GPU of the node to an image that asks for all of
+  /// them. A pod_config may ask for parts of GPUs, which the device plugin then shows.
+  static void hide_gpus(json::object& container) {
+    const json::object* resources = get_object(container, "resources");
+    const json::object* limits = resources ? get_object(*resources, "limits") : nullptr;
+    const auto is_nvidia = [](const json::key_value_pair& one) {
+      return std::string_view(one.key()).starts_with("nvidia.com/");
+    };
+    const auto is_said = [](const json::value& one) {
+      return one.is_object() && get_string(one.get_object(), "name") == "NVIDIA_VISIBLE_DEVICES";
+    };
+    json::array& env = container["env"].get_array();
+    if ((limits == nullptr || std::none_of(limits->begin(), limits->end(), is_nvidia)) &&
+        std::none_of(env.begin(), env.end(), is_said)) {
+      env.push_back(json::object{{"name", "NVIDIA_VISIBLE_DEVICES"}, {"value", "none"}});
     }
   }
 

@@ -148,6 +148,17 @@ TEST(PodManifest, OfACpuTaskHidesTheNodesGpus) {
   EXPECT_EQ(at(pod, "/spec/tolerations").as_array().size(), 2U);
 }
 
+TEST(PodManifest, ShowsThePartsOfGpusThatAPodConfigAsksFor) {
+  PodRequest one = request();
+  one.amount.gpus = 0;
+  one.pod_config = object_of(
+      R"({"spec": {"tolerations": null,
+                   "containers": [{"resources": {"limits": {"nvidia.com/mig-1g.5gb": 1}}}]}})");
+  const json::value pod = pod_of(one);
+  EXPECT_TRUE(variable(pod, "NVIDIA_VISIBLE_DEVICES").is_null());
+  EXPECT_EQ(at(pod, "/spec/tolerations").as_array().size(), 2U);  // null undoes nothing
+}
+
 TEST(PodManifest, HasLimitsWhereTheyAreWanted) {
   PodSettings some = settings();
   some.limit_factor = 1.0;
