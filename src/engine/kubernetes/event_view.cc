@@ -52,7 +52,8 @@ std::string reason_in_words(std::string_view reason, std::string_view node) {
     return fmt::format("{} has not enough {} free", node,
                        resource_in_words(reason.substr(kInsufficient.size())));
   }
-  if (has_any(reason, "node affinity/selector", "node(s) didn't satisfy plugin")) {
+  if (has_any(reason, "Pod's node affinity/selector", "scheduler-enforced node affinity",
+              "the requested node name", "didn't satisfy plugin")) {
     return {};
   }
   if (const std::string_view taint = between(reason, "taint {", "}"); !taint.empty()) {
@@ -62,17 +63,27 @@ std::string reason_in_words(std::string_view reason, std::string_view node) {
     }
     return fmt::format("{} has the taint {}, which the job does not tolerate", node, key);
   }
+  if (has(reason, "untolerated taint")) {  // from Kubernetes 1.34 on without its name
+    return fmt::format("{} is not ready, or has a taint that the job does not tolerate", node);
+  }
   if (has(reason, "unschedulable")) {
     return fmt::format("{} is cordoned", node);
   }
   if (has(reason, "Too many pods")) {
     return fmt::format("{} has as many pods as it takes", node);
   }
-  if (has(reason, "volume node affinity conflict")) {
+  if (has(reason, "ReadWriteOncePod")) {
+    return "a volume of the job is in use by another pod, and may be by one only";
+  }
+  if (has_any(reason, "volume node affinity conflict", "PersistentVolume's node affinity",
+              "available volume zone", "persistent volumes to bind", "non-existent pv")) {
     return fmt::format("a volume of the job is not to be had on {}", node);
   }
   if (has(reason, "exceed max volume count")) {
     return fmt::format("{} has as many volumes as it takes", node);
+  }
+  if (has(reason, "enough free storage")) {
+    return fmt::format("{} has not enough room for a volume of the job", node);
   }
   if (has(reason, "free ports")) {
     return fmt::format("a port of the host {} is in use", node);
@@ -252,6 +263,7 @@ std::string scheduling_in_words(std::string_view message, std::string_view pinne
     }
     std::string_view reason = trim(list.substr(0, end));
     list = end == std::string_view::npos ? std::string_view() : list.substr(end + 2);
+    reason = reason.substr(0, reason.find(". "));  // what follows is about preemption
     while (reason.ends_with('.')) {
       reason.remove_suffix(1);
     }

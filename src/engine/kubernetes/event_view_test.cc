@@ -138,6 +138,30 @@ TEST(SchedulingInWords, IsAboutTheNodeThatThePodIsPinnedTo) {
       {"0/3 nodes are available: 1 node(s) had untolerated taint {team: a, b}, 2 node(s) didn't "
        "match Pod's node affinity/selector.",
        "node n7 has the taint team, which the job does not tolerate"},
+      {"0/3 nodes are available: 1 Insufficient memory, 2 node(s) didn't satisfy plugin(s) "
+       "[NodeAffinity]. no new claims to deallocate, preemption: 0/3 nodes are available: 1 No "
+       "preemption victims found for incoming pod, 2 Preemption is not helpful for scheduling.",
+       "node n7 has not enough memory free"},
+      {"0/1 nodes are available: 1 Insufficient memory. no new claims to deallocate, preemption: "
+       "0/1 "
+       "nodes are available: 1 Preemption is not helpful for scheduling.",
+       "node n7 has not enough memory free"},
+      {"0/3 nodes are available: 3 node(s) didn't satisfy plugin(s) [NodeAffinity].",
+       "node n7 is not there, or lacks what the job's node selector asks for"},
+      {"0/3 nodes are available: 1 node(s) had untolerated taint(s), 2 node(s) didn't match Pod's "
+       "node affinity/selector. no new claims to deallocate, preemption: 0/3 nodes are available: "
+       "3 "
+       "Preemption is not helpful for scheduling.",
+       "node n7 is not ready, or has a taint that the job does not tolerate"},
+      {"0/3 nodes are available: 1 node(s) didn't match PersistentVolume's node affinity, 2 "
+       "node(s) "
+       "didn't match Pod's node affinity/selector.",
+       "a volume of the job is not to be had on node n7"},
+      {"0/3 nodes are available: 1 node(s) unavailable due to PersistentVolumeClaim with "
+       "ReadWriteOncePod access mode already in-use by another pod, 2 node(s) didn't match Pod's "
+       "node "
+       "affinity/selector.",
+       "a volume of the job is in use by another pod, and may be by one only"},
       {"0/3 nodes are available: 1 node(s) were unschedulable, 2 node(s) didn't match Pod's node "
        "affinity/selector.",
        "node n7 is cordoned"},
