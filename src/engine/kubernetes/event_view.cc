@@ -404,6 +404,9 @@ std::string refusal_in_words(const json::object& status) {
       !name.empty()) {
     return fmt::format("there is no PriorityClass '{}'", name);
   }
+  if (const auto name = between(message, "RuntimeClass \"", "\" not found"); !name.empty()) {
+    return fmt::format("there is no RuntimeClass '{}'", name);
+  }
   if (has(message, "is being terminated")) {
     return "the namespace is being deleted";
   }

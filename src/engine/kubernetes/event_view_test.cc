@@ -249,6 +249,8 @@ TEST(RefusalInWords, SaysWhatTheApiServerObjectsTo) {
        R"(the namespace's Pod Security 'restricted:latest' forbids it: allowPrivilegeEscalation != false (container "rank" must set it))"},
       {"Forbidden", R"(pods "x" is forbidden: no PriorityClass with name gold was found)",
        "there is no PriorityClass 'gold'"},
+      {"Forbidden", R"(pods "x" is forbidden: pod rejected: RuntimeClass "nvidia" not found)",
+       "there is no RuntimeClass 'nvidia'"},
       {"Forbidden",
        R"(pods "x" is forbidden: unable to create new content in namespace jobs because it is being terminated)",
        "the namespace is being deleted"},

@@ -38,6 +38,12 @@ bool has_rdma(const PodRequest& request, const PodSettings& settings) {
   return request.best_network && settings.rdma.has_value();
 }
 
+/// The member `key` as an object, made if it is none.
+json::object& object_at(json::object& object, std::string_view key) {
+  json::value& value = object[key];
+  return value.is_object() ? value.get_object() : value.emplace_object();
+}
+
 class PodMaker {
  public:
   PodMaker(const PodRequest& request, const PodSettings& settings)
@@ -358,11 +364,12 @@ class PodMaker {
     }
     for (const std::string_view list : {"initContainers", "containers"}) {
       for (json::value& one : spec[list].get_array()) {
-        json::value& security = one.get_object()["securityContext"];
-        if (!security.is_object()) {
-          security.emplace_object();
+        json::object& security = object_at(one.get_object(), "securityContext");
+        if (get_bool(security, "privileged")) {
+          continue;  // as the administrator permits, and Kubernetes refuses to restrict
         }
-        security.get_object().emplace("allowPrivilegeEscalation", false);
+        security.emplace("allowPrivilegeEscalation", false);
+        object_at(security, "capabilities")["drop"] = json::array{"ALL"};
       }
     }
   }
@@ -387,10 +394,6 @@ class PodMaker {
 
   /// Each of the node selector's terms is enough by itself, so each must name the node.
   void pin(json::object& spec) const {
-    const auto object_at = [](json::object& object, std::string_view key) -> json::object& {
-      json::value& value = object[key];
-      return value.is_object() ? value.get_object() : value.emplace_object();
-    };
     json::object& required = object_at(object_at(object_at(spec, "affinity"), "nodeAffinity"),
                                        "requiredDuringSchedulingIgnoredDuringExecution");
     json::value& terms = required["nodeSelectorTerms"];

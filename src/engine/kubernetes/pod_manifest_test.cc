@@ -186,13 +186,28 @@ TEST(PodManifest, RunsAsTheUserAndStaysSo) {
   EXPECT_EQ(at(pod, "/spec/containers/0/securityContext"),
             json::value(object_of(
                 R"({"capabilities": {"drop": ["ALL"]}, "allowPrivilegeEscalation": false})")));
-  EXPECT_EQ(at(pod, "/spec/initContainers/1/securityContext/allowPrivilegeEscalation"),
-            json::value(false));
+  EXPECT_EQ(at(pod, "/spec/initContainers/1/securityContext"),
+            json::value(object_of(
+                R"({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}})")));
   one.identity->fs_group = 500;
   EXPECT_EQ(at(pod_of(one), "/spec/securityContext/fsGroupChangePolicy"), "OnRootMismatch");
   EXPECT_EQ(at(pod_of(one), "/spec/volumes/1/secret/defaultMode"), json::value(0400));
   one.pod_config = object_of(R"({"spec": {"securityContext": {"runAsUser": 0}}})");
   EXPECT_FALSE(pod_manifest(one, settings(), "u").ok());
+}
+
+TEST(PodManifest, LeavesAPrivilegedContainerAsTheAdministratorPermits) {
+  PodSettings some = settings();
+  some.permissions.privileged = true;
+  PodRequest one = request();
+  one.identity = Identity{5001, 500, {}, {}};
+  one.pod_config = object_of(
+      R"({"spec": {"initContainers": [{"name": "a", "securityContext": {"privileged": true}},
+                   {"name": "b", "securityContext": {"capabilities": {"drop": []}}}]}})");
+  const json::value pod = pod_of(one, some);
+  EXPECT_EQ(at(pod, "/spec/initContainers/1/securityContext"),
+            json::value(object_of(R"({"privileged": true})")));
+  EXPECT_EQ(at(pod, "/spec/initContainers/2/securityContext/capabilities/drop/0"), "ALL");
 }
 
 TEST(PodManifest, LaysTheAdministratorsConfigBelowTheTasks) {
