@@ -33,11 +33,11 @@ struct NodeSpec {
   NodeId id;
   std::string address;  ///< where its ranks are reached by other ranks
   Resources capacity;
+  std::string gpu_model;  ///< canonical, such as "H100"; empty without GPUs
+  bool pretend = false;   ///< a share of one machine that plays a node
   /// Of the capacity, what others than Quad's ranks use at present: not free, but it may be again,
   /// so a job that needs it is not impossible.
   Resources reserved;
-  std::string gpu_model;  ///< canonical, such as "H100"; empty without GPUs
-  bool pretend = false;   ///< a share of one machine that plays a node
   bool operator==(const NodeSpec&) const = default;
 };
 
