@@ -358,7 +358,8 @@ Result<ClientResponse> HttpClient::State::read_response(const Call& call, bool& 
       continue;
     }
     bool ended = false;
-    QUAD_TRY(read_more(call.read_timeout, ended));
+    const bool awaits_head = call.on_head != nullptr && *call.on_head && !head_shown;
+    QUAD_TRY(read_more(awaits_head ? options.read_timeout : call.read_timeout, ended));
     if (!ended) {
       continue;
     }

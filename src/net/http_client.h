@@ -107,7 +107,7 @@ class HttpClient {
 
   /// Sends a request and gives each piece of a 2xx body to `sink` as it comes; the body of another
   /// status is collected in the response instead. `read_timeout` bounds each wait for a piece; 0
-  /// waits without end.
+  /// waits without end. With `on_head`, the head is awaited as in request().
   Result<ClientResponse> stream(std::string_view method, std::string_view target,
                                 const ChunkSink& sink, Millis read_timeout,
                                 std::string_view body = {}, const Headers& headers = {},

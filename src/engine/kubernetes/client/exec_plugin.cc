@@ -12,7 +12,7 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
-#include <cstring>
+#include <system_error>
 
 #include "base/base64.h"
 #include "base/json.h"

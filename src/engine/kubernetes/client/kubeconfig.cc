@@ -479,7 +479,7 @@ Result<ClusterAccess> service_account(const AccessRequest& request,
   access.context = "in-cluster";
   access.login.user_name = "the service account";
   const bool six = host->find(':') != std::string::npos;
-  access.server = fmt::format(six ? "https://[{}]:{}" : "https://{}:{}", *host, *port);
+  access.server = fmt::format("https://{}:{}", six ? "[" + *host + "]" : *host, *port);
   access.proxy = net::proxy_from_environment(access.server, environment);
   auto ca = read("ca.crt");
   if (!ca.ok()) {

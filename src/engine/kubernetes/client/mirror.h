@@ -66,7 +66,7 @@ class Mirror final : public ObjectSink {
         continue;
       }
       auto node = known_.extract(entry++);
-      tell(ChangeKind::kRemoved, std::move(node.key()), std::move(node.mapped()));
+      tell(ChangeKind::kRemoved, node.key(), std::move(node.mapped()));
     }
   }
 
@@ -143,7 +143,7 @@ class Mirror final : public ObjectSink {
 
   void forget(typename Known::iterator entry) {
     auto node = known_.extract(entry);
-    tell(ChangeKind::kRemoved, std::move(node.key()), std::move(node.mapped()));
+    tell(ChangeKind::kRemoved, node.key(), std::move(node.mapped()));
   }
 
   void tell(ChangeKind kind, const std::string& key, Entry entry) {

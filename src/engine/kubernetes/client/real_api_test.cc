@@ -1,0 +1,256 @@
+// Against a real kube-apiserver: what no scripted server can vouch for. Runs where
+// QUAD_TEST_KUBECONFIG names a kubeconfig of a cluster that may be written to (each test has a
+// namespace of its own); QUAD_TEST_RESTART may be a command that restarts its API server, and
+// QUAD_TEST_COMPACT one that compacts its etcd.
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <map>
+#include <mutex>
+
+#include "base/text.h"
+#include "engine/kubernetes/client/scripted_server.h"
+#include "engine/kubernetes/client/watch.h"
+
+namespace quad::kubernetes {
+namespace {
+
+using testing::Contains;
+using testing::HasSubstr;
+
+class RealApi : public testing::Test {
+ protected:
+  void SetUp() override {
+    const char* path = std::getenv("QUAD_TEST_KUBECONFIG");
+    if (path == nullptr) {
+      GTEST_SKIP() << "QUAD_TEST_KUBECONFIG names no cluster to test with";
+    }
+    AccessRequest request;
+    request.kubeconfig = path;
+    auto access = find_access(request, net::process_environment());
+    ASSERT_TRUE(access.ok()) << access.error().message;
+    auto server = ApiServer::create(access.value(), {}, clock_);
+    ASSERT_TRUE(server.ok()) << server.error().message;
+    server_ = server.value();
+    api_ = std::make_unique<ApiClient>(server_, cancel_);
+    const auto made = api_->create(kNamespaces, "", named(name_space_));
+    ASSERT_TRUE(made.ok()) << made.error().message;
+  }
+  void TearDown() override {
+    if (api_ != nullptr) {
+      EXPECT_TRUE(api_->remove({kNamespaces, "", name_space_, ""}).ok());
+    }
+  }
+
+  static json::object named(std::string_view name, std::string_view value = "") {
+    json::object object{{"metadata", json::object{{"name", name}}}};
+    if (!value.empty()) {
+      object["data"] = json::object{{"v", value}};
+    }
+    return object;
+  }
+  static std::string uid(const json::object& object) {
+    return std::string(get_string(*get_object(object, "metadata"), "uid"));
+  }
+  [[nodiscard]] ObjectRef map_named(const std::string& name) const {
+    return {kConfigMaps, name_space_, name, ""};
+  }
+  void put(const std::string& name, const std::string& value) {
+    auto object = named(name, value);
+    object["kind"] = "ConfigMap";
+    object["apiVersion"] = "v1";
+    const auto done = api_->apply(map_named(name), object);
+    ASSERT_TRUE(done.ok()) << done.error().message;
+  }
+  static void command(const char* variable) {
+    ASSERT_EQ(std::system(std::getenv(variable)), 0) << std::getenv(variable);
+  }
+
+  SystemClock clock_;
+  std::string name_space_ = "quad-test-" + random_hex(4);
+  std::shared_ptr<net::Cancel> cancel_ = net::Cancel::create().value();
+  std::shared_ptr<ApiServer> server_;
+  std::unique_ptr<ApiClient> api_;
+};
+
+/// Follows the config maps of a namespace, and counts what it is told.
+class Follower {
+ public:
+  Follower(const std::shared_ptr<ApiServer>& server, const std::string& name_space)
+      : watcher_(
+            server, options(name_space),
+            [](const json::object& object) -> std::optional<std::string> {
+              const auto* data = get_object(object, "data");
+              return std::string(data == nullptr ? "" : get_string(*data, "v"));
+            },
+            [this](Change<std::string> change) { take(std::move(change)); }) {
+    EXPECT_TRUE(watcher_.start().ok());
+    const auto synced = watcher_.wait_synced(Millis(20'000));
+    EXPECT_TRUE(synced.ok()) << synced.error().message;
+  }
+
+  bool reaches(const std::map<std::string, std::string>& wanted) {
+    return eventually([&] { return now() == wanted; });
+  }
+  std::map<std::string, std::string> now() {
+    const std::lock_guard lock(mutex_);
+    return now_;
+  }
+  /// Added twice, changed or removed without having been there, changed to what it was.
+  std::vector<std::string> nonsense() {
+    const std::lock_guard lock(mutex_);
+    return nonsense_;
+  }
+  std::size_t changes() {
+    const std::lock_guard lock(mutex_);
+    return changes_;
+  }
+  [[nodiscard]] WatchState state() const { return watcher_.state(); }
+
+ private:
+  static WatchOptions options(const std::string& name_space) {
+    WatchOptions options;
+    options.type = kConfigMaps;
+    options.name_space = name_space;
+    options.selection.fields = "metadata.name!=kube-root-ca.crt";
+    return options;
+  }
+  void take(Change<std::string> change) {
+    const std::lock_guard lock(mutex_);
+    ++changes_;
+    const auto there = now_.find(change.name);
+    if ((change.kind == ChangeKind::kAdded) != (there == now_.end()) ||
+        (change.kind == ChangeKind::kChanged && there->second == change.value)) {
+      nonsense_.push_back(change.name);
+    }
+    if (change.kind == ChangeKind::kRemoved) {
+      now_.erase(change.name);
+    } else {
+      now_[change.name] = change.value;
+    }
+  }
+
+  std::mutex mutex_;
+  std::map<std::string, std::string> now_;
+  std::vector<std::string> nonsense_;
+  std::size_t changes_ = 0;
+  Watcher<std::string> watcher_;
+};
+
+TEST_F(RealApi, CreatesOnceAndRemovesWhatIsMeant) {
+  const auto first = api_->create(kConfigMaps, name_space_, named("a", "1"));
+  ASSERT_TRUE(first.ok()) << first.error().message;
+  EXPECT_FALSE(first->existed);
+  const auto second = api_->create(kConfigMaps, name_space_, named("a", "2"));
+  ASSERT_TRUE(second.ok()) << second.error().message;
+  EXPECT_TRUE(second->existed);
+  EXPECT_EQ(uid(second->object), uid(first->object));
+
+  RemoveOptions other;
+  other.uid = "11111111-2222-3333-4444-555555555555";
+  auto removed = api_->remove(map_named("a"), other);
+  ASSERT_TRUE(removed.ok()) << removed.error().message;
+  EXPECT_EQ(*removed, Removal::kReplaced);
+  other.uid = uid(first->object);
+  EXPECT_EQ(*api_->remove(map_named("a"), other), Removal::kGone);
+  EXPECT_EQ(*api_->remove(map_named("a"), other), Removal::kGone);
+  EXPECT_EQ(api_->get(map_named("a")).error().code, ErrorCode::kNotFound);
+}
+
+TEST_F(RealApi, AppliesAndPatches) {
+  put("a", "1");
+  put("a", "2");
+  ASSERT_TRUE(api_->patch(map_named("a"), PatchType::kMerge, {{"data", {{"w", "3"}}}}).ok());
+  ASSERT_TRUE(api_->patch(map_named("a"), PatchType::kJson,
+                          json::array{json::object{{"op", "remove"}, {"path", "/data/w"}}})
+                  .ok());
+  const auto got = api_->get(map_named("a"));
+  ASSERT_TRUE(got.ok());
+  EXPECT_EQ(to_text(*got->if_contains("data")), R"({"v":"2"})");
+}
+
+TEST_F(RealApi, ADryRunIsCheckedAndKeepsNothing) {
+  WriteOptions dry;
+  dry.dry_run = true;
+  ASSERT_TRUE(api_->create(kConfigMaps, name_space_, named("a", "1"), dry).ok());
+  EXPECT_FALSE(api_->get(map_named("a")).ok());
+  auto pod = named("p");
+  pod["spec"] = {{"containers", json::array{json::object{{"name", "Not A Name"}}}}};
+  const auto refused = api_->create(kPods, name_space_, pod, dry);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code, ErrorCode::kInvalid);
+  EXPECT_THAT(refused.error().message, HasSubstr("spec.containers[0].name"));
+  EXPECT_EQ(api_->last_failure().reason, "Invalid");
+  EXPECT_FALSE(api_->last_failure().causes.empty());
+  EXPECT_EQ(api_->create(kPods, "quad-no-such-namespace", pod, dry).error().code,
+            ErrorCode::kNotFound);
+}
+
+TEST_F(RealApi, SaysWhatIsServedAndAllowed) {
+  const auto served = api_->served("coordination.k8s.io", "v1");
+  ASSERT_TRUE(served.ok()) << served.error().message;
+  EXPECT_THAT(*served, Contains(testing::Field(&ServedResource::plural, "leases")));
+  EXPECT_EQ(api_->served("no.such.group", "v1").error().code, ErrorCode::kNotFound);
+  const auto allowed = api_->may({"create", kPods, "", name_space_, ""});
+  ASSERT_TRUE(allowed.ok()) << allowed.error().message;
+  EXPECT_TRUE(allowed->allowed);
+  EXPECT_THAT(*api_->text("/version"), HasSubstr("gitVersion"));
+}
+
+TEST_F(RealApi, AWatchSeesAllAndNothingTwice) {
+  std::map<std::string, std::string> wanted;
+  for (int i = 0; i < 230; ++i) {  // three pages
+    const auto name = fmt::format("m{}", i);
+    ASSERT_TRUE(api_->create(kConfigMaps, name_space_, named(name, "0")).ok());
+    wanted[name] = "0";
+  }
+  Follower follower(server_, name_space_);
+  ASSERT_TRUE(follower.reaches(wanted));
+  EXPECT_EQ(follower.changes(), 230U);
+  for (int i = 0; i < 230; i += 2) {
+    const auto name = fmt::format("m{}", i);
+    if (i % 4 == 0) {
+      put(name, "1");
+      wanted[name] = "1";
+    } else {
+      ASSERT_TRUE(api_->remove(map_named(name)).ok());
+      wanted.erase(name);
+    }
+  }
+  ASSERT_TRUE(follower.reaches(wanted));
+  EXPECT_EQ(follower.changes(), 230U + 115U);
+  EXPECT_TRUE(follower.nonsense().empty());
+}
+
+TEST_F(RealApi, AWatchOutlivesARestartOfTheApiServer) {
+  if (std::getenv("QUAD_TEST_RESTART") == nullptr) {
+    GTEST_SKIP() << "QUAD_TEST_RESTART is no command";
+  }
+  put("kept", "0");
+  put("gone", "0");
+  Follower follower(server_, name_space_);
+  ASSERT_TRUE(follower.reaches({{"kept", "0"}, {"gone", "0"}}));
+  for (int round = 1; round <= 2; ++round) {
+    ASSERT_NO_FATAL_FAILURE(command("QUAD_TEST_RESTART"));
+    ASSERT_TRUE(eventually([&] { return api_->text("/readyz").ok(); }));
+    if (round == 1) {
+      ASSERT_TRUE(api_->remove(map_named("gone")).ok());
+    }
+    put("kept", std::to_string(round));
+    put("new", std::to_string(round));
+    if (std::getenv("QUAD_TEST_COMPACT") != nullptr) {
+      ASSERT_NO_FATAL_FAILURE(command("QUAD_TEST_COMPACT"));
+    }
+    ASSERT_TRUE(
+        follower.reaches({{"kept", std::to_string(round)}, {"new", std::to_string(round)}}));
+    ASSERT_TRUE(eventually([&] { return follower.state().synced; }));
+  }
+  EXPECT_TRUE(follower.nonsense().empty());
+}
+
+}  // namespace
+}  // namespace quad::kubernetes
