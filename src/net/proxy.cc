@@ -128,7 +128,8 @@ std::string proxy_from_environment(std::string_view url, const Environment& envi
   if (proxy.empty()) {
     return {};
   }
-  for (const auto entry : split(either("NO_PROXY"), ',')) {
+  const auto exceptions = either("NO_PROXY");
+  for (const auto entry : split(exceptions, ',')) {
     if (covers(trim(entry), *server)) {
       return {};
     }

@@ -200,13 +200,13 @@ TEST_F(KubeconfigTest, SaysWhereAFaultIs) {
             "config:11: clusters[0].cluster.certificate-authority-data is not base64.");
   EXPECT_EQ(refusal(std::string(kCluster) + "    insecure-skip-tls-verify: maybe\n", kUser),
             "config:11: clusters[0].cluster.insecure-skip-tls-verify must be true or false, not "
-            "'maybe'.");
+            "\"maybe\".");
   EXPECT_THAT(refusal(std::string(kCluster) + "    proxy-url: socks5://x:1\n", kUser),
               HasSubstr("proxy-url is of no use: 'socks5' proxies are not supported"));
   EXPECT_THAT(refusal(std::string(kCluster) + "    certificate-authority: nowhere.pem\n", kUser),
               HasSubstr("certificate-authority names a file that cannot be read"));
   EXPECT_EQ(refusal(kCluster, "    client-certificate-data: QQ==\n"),
-            "config:13: users[0].user has a client certificate, but no client-key[-data].");
+            "config:14: users[0].user has a client certificate, but no client-key[-data].");
   EXPECT_THAT(refusal(kCluster, "    auth-provider: {name: gcp}\n"),
               HasSubstr("users[0].user.auth-provider is no longer part of Kubernetes"));
   EXPECT_THAT(

@@ -9,6 +9,7 @@
 #include <arpa/inet.h>
 #include <fmt/format.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
 
@@ -138,6 +139,8 @@ class ScriptedServer {
       if (fd < 0) {
         return;
       }
+      const int on = 1;
+      ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
       connections_.emplace_back(fd);
       threads_.emplace_back([this, fd] { serve(fd); });
     }
