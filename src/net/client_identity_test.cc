@@ -373,6 +373,7 @@ TEST_F(CancelTest, ANameIsStillResolved) {
   ASSERT_TRUE(response.ok()) << response.error().message;
   EXPECT_EQ(response->status, 404);
   options.url = "http://quad-no-such-host.invalid:1";
+  options.connect_timeout = Millis(500);
   EXPECT_THAT(HttpClient::create(options).value().get("/").error().message,
               HasSubstr("the name 'quad-no-such-host.invalid' d"));
 }

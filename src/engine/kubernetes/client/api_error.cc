@@ -33,8 +33,6 @@ ErrorCode code_of(int http) {
       return ErrorCode::kExists;
     case 429:
       return ErrorCode::kExhausted;
-    case 504:
-      return ErrorCode::kTimeout;
     default:
       return http >= 500 ? ErrorCode::kUnavailable : ErrorCode::kInternal;
   }

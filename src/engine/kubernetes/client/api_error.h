@@ -40,7 +40,7 @@ struct ApiError {
 
 /// `what` says what was tried: "create pods 'train/a'". Codes: 400, 413 and 422 kInvalid, 401 and
 /// 403 kDenied, 404 and 410 kNotFound, 409 kExists (another object, or another writer), 429
-/// kExhausted, 405, 406 and 415 kUnsupported, 504 kTimeout, other 5xx kUnavailable.
+/// kExhausted, 405, 406 and 415 kUnsupported, 5xx kUnavailable.
 [[nodiscard]] ApiError error_of_status(int http, const json::object& status, std::string_view what);
 /// The same for a body that may be anything.
 [[nodiscard]] ApiError error_of_body(int http, std::string_view body, std::string_view what);

@@ -51,7 +51,7 @@ TEST(ApiError, GivesEachStatusItsCode) {
   EXPECT_EQ(code(410), ErrorCode::kNotFound);
   EXPECT_EQ(code(415), ErrorCode::kUnsupported);
   EXPECT_EQ(code(429), ErrorCode::kExhausted);
-  EXPECT_EQ(code(504), ErrorCode::kTimeout);
+  EXPECT_EQ(code(504), ErrorCode::kUnavailable);
 }
 
 }  // namespace

@@ -59,6 +59,15 @@ std::string_view content_type_of(PatchType type) {
   return "application/json";
 }
 
+/// What went wrong on the way. A silent server is as unavailable as one that is not there.
+ApiError no_answer(Error why, std::string_view what) {
+  why.message = fmt::format("Cannot {}: {}", what, why.message);
+  if (why.code == ErrorCode::kTimeout) {
+    why.code = ErrorCode::kUnavailable;
+  }
+  return {std::move(why), {}};
+}
+
 /// Whether the same request may do better in a moment.
 bool passing(const ApiFailure& failure, bool create) {
   switch (failure.http) {
@@ -189,10 +198,8 @@ Result<std::string> ApiClient::send(const Call& call, bool* repeated) {
         *repeated = true;
       }
     } else {
-      failed.error = response.error();
-      failed.error.message = fmt::format("Cannot {}: {}", call.what, failed.error.message);
-      again = call.repeatable && (failed.error.code == ErrorCode::kUnavailable ||
-                                  failed.error.code == ErrorCode::kTimeout);
+      failed = no_answer(response.error(), call.what);
+      again = call.repeatable && failed.error.code == ErrorCode::kUnavailable;
       if (again && repeated != nullptr) {
         *repeated = true;
       }
@@ -200,8 +207,8 @@ Result<std::string> ApiClient::send(const Call& call, bool* repeated) {
     if (!again || attempt >= options.tries) {
       return fail(std::move(failed));
     }
-    const auto pause =
-        std::max(backoff_.next(), std::min(failed.failure.retry_after, kLongestPause));
+    // The pause of the back-off comes on top of what was asked for, so that not all come at once.
+    const auto pause = std::min(failed.failure.retry_after, kLongestPause) + backoff_.next();
     if (!cancel_->sleep(pause)) {
       return give_up();
     }
@@ -457,9 +464,7 @@ Status ApiClient::stream(const std::string& target, const net::ChunkSink& sink, 
       return give_up();
     }
     if (!response.ok()) {
-      auto failed = response.error();
-      failed.message = fmt::format("Cannot {}: {}", what, failed.message);
-      return fail({std::move(failed), {}});
+      return fail(no_answer(response.error(), what));
     }
     if (response->ok()) {
       return {};

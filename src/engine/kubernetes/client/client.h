@@ -6,15 +6,14 @@
 // ends whatever it waits for with its Cancel.
 //
 // Every wait is bounded: a call makes at most `tries` tries, each at most connect_timeout +
-// read_timeout without a byte, with pauses of at most ten seconds between them. Tried again: what
-// the server put off (429, 503; Retry-After is honoured), its passing troubles (500, 502, 504, a
-// conflict inside a quota), and a broken or refused connection. A 401 makes the credentials anew,
+// read_timeout without a byte, with pauses of at most fifteen seconds between them. Tried again:
+// what the server put off (429, 503; Retry-After is honoured), its passing troubles (500, 502, 504,
+// a conflict inside a quota), and a broken or refused connection. A 401 makes the credentials anew,
 // once. What is not safe to do twice (a JSON patch) is not tried again once it may have arrived.
 //
 // Errors say what was tried and what the server said: kInvalid, kDenied (also without valid
 // credentials), kNotFound, kExists (there already, or a conflict), kExhausted (429), kUnsupported,
-// kTimeout, kUnavailable (no answer, or given up through the Cancel). last_failure() has the
-// details.
+// kUnavailable (no answer, whatever the reason, also a Cancel). last_failure() has the details.
 
 #pragma once
 

@@ -127,9 +127,9 @@ class Mirror final : public ObjectSink {
 
   struct Identity {
     explicit Identity(const json::object& object) {
-      static const json::object kNothing;
+      const json::object nothing;
       const auto* found = get_object(object, "metadata");
-      const auto& metadata = found == nullptr ? kNothing : *found;
+      const auto& metadata = found == nullptr ? nothing : *found;
       key = get_string(metadata, "namespace");
       key += '/';
       key += get_string(metadata, "name");

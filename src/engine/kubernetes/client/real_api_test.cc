@@ -12,6 +12,7 @@
 #include <map>
 #include <mutex>
 
+#include "base/file.h"
 #include "base/text.h"
 #include "engine/kubernetes/client/scripted_server.h"
 #include "engine/kubernetes/client/watch.h"
@@ -224,6 +225,210 @@ TEST_F(RealApi, AWatchSeesAllAndNothingTwice) {
   ASSERT_TRUE(follower.reaches(wanted));
   EXPECT_EQ(follower.changes(), 230U + 115U);
   EXPECT_TRUE(follower.nonsense().empty());
+}
+
+TEST_F(RealApi, AnUnknownTokenIsRefused) {
+  auto access = server_->access();
+  access.login = {};
+  access.login.token = "nonsense";
+  ApiClient stranger(ApiServer::create(access, {}, clock_).value(), cancel_);
+  const auto refused = stranger.get(map_named("a"));
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code, ErrorCode::kDenied);
+  EXPECT_EQ(
+      refused.error().message,
+      fmt::format("Cannot get configmaps '{}/a': Unauthorized (401 Unauthorized).", name_space_));
+}
+
+constexpr ResourceType kBindings{"rbac.authorization.k8s.io", "v1", "clusterrolebindings",
+                                 "ClusterRoleBinding", false};
+constexpr ResourceType kFlowSchemas{"flowcontrol.apiserver.k8s.io", "v1", "flowschemas",
+                                    "FlowSchema", false};
+constexpr ResourceType kPriorityLevels{"flowcontrol.apiserver.k8s.io", "v1",
+                                       "prioritylevelconfigurations", "PriorityLevelConfiguration",
+                                       false};
+
+TEST_F(RealApi, ACallThatPriorityAndFairnessPutsOffIsMadeLater) {
+  const auto user = name_space_;
+  const auto any = json::array{"*"};
+  auto binding = named(user);
+  binding["roleRef"] = {{"apiGroup", "rbac.authorization.k8s.io"},
+                        {"kind", "ClusterRole"},
+                        {"name", "cluster-admin"}};
+  binding["subjects"] = json::array{
+      json::object{{"kind", "User"}, {"apiGroup", "rbac.authorization.k8s.io"}, {"name", user}}};
+  auto level = named(user);
+  level["spec"] = {{"type", "Limited"},
+                   {"limited", json::object{{"nominalConcurrencyShares", 0},
+                                            {"lendablePercent", 0},
+                                            {"borrowingLimitPercent", 0},
+                                            {"limitResponse", json::object{{"type", "Reject"}}}}}};
+  const json::object rule{
+      {"subjects",
+       json::array{json::object{{"kind", "User"}, {"user", json::object{{"name", user}}}}}},
+      {"resourceRules", json::array{json::object{{"verbs", any},
+                                                 {"apiGroups", any},
+                                                 {"resources", any},
+                                                 {"namespaces", any},
+                                                 {"clusterScope", true}}}}};
+  auto schema = named(user);
+  schema["spec"] = {{"priorityLevelConfiguration", json::object{{"name", user}}},
+                    {"matchingPrecedence", 50},
+                    {"rules", json::array{rule}}};
+  for (const auto& [type, object] :
+       {std::pair{kBindings, binding}, std::pair{kPriorityLevels, level},
+        std::pair{kFlowSchemas, schema}}) {
+    const auto made = api_->create(type, "", object);
+    ASSERT_TRUE(made.ok()) << made.error().message;
+  }
+  put("a", "1");
+
+  auto access = server_->access();
+  access.login.impersonation = {{"Impersonate-User", user}};
+  ApiOptions once;
+  once.tries = 1;
+  ApiClient hasty(ApiServer::create(access, once, clock_).value(), cancel_);
+  ASSERT_TRUE(eventually([&] {
+    const auto got = hasty.get(map_named("a"));
+    return !got.ok() && got.error().code == ErrorCode::kExhausted;
+  }));
+  EXPECT_GE(hasty.last_failure().retry_after, Millis(1'000));
+  ApiOptions many;
+  many.tries = 20;
+  ApiClient patient(ApiServer::create(access, many, clock_).value(), cancel_);
+  std::thread other([&] {
+    // Not before it has been put off itself.
+    EXPECT_TRUE(cancel_->sleep(Millis(500)));
+    EXPECT_TRUE(api_->remove({kFlowSchemas, "", user, ""}).ok());
+  });
+  const auto got = patient.get(map_named("a"));
+  other.join();
+  EXPECT_TRUE(got.ok()) << got.error().message;
+  EXPECT_TRUE(api_->remove({kPriorityLevels, "", user, ""}).ok());
+  EXPECT_TRUE(api_->remove({kBindings, "", user, ""}).ok());
+}
+
+/// What of a pod the engine may want.
+struct PodSeen {
+  std::string phase;
+  std::string node;
+  std::string job;
+  bool operator==(const PodSeen&) const = default;
+};
+
+std::optional<PodSeen> see(const json::object& pod) {
+  PodSeen seen;
+  if (const auto* status = get_object(pod, "status"); status != nullptr) {
+    seen.phase = get_string(*status, "phase");
+  }
+  if (const auto* spec = get_object(pod, "spec"); spec != nullptr) {
+    seen.node = get_string(*spec, "nodeName");
+  }
+  if (const auto* labels = get_object(*get_object(pod, "metadata"), "labels"); labels != nullptr) {
+    seen.job = get_string(*labels, "quad.io/job");
+  }
+  return seen;
+}
+
+std::int64_t resident_kib() {
+  const auto status = read_file("/proc/self/status").value_or("");
+  const auto at = status.find("VmRSS:");
+  return at == std::string::npos ? 0 : std::atoll(status.c_str() + at + 6);
+}
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool kOwnMemory = false;
+#else
+constexpr bool kOwnMemory = true;
+#endif
+
+TEST_F(RealApi, AThousandPodsAreMadeByAPoolAndFollowedInLittleMemory) {
+  constexpr int kPodCount = 1'000;
+  constexpr int kWriters = 8;
+  // Pods are admitted once the controllers have made it.
+  ASSERT_TRUE(eventually([&] {
+    return api_->get({kServiceAccounts, name_space_, "default", ""}).ok();
+  }));
+  const auto begun = clock_.now().mono;
+  std::atomic<int> next{0};
+  std::atomic<int> made{0};
+  std::vector<std::thread> writers;
+  for (int i = 0; i < kWriters; ++i) {
+    writers.emplace_back([&] {
+      ApiClient api(server_, cancel_);
+      for (int n = next++; n < kPodCount; n = next++) {
+        json::array variables;
+        for (int v = 0; v < 40; ++v) {
+          variables.push_back(json::object{{"name", fmt::format("QUAD_VARIABLE_{}", v)},
+                                           {"value", "a value of some length, as they are"}});
+        }
+        json::object pod{
+            {"metadata",
+             json::object{{"name", fmt::format("quad-{}-1-0", n)},
+                          {"labels", json::object{{"quad.io/job", std::to_string(n)}}}}},
+            {"spec", json::object{{"restartPolicy", "Never"},
+                                  {"automountServiceAccountToken", false},
+                                  {"containers", json::array{json::object{{"name", "rank"},
+                                                                          {"image", "quad/none"},
+                                                                          {"env", variables}}}}}}};
+        const auto created = api.create(kPods, name_space_, pod);
+        made += created.ok() && !created->existed ? 1 : 0;
+      }
+    });
+  }
+  for (auto& writer : writers) {
+    writer.join();
+  }
+  ASSERT_EQ(made, kPodCount);
+  const auto written = clock_.now().mono;
+  WatchOptions options;
+  options.type = kPods;
+  options.name_space = name_space_;
+  const auto before = resident_kib();
+  std::atomic<int> seen{0};
+  Watcher<PodSeen> watcher(server_, options, see, [&](const Change<PodSeen>&) { ++seen; });
+  ASSERT_TRUE(watcher.start().ok());
+  ASSERT_TRUE(watcher.wait_synced(Millis(60'000)).ok());
+  const auto synced = clock_.now().mono;
+  EXPECT_GE(seen, kPodCount);
+  const auto grown = resident_kib() - before;
+  fmt::print("{} pods by {} writers in {}, followed after {}; {} KiB more\n", kPodCount, kWriters,
+             format_duration(written - begun), format_duration(synced - written), grown);
+  if (kOwnMemory) {
+    EXPECT_LE(grown, 16 * 1024);
+  }
+  watcher.stop();
+}
+
+TEST_F(RealApi, AVersionThatIsCompactedAwayIsGone) {
+  if (std::getenv("QUAD_TEST_RESTART") == nullptr || std::getenv("QUAD_TEST_COMPACT") == nullptr) {
+    GTEST_SKIP() << "QUAD_TEST_RESTART and QUAD_TEST_COMPACT are no commands";
+  }
+  put("a", "1");
+  const auto got = api_->get(map_named("a"));
+  ASSERT_TRUE(got.ok()) << got.error().message;
+  const std::string old(get_string(*get_object(*got, "metadata"), "resourceVersion"));
+  const std::string target = collection_path(kConfigMaps, name_space_) +
+                             "?watch=true&timeoutSeconds=5&resourceVersion=" + old;
+  put("a", "2");
+  ASSERT_NO_FATAL_FAILURE(command("QUAD_TEST_COMPACT"));
+  ASSERT_NO_FATAL_FAILURE(command("QUAD_TEST_RESTART"));
+  ASSERT_TRUE(eventually([&] { return api_->text("/readyz").ok(); }));
+  std::string lines;
+  const auto done = api_->stream(
+      target,
+      [&](std::string_view piece) {
+        lines += piece;
+        return true;
+      },
+      Millis(20'000), [] {});
+  // Both forms are in use.
+  if (done.ok()) {
+    EXPECT_THAT(lines, HasSubstr("\"type\":\"ERROR\""));
+    EXPECT_THAT(lines, HasSubstr("\"code\":410"));
+  } else {
+    EXPECT_EQ(api_->last_failure().http, 410) << done.error().message;
+  }
 }
 
 TEST_F(RealApi, AWatchOutlivesARestartOfTheApiServer) {

@@ -64,7 +64,7 @@ class WatchLoop {
   Status start();
   void stop();
   [[nodiscard]] WatchState state() const;
-  /// Waits for the first sync; the error is the trouble.
+  /// Waits for the first sync, after start(); the error is the trouble.
   [[nodiscard]] Status wait_synced(Millis timeout) const;
 
  private:
