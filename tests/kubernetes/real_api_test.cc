@@ -1,7 +1,7 @@
-// Against a real kube-apiserver: what no scripted server can vouch for. Runs where
-// QUAD_TEST_KUBECONFIG names a kubeconfig of a cluster that may be written to (each test has a
-// namespace of its own); QUAD_TEST_RESTART may be a command that restarts its API server, and
-// QUAD_TEST_COMPACT one that compacts its etcd.
+// The Kubernetes client against a real kube-apiserver: what no scripted server can vouch for. Runs
+// where QUAD_TEST_KUBECONFIG names a kubeconfig of a cluster that may be written to (each test has
+// a namespace of its own); QUAD_TEST_RESTART may be a command that restarts its API server, and
+// QUAD_TEST_COMPACT one that compacts its etcd. test_api_client.py sees to all of these.
 
 #include <fmt/format.h>
 #include <gmock/gmock.h>
