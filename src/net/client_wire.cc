@@ -339,7 +339,8 @@ bool Wire::answer_waiting() {
 
 namespace {
 
-/// A dead machine or network is noticed within half a minute, while idle as well as while sending.
+/// A dead machine or network is noticed within half a minute, also by who only listens. (What is
+/// sent and not taken is up to the caller's timeout: a server that stands still is not dead.)
 void watch_over(int fd) {
   const auto set = [fd](int level, int name, int value) {
     setsockopt(fd, level, name, &value, sizeof value);
@@ -349,7 +350,6 @@ void watch_over(int fd) {
   set(IPPROTO_TCP, TCP_KEEPIDLE, 15);
   set(IPPROTO_TCP, TCP_KEEPINTVL, 5);
   set(IPPROTO_TCP, TCP_KEEPCNT, 3);
-  set(IPPROTO_TCP, TCP_USER_TIMEOUT, 30'000);
 }
 
 Result<UniqueFd> connect_socket(const ServerAddress& address, const ClientOptions& options) {
