@@ -22,23 +22,23 @@ def test_program():
 
 
 class ApiClient(unittest.TestCase):
-    def testbed(self, *words):
+    def on_testbed(self, *words):
         return [str(TESTBED), "--dir", str(self.folder), *words]
 
     @unittest.skipUnless(os.geteuid() == 0, "a testbed of Kubernetes needs root")
     def test_it_holds_against_a_real_api_server(self):
         self.folder = Path(tempfile.mkdtemp(prefix="quad-api-"))
         self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
-        self.addCleanup(subprocess.run, self.testbed("down"), check=True)
-        up = subprocess.run(self.testbed("up", "--nodes", "0"), check=True, stdout=subprocess.PIPE, text=True)
-        restart = f"{shlex.join(self.testbed('apiserver', 'stop'))} && {shlex.join(self.testbed('apiserver', 'start'))}"
+        self.addCleanup(subprocess.run, self.on_testbed("down"), check=True)
+        up = subprocess.run(self.on_testbed("up", "--nodes", "0"), check=True, stdout=subprocess.PIPE, text=True)
+        restart = f"{shlex.join(self.on_testbed('apiserver', 'stop'))} && {shlex.join(self.on_testbed('apiserver', 'start'))}"
         done = subprocess.run(
             [test_program()],
             env=os.environ
             | {
                 "QUAD_TEST_KUBECONFIG": up.stdout.split()[-1],
                 "QUAD_TEST_RESTART": restart,
-                "QUAD_TEST_COMPACT": shlex.join(self.testbed("etcd", "compact")),
+                "QUAD_TEST_COMPACT": shlex.join(self.on_testbed("etcd", "compact")),
             },
             capture_output=True,
             text=True,
