@@ -50,6 +50,7 @@ class Reader {
       config.kubernetes.push_back(read_kubernetes(name, config));
     }
     check_no_engine_twice(config);
+    refuse_secrets();
     return config;
   }
 
@@ -276,7 +277,6 @@ class Reader {
     if (env != nullptr) {
       for (const spec::Entry& entry : env->entries) {
         out.env.emplace_back(entry.key.text, entry.value.text);
-        refuse_secret(key + ".env", entry.key.text, entry.value);
       }
     }
     return out;
@@ -338,9 +338,6 @@ class Reader {
     }
     out.autoscaler = spec::to_lower(text(e + "autoscaler"));
     out.hot_tier = hot_tier(e + "hot_tier", config.hot_tier);
-    if (const Node* pod = settings_.value(e + "pod_config")) {
-      refuse_secrets(*pod, e + "pod_config");
-    }
     return out;
   }
 
@@ -384,6 +381,24 @@ class Reader {
     }
   }
 
+  /// Secrets stand in clear nowhere: not in what is merged into pods either.
+  void refuse_secrets() {
+    std::set<std::pair<int, int>> seen;  // engines have the very values of `kubernetes`
+    const auto& all = settings_.all();
+    for (auto setting = all.rbegin(); setting != all.rend(); ++setting) {
+      const spec::Mark mark = setting->value.mark;
+      if (setting->layer != Setting::Layer::kFile || !seen.emplace(mark.line, mark.column).second) {
+        continue;
+      }
+      if (setting->pattern == "engines.NAME.pod_config") {
+        refuse_secrets_in(setting->value, setting->key);
+      } else if (setting->pattern == "engines.NAME.rdma.env") {
+        for (const spec::Entry& entry : setting->value.entries) {
+          refuse_secret(setting->key, spec::json_key(entry.key), entry.value);
+        }
+      }
+    }
+  }
   void refuse_secret(const std::string& path, const std::string& name, const Node& value) {
     if (is_secret_name(name) && value.is_string() && !value.text.empty()) {
       issues_.fail(path, value.mark,
@@ -392,17 +407,17 @@ class Reader {
                                path, name));
     }
   }
-  void refuse_secrets(const Node& node, const std::string& path) {
+  void refuse_secrets_in(const Node& node, const std::string& path) {
     const Node* name = node.find_value("name");
     const Node* value = node.find_value("value");
     if (name != nullptr && value != nullptr && name->is_string()) {
       refuse_secret(path, name->text, *value);
     }
     for (const spec::Entry& entry : node.entries) {
-      refuse_secrets(entry.value, spec::join_path(path, spec::json_key(entry.key)));
+      refuse_secrets_in(entry.value, spec::join_path(path, spec::json_key(entry.key)));
     }
     for (std::size_t i = 0; i < node.items.size(); ++i) {
-      refuse_secrets(node.items[i], fmt::format("{}[{}]", path, i));
+      refuse_secrets_in(node.items[i], fmt::format("{}[{}]", path, i));
     }
   }
 

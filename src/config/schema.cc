@@ -36,16 +36,21 @@ void add_map(const Rule& rule, const std::string& pattern, json::object& out) {
       rule.item ? schema_of(*rule.item, pattern_below(pattern, "NAME")) : json::value(false);
 }
 
+json::value plain(double bound) {
+  const auto whole = static_cast<std::int64_t>(bound);
+  return static_cast<double>(whole) == bound ? json::value(whole) : json::value(bound);
+}
+
 void add_number(const Rule& rule, json::object& out) {
   out["type"] = rule.kind == Rule::Kind::kInteger ? "integer" : "number";
   if (rule.least) {
-    out["minimum"] = *rule.least;
+    out["minimum"] = plain(*rule.least);
   }
   if (rule.above) {
-    out["exclusiveMinimum"] = *rule.above;
+    out["exclusiveMinimum"] = plain(*rule.above);
   }
   if (rule.most) {
-    out["maximum"] = *rule.most;
+    out["maximum"] = plain(*rule.most);
   }
 }
 

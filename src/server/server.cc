@@ -193,12 +193,8 @@ Status serve(const ServeOptions& options) {
   QUAD_ASSIGN(const std::string attempt_key, load_or_make_key(app.data_dir / "attempt.key"));
   QUAD_ASSIGN(const std::string socket, socket_path(app.data_dir));
   app.jobs = config.jobs;
-  app.hot = config.hot_tier.host_path;
-  if (app.hot.empty()) {
-    app.hot = (app.data_dir / "hot").string();
-  } else {
-    QUAD_TRY(make_folders(app.hot, 0700));
-  }
+  app.hot = config.hot_tier.host_path.empty() ? (app.data_dir / "hot").string()
+                                              : config.hot_tier.host_path;
   app.logs = std::make_unique<LogStore>(app.data_dir / "logs");
 
   const std::uint64_t open_files = raise_open_files();
@@ -223,6 +219,7 @@ Status serve(const ServeOptions& options) {
   const config::Local& machine = *config.local;
   engine::LocalOptions local;
   local.data_dir = app.data_dir;
+  local.hot = app.hot;
   local.runner = options.runner;
   local.server_url = runners_url(config, listened, socket, port);
   local.server_ca = config.tls.ca.empty() ? "" : fs::absolute(config.tls.ca).string();
