@@ -114,6 +114,12 @@ TEST(Config, BoundsTimes) {
   EXPECT_EQ(config_of("node_lost_after: 2s\n").suspect_after, Millis(2'000));
 }
 
+TEST(Config, TakesNoNumberThatIsNone) {
+  EXPECT_EQ(fault_of("node_lost_after: .nan\n").key, "node_lost_after");
+  EXPECT_EQ(fault_of("strict_lease: .inf\n").key, "strict_lease");
+  EXPECT_EQ(fault_of(engine("    write_rate: .nan\n")).key, "engines.west.write_rate");
+}
+
 TEST(Config, ListensBeyondLoopbackOnlyWithTls) {
   EXPECT_THAT(fault_of("listen: 0.0.0.0\n").message, HasSubstr("would show tokens"));
   EXPECT_THAT(fault_of("tls: {key: /k}\n").message, HasSubstr("belong together"));

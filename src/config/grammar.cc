@@ -170,14 +170,16 @@ RuleRef kubernetes() {
 }
 
 RuleRef jobs() {
-  return group("jobs", {{"defaults", group("jobs.defaults", {{"image", image()},
-                                                             {"cpus", amount()},
-                                                             {"memory", size()},
-                                                             {"cpus_per_gpu", amount()},
-                                                             {"memory_per_gpu", size()},
-                                                             {"max_duration", duration()}})},
-                        {"limits", group("jobs.limits", {{"max_duration", duration()},
-                                                         {"active_per_user", spec::integer(1)}})}});
+  return group(
+      "jobs",
+      {{"defaults", group("jobs.defaults", {{"image", image()},
+                                            {"cpus", amount()},
+                                            {"memory", size()},
+                                            {"cpus_per_gpu", amount()},
+                                            {"memory_per_gpu", size()},
+                                            {"max_duration", duration()}})},
+       {"limits", group("jobs.limits", {{"max_duration", duration()},
+                                        {"active_per_user", spec::integer(1, 1'000'000)}})}});
 }
 
 Rule build() {

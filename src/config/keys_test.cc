@@ -81,6 +81,23 @@ TEST(Keys, HaveADefaultOrSayWhatHappensWithoutAndAnExampleThatTheGrammarAccepts)
   }
 }
 
+TEST(Keys, WhateverStandsThereAFaultSaysWhere) {
+  for (const Key& key : keys()) {
+    for (const char* value :
+         {"true", "-5", "1e400", "99999999999999999999", ".nan", ".inf", "''", "x y", "[1, [2]]",
+          "{a: {b: 1}}", "2024-01-02", "!!binary aGk=", "[]", "{}", "~"}) {
+      for (std::string pattern : {std::string(key.pattern), std::string(key.pattern) + ".x",
+                                  std::string(key.pattern.substr(0, key.pattern.rfind('.')))}) {
+        const Loaded loaded = read_config(file_with(pattern, value));
+        for (const spec::Diagnostic& one : loaded.errors) {
+          EXPECT_FALSE(one.key.empty()) << pattern << ": " << value;
+          EXPECT_GT(one.line, 0) << pattern << ": " << value << ": " << one.message;
+        }
+      }
+    }
+  }
+}
+
 TEST(Keys, TheDocumentationHasTheTable) {
   const std::string page = read_file(kSource / "docs" / "configuration.md").value();
   const std::string table = markdown_table();

@@ -1,11 +1,13 @@
 // Settings → Config: each value in its own type, and the checks that no single key can tell.
 
 #include <algorithm>
+#include <cmath>
 #include <set>
 
 #include <fmt/format.h>
 
 #include "base/text.h"
+#include "config/checks.h"
 #include "config/config.h"
 #include "config/keys.h"
 #include "config/resolve.h"
@@ -25,6 +27,14 @@ bool is_loopback(std::string_view address) {
   return address == "localhost" || address == "::1" || address.starts_with("127.");
 }
 
+/// A number that the grammar has let pass as an integer; empty for any other.
+std::optional<std::int64_t> whole(const Node& node) {
+  constexpr double kMost = 2e9;
+  return node.is_number() && std::abs(node.number) <= kMost
+             ? std::optional(static_cast<std::int64_t>(node.number))
+             : std::nullopt;
+}
+
 class Reader {
  public:
   Reader(const Settings& settings, spec::Issues& issues) : settings_(settings), issues_(issues) {}
@@ -32,9 +42,7 @@ class Reader {
   Config read() {
     Config config;
     config.listen = text("listen");
-    if (const Node* port = settings_.value("port")) {
-      config.port = static_cast<int>(port->number);
-    }
+    config.port = static_cast<int>(integer("port").value_or(-1));
     config.url = text("url");
     config.tls = {text("tls.certificate"), text("tls.key"), text("tls.ca")};
     check_access(config);
@@ -50,7 +58,7 @@ class Reader {
       config.kubernetes.push_back(read_kubernetes(name, config));
     }
     check_no_engine_twice(config);
-    refuse_secrets();
+    check_finite();
     return config;
   }
 
@@ -62,6 +70,10 @@ class Reader {
   bool flag(const std::string& key) const {
     const Node* value = settings_.value(key);
     return value != nullptr && value->is_bool() && value->boolean;
+  }
+  std::optional<std::int64_t> integer(const std::string& key) const {
+    const Node* value = settings_.value(key);
+    return value != nullptr ? whole(*value) : std::nullopt;
   }
   std::optional<Millis> duration(const std::string& key) const {
     const Node* value = settings_.value(key);
@@ -210,9 +222,7 @@ class Reader {
                      bytes(d + "memory"),         milli(d + "cpus_per_gpu"),
                      bytes(d + "memory_per_gpu"), positive(d + "max_duration")};
     jobs.limits.max_duration = positive("jobs.limits.max_duration");
-    if (const Node* most = settings_.value("jobs.limits.active_per_user")) {
-      jobs.limits.active_per_user = static_cast<std::int64_t>(most->number);
-    }
+    jobs.limits.active_per_user = integer("jobs.limits.active_per_user");
     const auto& limit = jobs.limits.max_duration;
     auto& standard = jobs.defaults.max_duration;
     if (limit && standard && *standard > *limit) {
@@ -228,9 +238,7 @@ class Reader {
   Local read_local() {
     Local local;
     const std::string e = "engines.local.";
-    if (const Node* nodes = settings_.value(e + "nodes")) {
-      local.nodes = static_cast<int>(nodes->number);
-    }
+    local.nodes = static_cast<int>(integer(e + "nodes").value_or(0));
     local.gpus = text(e + "gpus");
     local.cpu_milli = milli(e + "cpus");
     local.memory_bytes = bytes(e + "memory");
@@ -270,7 +278,7 @@ class Reader {
         out.resources.emplace_back(item.text, 1);
       }
       for (const spec::Entry& entry : resources->entries) {
-        out.resources.emplace_back(entry.key.text, static_cast<std::int64_t>(entry.value.number));
+        out.resources.emplace_back(entry.key.text, whole(entry.value).value_or(0));
       }
     }
     out.networks = text(key + ".networks");
@@ -328,9 +336,7 @@ class Reader {
     if (const Node* rate = settings_.value(e + "write_rate")) {
       out.write_rate = rate->number;
     }
-    if (const Node* burst = settings_.value(e + "write_burst")) {
-      out.write_burst = static_cast<int>(burst->number);
-    }
+    out.write_burst = static_cast<int>(integer(e + "write_burst").value_or(0));
     out.out_of_service_taint = flag(e + "out_of_service_taint");
     const Node* patience = settings_.value(e + "provision_timeout");
     if (patience != nullptr && !(patience->is_number() && patience->number < 0)) {
@@ -366,6 +372,16 @@ class Reader {
     }
   }
 
+  /// The grammar lets NaN pass, as Python does.
+  void check_finite() {
+    for (const Setting& one : settings_.all()) {
+      if (one.value.kind == Node::Kind::kFloat && !std::isfinite(one.value.number)) {
+        fail(one.key,
+             fmt::format("{} must be a number, not {}", spelled(one.key), spec::shown(one.value)));
+      }
+    }
+  }
+
   /// Two engines on one namespace would each take the other's pods for left-overs.
   void check_no_engine_twice(const Config& config) {
     std::set<std::string> seen;
@@ -381,97 +397,11 @@ class Reader {
     }
   }
 
-  /// Secrets stand in clear nowhere: not in what is merged into pods either.
-  void refuse_secrets() {
-    std::set<std::pair<int, int>> seen;  // engines have the very values of `kubernetes`
-    const auto& all = settings_.all();
-    for (auto setting = all.rbegin(); setting != all.rend(); ++setting) {
-      const spec::Mark mark = setting->value.mark;
-      if (setting->layer != Setting::Layer::kFile || !seen.emplace(mark.line, mark.column).second) {
-        continue;
-      }
-      if (setting->pattern == "engines.NAME.pod_config") {
-        refuse_secrets_in(setting->value, setting->key);
-      } else if (setting->pattern == "engines.NAME.rdma.env") {
-        for (const spec::Entry& entry : setting->value.entries) {
-          refuse_secret(setting->key, spec::json_key(entry.key), entry.value);
-        }
-      }
-    }
-  }
-  void refuse_secret(const std::string& path, const std::string& name, const Node& value) {
-    if (is_secret_name(name) && value.is_string() && !value.text.empty()) {
-      issues_.fail(path, value.mark,
-                   fmt::format("{} holds the secret {} in clear; put it in a Secret of the cluster "
-                               "and name that with valueFrom.secretKeyRef",
-                               path, name));
-    }
-  }
-  void refuse_secrets_in(const Node& node, const std::string& path) {
-    const Node* name = node.find_value("name");
-    const Node* value = node.find_value("value");
-    if (name != nullptr && value != nullptr && name->is_string()) {
-      refuse_secret(path, name->text, *value);
-    }
-    for (const spec::Entry& entry : node.entries) {
-      refuse_secrets_in(entry.value, spec::join_path(path, spec::json_key(entry.key)));
-    }
-    for (std::size_t i = 0; i < node.items.size(); ++i) {
-      refuse_secrets_in(node.items[i], fmt::format("{}[{}]", path, i));
-    }
-  }
-
   static constexpr std::int64_t kMostBytes = 1'000'000'000'000'000'000;
   const Settings& settings_;
   spec::Issues& issues_;
   spec::Mark engine_mark_;  ///< of the engine that is read, for what it lacks
 };
-
-/// Keys of SkyPilot's configuration that Quad has no use for: why, and what there is instead.
-void explain_others(const Node& root, spec::Issues& issues) {
-  struct Other {
-    std::string_view group, key, why;
-  };
-  constexpr Other kOthers[] = {
-      {"kubernetes", "networking", "Quad reaches ranks through its runner"},
-      {"kubernetes", "ports", "ports of a task become a Service"},
-      {"kubernetes", "kueue", "Quad itself queues and places gangs"},
-      {"kubernetes", "dws", "Quad itself queues and places gangs"},
-      {"kubernetes", "quota", "limits stand under jobs.limits"},
-      {"kubernetes", "remote_identity", "pods get no service account"},
-      {"kubernetes", "allowed_nodes", "write node_selector"},
-      {"kubernetes", "high_availability", "jobs outlive the server"},
-      {"kubernetes", "set_pod_resource_limits", "pods always have limits"},
-      {"kubernetes", "post_provision_runcmd", "write it under setup of the task"},
-      {"", "allowed_clouds", "name what there is under engines"},
-      {"", "api_server", "the client has --server and QUAD_SERVER"},
-      {"", "admin_policy", "limits stand under jobs.limits"},
-      {"", "workspaces", "there is one workspace"},
-      {"", "rbac", "roles belong to tokens: quad token create --role"},
-      {"", "logs", "the server keeps all output itself"},
-      {"", "data_dir", "give --data-dir or QUAD_DATA_DIR"},
-      {"", "token", "tokens are made with quad token create"},
-  };
-  for (const Other& other : kOthers) {
-    const Node* group = other.group.empty() ? &root : root.find_value(other.group);
-    const Node* found = group == nullptr ? nullptr : group->find(other.key);
-    if (found != nullptr) {
-      const std::string path = spec::join_path(std::string(other.group), other.key);
-      issues.fail(path, found->mark, fmt::format("{} is not for here: {}", path, other.why));
-    }
-  }
-}
-
-/// Takes out what explain_others() has spoken of, so that it is not told twice.
-void drop_explained(Node& root, const spec::Issues& issues) {
-  for (const spec::Diagnostic& one : issues.errors()) {
-    const std::size_t dot = one.key.find('.');
-    Node* group = dot == std::string::npos ? &root : root.find(one.key.substr(0, dot));
-    if (group != nullptr) {
-      group->erase(one.key.substr(dot == std::string::npos ? 0 : dot + 1));
-    }
-  }
-}
 
 /// Flags for an engine that the file leaves out would count for nothing.
 void check_overrides(const Settings& settings, const std::vector<Override>& overrides,
@@ -512,17 +442,18 @@ Loaded read_config(std::string_view yaml, const std::vector<Override>& overrides
     return out;
   }
   explain_others(root, issues);
-  drop_explained(root, issues);
   drop_empty(root, config_rule());
   spec::check(root, config_rule(), "", issues);
   const Settings settings(root, overrides);
   check_overrides(settings, overrides, issues);
   out.config = Reader(settings, issues).read();
+  refuse_secrets(settings, issues);
   out.settings = settings.all();
   out.errors = issues.errors();
   out.warnings = issues.warnings();
-  std::stable_sort(out.errors.begin(), out.errors.end(),
-                   [](const auto& a, const auto& b) { return a.line < b.line; });
+  std::stable_sort(out.errors.begin(), out.errors.end(), [](const auto& a, const auto& b) {
+    return std::pair(a.line, a.column) < std::pair(b.line, b.column);
+  });
   return out;
 }
 

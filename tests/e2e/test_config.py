@@ -52,8 +52,8 @@ class Verbs(quadtest.TestCase):
         self.assertEqual((code, out), (1, ""))
         places = [line.removeprefix(f"{self.data}/config.yaml:").split(": ")[:3] for line in err.splitlines()]
         self.assertEqual(places, [
-            ["1:1", "error", "lisen"], ["2:7", "error", "port"], ["3:30", "error", "tls.key"],
-            ["5:3", "error", "engines.west.server_url"], ["5:42", "error", "engines.west.write_rate"],
+            ["1:1", "error", "lisen"], ["2:7", "error", "port"], ["3:29", "error", "tls.key"],
+            ["5:3", "error", "engines.west.server_url"], ["5:41", "error", "engines.west.write_rate"],
         ])  # fmt: skip
         self.assertIn("did you mean listen?", err)
         code, out, _ = self.config("check", "-o", "json")
@@ -196,7 +196,7 @@ class Served(quadtest.TestCase):
         server = self.configured(BAD, start=False)
         code, _, err = server.quad("serve", "--port", "0")
         self.assertEqual(code, 2)
-        self.assertIn("The configuration has 4 errors; the first is", err)  # --port goes before the wrong one
+        self.assertIn("The configuration has 5 errors; the first is", err)
         self.assertNotIn("hunter2", err)
         (server.data / "config.yaml").write_text("port: x\n")
         code, _, err = server.quad("status")

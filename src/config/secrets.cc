@@ -1,10 +1,15 @@
-// What of a setting may be shown.
+// What is secret, what of a setting may be shown, and what may not stand there.
+
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <array>
+#include <set>
 
 #include "base/text.h"
+#include "config/checks.h"
 #include "config/config.h"
+#include "spec/grammar.h"
 #include "spec/letters.h"
 
 namespace quad::config {
@@ -53,7 +58,49 @@ json::value redacted(const json::value& value) {
   return out;
 }
 
+void refuse_secret(const std::string& path, const std::string& name, const spec::Node& value,
+                   spec::Issues& issues) {
+  if (is_secret_name(name) && value.is_string() && !value.text.empty()) {
+    issues.fail(path, value.mark,
+                fmt::format("{} holds the secret {} in clear; put it in a Secret of the cluster "
+                            "and name that with valueFrom.secretKeyRef",
+                            path, name));
+  }
+}
+
+/// Every {name: …, value: …} below.
+void refuse_secrets_in(const spec::Node& node, const std::string& path, spec::Issues& issues) {
+  const spec::Node* name = node.find_value("name");
+  const spec::Node* value = node.find_value("value");
+  if (name != nullptr && value != nullptr && name->is_string()) {
+    refuse_secret(path, name->text, *value, issues);
+  }
+  for (const spec::Entry& entry : node.entries) {
+    refuse_secrets_in(entry.value, spec::join_path(path, spec::json_key(entry.key)), issues);
+  }
+  for (std::size_t i = 0; i < node.items.size(); ++i) {
+    refuse_secrets_in(node.items[i], fmt::format("{}[{}]", path, i), issues);
+  }
+}
+
 }  // namespace
+
+void refuse_secrets(const Settings& settings, spec::Issues& issues) {
+  std::set<std::pair<int, int>> seen;  // engines have the very values of `kubernetes`
+  for (auto setting = settings.all().rbegin(); setting != settings.all().rend(); ++setting) {
+    const spec::Mark mark = setting->value.mark;
+    if (setting->layer != Setting::Layer::kFile || !seen.emplace(mark.line, mark.column).second) {
+      continue;
+    }
+    if (setting->pattern == "engines.NAME.pod_config") {
+      refuse_secrets_in(setting->value, setting->key, issues);
+    } else if (setting->pattern == "engines.NAME.rdma.env") {
+      for (const spec::Entry& entry : setting->value.entries) {
+        refuse_secret(setting->key, spec::json_key(entry.key), entry.value, issues);
+      }
+    }
+  }
+}
 
 bool is_secret_name(std::string_view name) {
   constexpr std::array<std::string_view, 8> kWords = {
