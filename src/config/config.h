@@ -148,8 +148,10 @@ struct Loaded {
   [[nodiscard]] bool ok() const { return errors.empty(); }
 };
 
-/// Never fails otherwise than by `errors`. An empty text is a file that says nothing.
-Loaded read_config(std::string_view yaml, const std::vector<Override>& overrides = {});
+/// Never fails otherwise than by `errors`. An empty text is a file that says nothing. Relative
+/// paths in it begin at `folder`, the file's own; those of flags are left as they are.
+Loaded read_config(std::string_view yaml, const std::vector<Override>& overrides = {},
+                   std::string_view folder = {});
 
 /// What counts where nothing is said.
 const Config& default_config();

@@ -126,6 +126,13 @@ TEST(Config, ListensBeyondLoopbackOnlyWithTls) {
   EXPECT_EQ(config_of("listen: 0.0.0.0\ntls: {key: /k, certificate: /c}\n").tls.key, "/k");
 }
 
+TEST(Config, NoPathBeginsAtAHomeFolder) {
+  EXPECT_EQ(
+      fault_of("engines: {a: {image: i, server_url: 'http://q', kubeconfig: ~/.kube/config}}\n")
+          .key,
+      "engines.a.kubeconfig");
+}
+
 TEST(Config, HasOneHotTier) {
   EXPECT_THAT(fault_of("hot_tier: {pvc: a, host_path: /b}\n").message,
               HasSubstr("host_path and pvc"));

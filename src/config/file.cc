@@ -58,7 +58,11 @@ Loaded load(const Source& source, const std::vector<Override>& overrides) {
                     name));
   }
   const auto text = read_file(source.path, kMostBytes);
-  return text.ok() ? read_config(*text, overrides) : unreadable(text.error().message);
+  if (!text.ok()) {
+    return unreadable(text.error().message);
+  }
+  std::error_code failure;
+  return read_config(*text, overrides, fs::absolute(source.path, failure).parent_path().string());
 }
 
 }  // namespace quad::config

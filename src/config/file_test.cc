@@ -54,6 +54,17 @@ TEST_F(File, IsRead) {
   EXPECT_EQ(load(find_source("", folder_)).config.port, 8080);
 }
 
+TEST_F(File, RelativePathsInItBeginAtItsFolder) {
+  const fs::path path =
+      write("config.yaml", "tls: {certificate: a.pem, key: /k, ca: sub/ca.pem}\n");
+  const auto tls = load({path, true}).config.tls;
+  EXPECT_EQ(tls.certificate, (folder_ / "a.pem").string());
+  EXPECT_EQ(tls.key, "/k");
+  EXPECT_EQ(tls.ca, (folder_ / "sub/ca.pem").string());
+  const std::vector<Override> flags = {{"tls.ca", spec::Node::make_string("ca.pem"), "--tls-ca"}};
+  EXPECT_EQ(load({path, true}, flags).config.tls.ca, "ca.pem");
+}
+
 TEST_F(File, IsNotWritableByEverybody) {
   const fs::path path = write("config.yaml", "port: 8080\n");
   ASSERT_EQ(::chmod(path.c_str(), 0666), 0);

@@ -10,7 +10,7 @@ using spec::Rule;
 using spec::RuleRef;
 
 RuleRef path() {
-  return spec::text_matching(is_path, "the path of a file");
+  return spec::text_matching(is_path, "the path of a file, without ~");
 }
 /// Of a file that holds a secret: who writes the secret itself there must not see it in a message.
 RuleRef path_of_secret() {

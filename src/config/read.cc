@@ -37,14 +37,15 @@ std::optional<std::int64_t> whole(const Node& node) {
 
 class Reader {
  public:
-  Reader(const Settings& settings, spec::Issues& issues) : settings_(settings), issues_(issues) {}
+  Reader(const Settings& settings, std::string_view folder, spec::Issues& issues)
+      : settings_(settings), folder_(folder), issues_(issues) {}
 
   Config read() {
     Config config;
     config.listen = text("listen");
     config.port = static_cast<int>(integer("port").value_or(-1));
     config.url = text("url");
-    config.tls = {text("tls.certificate"), text("tls.key"), text("tls.ca")};
+    config.tls = {path("tls.certificate"), path("tls.key"), path("tls.ca")};
     check_access(config);
     config.runners_over_tcp = flag("runners_over_tcp");
     read_times(config);
@@ -66,6 +67,13 @@ class Reader {
   std::string text(const std::string& key) const {
     const Node* value = settings_.value(key);
     return value != nullptr && value->is_string() ? value->text : "";
+  }
+  std::string path(const std::string& key) const {
+    const Setting* setting = settings_.find(key);
+    const std::string written = text(key);
+    const bool from_folder = setting != nullptr && setting->layer == Setting::Layer::kFile &&
+                             !written.empty() && written.front() != '/' && !folder_.empty();
+    return from_folder ? fmt::format("{}/{}", folder_, written) : written;
   }
   bool flag(const std::string& key) const {
     const Node* value = settings_.value(key);
@@ -307,7 +315,7 @@ class Reader {
     engine_mark_ = settings_.mark_of(name);
     out.name = name;
     out.in_cluster = flag(e + "in_cluster");
-    out.kubeconfig = text(e + "kubeconfig");
+    out.kubeconfig = path(e + "kubeconfig");
     out.context = settings_.context_of(name);
     out.namespace_ = text(e + "namespace");
     out.image = text(e + "image");
@@ -399,6 +407,7 @@ class Reader {
 
   static constexpr std::int64_t kMostBytes = 1'000'000'000'000'000'000;
   const Settings& settings_;
+  std::string_view folder_;
   spec::Issues& issues_;
   spec::Mark engine_mark_;  ///< of the engine that is read, for what it lacks
 };
@@ -418,7 +427,8 @@ void check_overrides(const Settings& settings, const std::vector<Override>& over
 
 }  // namespace
 
-Loaded read_config(std::string_view yaml, const std::vector<Override>& overrides) {
+Loaded read_config(std::string_view yaml, const std::vector<Override>& overrides,
+                   std::string_view folder) {
   Loaded out;
   spec::YamlStream stream = spec::read_yaml(yaml);
   if (stream.error) {
@@ -446,7 +456,7 @@ Loaded read_config(std::string_view yaml, const std::vector<Override>& overrides
   spec::check(root, config_rule(), "", issues);
   const Settings settings(root, overrides);
   check_overrides(settings, overrides, issues);
-  out.config = Reader(settings, issues).read();
+  out.config = Reader(settings, folder, issues).read();
   refuse_secrets(settings, issues);
   out.settings = settings.all();
   out.errors = issues.errors();

@@ -38,7 +38,7 @@ constexpr std::size_t kLongestName = 253;
 }  // namespace
 
 bool is_path(std::string_view text) {
-  return !text.empty() && text.size() < 4096 && !text.starts_with("-----") &&
+  return !text.empty() && text.size() < 4096 && text.front() != '~' && !text.starts_with("-----") &&
          std::none_of(text.begin(), text.end(),
                       [](char c) { return static_cast<unsigned char>(c) < ' '; });
 }

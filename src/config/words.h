@@ -13,7 +13,7 @@
 
 namespace quad::config {
 
-bool is_path(std::string_view text);             ///< of a file; never its content
+bool is_path(std::string_view text);             ///< of a file; never its content, and with no ~
 bool is_absolute_folder(std::string_view text);  ///< "/data/hot"; neither "/" nor with ".." in it
 bool is_host(std::string_view text);             ///< an address or a host's name, without a port
 bool is_web_address(std::string_view text);  ///< http(s)://host[:port], no user, query or fragment
