@@ -13,7 +13,7 @@
 #include "config/config.h"
 #include "config/file.h"
 
-namespace CLI {
+namespace CLI {  // NOLINT(readability-identifier-naming): the library's own name
 class App;
 class Option;
 }  // namespace CLI

@@ -83,12 +83,12 @@ struct Rdma {
 };
 
 struct Kubernetes {
-  std::string name;         ///< of the engine: what stands after k8s/ in `infra`
-  bool in_cluster = false;  ///< by the server's own service account; else by kubeconfig
-  std::string kubeconfig;   ///< empty: KUBECONFIG, else ~/.kube/config
-  std::string context;      ///< empty: the file's current one
-  std::string namespace_;   ///< empty: the context's, or the server's own
-  std::string image;        ///< Quad's own, with the runner; empty (in_cluster): the server's own
+  std::string name;          ///< of the engine: what stands after k8s/ in `infra`
+  bool in_cluster = false;   ///< by the server's own service account; else by kubeconfig
+  std::string kubeconfig;    ///< empty: KUBECONFIG, else ~/.kube/config
+  std::string context;       ///< empty: the file's current one
+  std::string in_namespace;  ///< empty: the context's, or the server's own
+  std::string image;         ///< Quad's own, with the runner; empty (in_cluster): the server's own
   std::string default_image;
   std::string server_url;  ///< where pods reach the server; empty (in_cluster): its Service
   Choice storage_classes, priority_classes;

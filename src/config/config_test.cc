@@ -36,9 +36,9 @@ const Setting& setting_of(const Loaded& loaded, std::string_view key) {
       return one;
     }
   }
-  static const Setting kNone;
+  static const Setting none;
   ADD_FAILURE() << "there is no setting " << key;
-  return kNone;
+  return none;
 }
 
 /// A Kubernetes engine with what each needs.
@@ -200,7 +200,7 @@ TEST(Layers, AnEngineGetsWhatItDoesNotSayItself) {
   EXPECT_EQ(west.image, "reg/quad:1");
   EXPECT_EQ(west.write_rate, 7);
   EXPECT_EQ(west.write_burst, 6);
-  EXPECT_EQ(west.namespace_, "mine");
+  EXPECT_EQ(west.in_namespace, "mine");
   std::vector<std::string> pods;
   for (const json::object& one : west.pod_config) {
     pods.push_back(to_text(one.at("metadata").at("labels").at("a")));
@@ -208,7 +208,7 @@ TEST(Layers, AnEngineGetsWhatItDoesNotSayItself) {
   EXPECT_THAT(pods, ElementsAre("\"all\"", "\"ctx\"", "\"west\""));
   const Kubernetes& east = config.kubernetes[1];
   EXPECT_EQ(east.write_rate, 5);
-  EXPECT_EQ(east.namespace_, "");
+  EXPECT_EQ(east.in_namespace, "");
   EXPECT_THAT(east.pod_config, SizeIs(1));
   EXPECT_FALSE(config.local.has_value());
 }

@@ -203,8 +203,8 @@ Rule build() {
 }  // namespace
 
 const spec::Rule& config_rule() {
-  static const Rule kRule = build();
-  return kRule;
+  static const Rule rule = build();
+  return rule;
 }
 
 bool is_group(const spec::Rule& rule) {

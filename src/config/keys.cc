@@ -125,8 +125,8 @@ std::vector<Key> build() {
 }  // namespace
 
 const std::vector<Key>& keys() {
-  static const std::vector<Key> kKeys = build();
-  return kKeys;
+  static const std::vector<Key> all = build();
+  return all;
 }
 
 const Key* find_key(std::string_view pattern) {

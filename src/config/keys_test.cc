@@ -117,7 +117,7 @@ TEST(Keys, TheExampleIsGood) {
   ASSERT_EQ(loaded.config.kubernetes.size(), 2U);
   EXPECT_EQ(loaded.config.kubernetes[0].hot_tier.nfs_server, "nfs.example.edu");
   EXPECT_EQ(loaded.config.kubernetes[1].hot_tier.pvc, "quad-home");
-  EXPECT_EQ(loaded.config.kubernetes[1].namespace_, "quad");
+  EXPECT_EQ(loaded.config.kubernetes[1].in_namespace, "quad");
 }
 
 TEST(Keys, TheDocumentationsOwnExamplesAreGood) {

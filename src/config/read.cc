@@ -317,7 +317,7 @@ class Reader {
     out.in_cluster = flag(e + "in_cluster");
     out.kubeconfig = path(e + "kubeconfig");
     out.context = settings_.context_of(name);
-    out.namespace_ = text(e + "namespace");
+    out.in_namespace = text(e + "namespace");
     out.image = text(e + "image");
     out.default_image = text(e + "default_image");
     out.server_url = text(e + "server_url");
@@ -396,7 +396,7 @@ class Reader {
     for (const Kubernetes& one : config.kubernetes) {
       engine_mark_ = settings_.mark_of(one.name);
       if (!seen.insert(fmt::format("{}\n{}\n{}\n{}", one.in_cluster, one.kubeconfig, one.context,
-                                   one.namespace_))
+                                   one.in_namespace))
                .second) {
         fail("engines." + one.name + ".context",
              fmt::format("engines.{} has the same context and namespace as another engine",
@@ -468,8 +468,8 @@ Loaded read_config(std::string_view yaml, const std::vector<Override>& overrides
 }
 
 const Config& default_config() {
-  static const Config kConfig = read_config("").config;
-  return kConfig;
+  static const Config config = read_config("").config;
+  return config;
 }
 
 }  // namespace quad::config
