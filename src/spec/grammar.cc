@@ -143,7 +143,9 @@ bool is_secret(std::string_view path) {
 }
 
 std::string shown_at(const std::string& path, const Node& node, const Rule& rule) {
-  return (rule.secret || is_secret(path)) && !node.is_mapping() && !node.is_sequence() ? "the value" : shown(node);
+  return (rule.secret || is_secret(path)) && !node.is_mapping() && !node.is_sequence()
+             ? "the value"
+             : shown(node);
 }
 
 }  // namespace
@@ -320,10 +322,11 @@ class Checker {
     if (hint.empty()) {
       hint = nearest(node.text, rule.choices).value_or("");
     }
-    issues_.fail(path, node.mark,
-                 fmt::format("{} must be {}, not {}{}", path, describe(rule), shown_at(path, node, rule),
-                             hint.empty() ? "" : fmt::format("; did you mean {}?", hint)),
-                 hint);
+    issues_.fail(
+        path, node.mark,
+        fmt::format("{} must be {}, not {}{}", path, describe(rule), shown_at(path, node, rule),
+                    hint.empty() ? "" : fmt::format("; did you mean {}?", hint)),
+        hint);
   }
 
   void check_list(const Node& node, const Rule& rule, const std::string& path) {
