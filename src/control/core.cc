@@ -161,21 +161,40 @@ void Core::step(std::vector<Message> messages, Now now) {
   }
 }
 
+Status Core::check_room_for(const SubmitJobs& message) const {
+  // What was acknowledged before is answered again in any case.
+  std::map<std::string, std::int64_t> more;  // by owner
+  for (const Submission& one : message.submissions) {
+    const bool known = !one.client_key.empty() &&
+                       client_keys_.contains(std::make_pair(one.request.owner, one.client_key));
+    more[one.request.owner] += known ? 0 : 1;
+  }
+  std::erase_if(more, [](const auto& entry) { return entry.second == 0; });
+  if (more.empty()) {
+    return {};
+  }
+  for (const auto& [owner, count] : more) {
+    const auto found = active_.find(owner);
+    const auto active =
+        found == active_.end() ? 0 : static_cast<std::int64_t>(found->second.size());
+    if (options_.active_per_user && active + count > *options_.active_per_user) {
+      return error(ErrorCode::kExhausted,
+                   fmt::format("At most {} jobs of one user may wait or run here, and {} has {}: "
+                               "wait until one has ended, or cancel one",
+                               *options_.active_per_user, owner, active));
+    }
+  }
+  return store_.room();
+}
+
 void Core::handle(SubmitJobs& message, Now now) {
   if (store_failure_) {
     message.done(*store_failure_);
     return;
   }
-  const auto is_known = [this](const Submission& submission) {
-    return !submission.client_key.empty() &&
-           client_keys_.contains(std::make_pair(submission.request.owner, submission.client_key));
-  };
-  // What was acknowledged before is answered again in any case.
-  if (!std::all_of(message.submissions.begin(), message.submissions.end(), is_known)) {
-    if (const Status room = store_.room(); !room.ok()) {
-      message.done(room.error());
-      return;
-    }
+  if (Status room = check_room_for(message); !room.ok()) {
+    message.done(room.error());
+    return;
   }
   std::vector<JobId> ids;
   for (Submission& submission : message.submissions) {
@@ -204,6 +223,7 @@ void Core::handle(SubmitJobs& message, Now now) {
     chunks_[chunk]->push_back(std::make_shared<job::Job>(std::move(job)));
     cloned_jobs_.insert(id);
     new_jobs_.emplace(id, submission.client_key);
+    active_[key.first].insert(id);
     if (!submission.client_key.empty()) {
       client_keys_.emplace(key, id);
     }
@@ -406,6 +426,12 @@ void Core::settle(const job::Job& job) {
   }
   if (job::is_terminal(job.status)) {
     run_clocks_.erase(job.id);
+    if (const auto found = active_.find(job.request->owner); found != active_.end()) {
+      found->second.erase(job.id);
+      if (found->second.empty()) {
+        active_.erase(found);
+      }
+    }
   }
   if (job::is_terminal(job.status) && !job.request->body.empty()) {
     // The body was needed to start it; from now on the store has it for whoever asks.

@@ -100,6 +100,8 @@ struct Options {
       job::kStrictLease;  ///< of ranks of jobs with a strict fence, from the next attempt on
   Millis start_timeout{120'000};  ///< from the order to its runner's hello
   std::size_t inbox_limit = 1'000'000;
+  /// How many jobs of one user may wait or run; jobs that are there already stay.
+  std::optional<std::int64_t> active_per_user;
   std::string attempt_key;  ///< secret from which the attempts' tokens are made
 };
 
@@ -189,6 +191,7 @@ class Core {
     bool confirmed_down = false;
   };
 
+  Status check_room_for(const SubmitJobs& message) const;
   void handle(SubmitJobs& message, Now now);
   void handle(CancelJob& message, Now now);
   void handle(DrainNode& message, Now now);
@@ -245,7 +248,8 @@ class Core {
   std::map<std::string, std::string> settings_;
   pool::Pool pool_;
   std::map<NodeId, Silence> silence_;
-  std::set<JobId> live_jobs_;  ///< those with a live attempt
+  std::set<JobId> live_jobs_;                      ///< those with a live attempt
+  std::map<std::string, std::set<JobId>> active_;  ///< by owner: those that have not ended
   /// How long a job with a time limit has run, over all attempts, on the monotonic clock: the time
   /// of day may jump.
   struct RunClock {

@@ -95,6 +95,9 @@ void Core::reconcile(const std::vector<engine::Existing>& existing, Now now) {
         }
       }
     }
+    if (!job::is_terminal(job->status)) {
+      active_[job->request->owner].insert(job->id);
+    }
     if (job->live() != nullptr) {
       live_jobs_.insert(job->id);
     } else if (!job::is_terminal(job->status)) {

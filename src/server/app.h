@@ -17,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include "config/config.h"
 #include "control/control.h"
 #include "net/exchange.h"
 #include "net/http_server.h"
@@ -54,7 +55,8 @@ struct App {
   std::filesystem::path data_dir;
   std::string hot;
   std::string secret_key;
-  std::string url;
+  std::string url;    ///< where people reach it
+  config::Jobs jobs;  ///< defaults and limits
   WallTime started_at;
   const Clock* clock = nullptr;
   store::Store* store = nullptr;

@@ -140,6 +140,7 @@ Result<Taken> take(App& app, const Caller& caller, const json::object& body,
   if (!context.workdir_blob.empty()) {
     QUAD_TRY(check_blob(app, context.workdir_blob, "workdir_blob"));
   }
+  context.jobs = app.jobs;
   context.uploads_follow = only_validate || taken.dryrun;
   spec::Overrides overrides;
   if (given != nullptr) {

@@ -15,13 +15,6 @@ namespace quad::server {
 
 namespace {
 
-// Defaults of a task that names no amount, as SkyPilot's on Kubernetes: a CPU task gets 2 CPUs and
-// 2 GB, a GPU task 4 CPUs and 16 GB for each GPU.
-constexpr std::int64_t kCpuTaskCpus = 2'000;
-constexpr std::int64_t kCpuTaskMemory = 2'000'000'000;
-constexpr std::int64_t kGpuTaskCpus = 4'000;
-constexpr std::int64_t kGpuTaskMemory = 16'000'000'000;
-
 /// What SkyPilot asks for a pod: as many G, of 10^9 bytes, as the task has GB, which are 2^30
 /// elsewhere.
 std::int64_t pod_bytes(std::int64_t bytes) {
@@ -46,6 +39,7 @@ class Preparer {
   /// not be tried.
   void refuse(bool alone, std::string key, std::string message, std::string hint = {});
   std::optional<job::Shape> shape_of(const spec::Resources& resources, bool alone);
+  std::optional<Millis> max_duration_of(const spec::Task& task);
   json::array mounts_of(const spec::Task& task);
 
   void check_exclusions(const spec::Task& task);
@@ -133,10 +127,11 @@ std::optional<job::Shape> Preparer::shape_of(const spec::Resources& resources, b
       return std::nullopt;
     }
   }
+  const config::JobDefaults& usual = context_.jobs.defaults;
   const std::int64_t usual_cpus =
-      shape.per_rank.gpus > 0 ? kGpuTaskCpus * shape.per_rank.gpus : kCpuTaskCpus;
+      shape.per_rank.gpus > 0 ? usual.gpu_cpu_milli * shape.per_rank.gpus : usual.cpu_milli;
   const std::int64_t usual_memory =
-      shape.per_rank.gpus > 0 ? kGpuTaskMemory * shape.per_rank.gpus : kCpuTaskMemory;
+      shape.per_rank.gpus > 0 ? usual.gpu_memory_bytes * shape.per_rank.gpus : usual.memory_bytes;
   // A default never makes a job impossible; what the user asked for may.
   shape.per_rank.cpu_milli =
       resources.cpus ? resources.cpus->milli : std::min(usual_cpus, biggest_cpus);
@@ -162,6 +157,17 @@ std::optional<job::Shape> Preparer::shape_of(const spec::Resources& resources, b
     return std::nullopt;
   }
   return shape;
+}
+
+std::optional<Millis> Preparer::max_duration_of(const spec::Task& task) {
+  const auto asked = task.quad ? task.quad->max_duration : std::nullopt;
+  const auto& most = context_.jobs.limits.max_duration;
+  if (asked && most && *asked > *most) {
+    findings_.refuse("quad.max_duration",
+                     fmt::format("A job may run for at most {} here, not {}.",
+                                 format_duration(*most), format_duration(*asked)));
+  }
+  return asked ? asked : context_.jobs.defaults.max_duration;
 }
 
 json::array Preparer::mounts_of(const spec::Task& task) {
@@ -230,6 +236,7 @@ void Preparer::add(const spec::Task& task) {
   if (request.shapes.empty() && task.resources.size() > 1) {
     findings_.refuse("resources", "None of the alternatives fits any node here.");
   }
+  request.max_duration = max_duration_of(task);
   const spec::JobRecovery recovery = task.job_recovery();
   request.recovery.max_restarts_on_errors = recovery.max_restarts_on_errors;
   request.recovery.recover_on_exit_codes.assign(recovery.recover_on_exit_codes.begin(),
@@ -237,7 +244,6 @@ void Preparer::add(const spec::Task& task) {
   json::object checkpoint;
   if (task.quad) {
     request.stop_grace = task.quad->stop_grace;
-    request.max_duration = task.quad->max_duration;
     request.recovery.strict_fence = task.quad->fence == spec::Fence::kStrict;
     check_exclusions(task);
     for (const std::string& node : task.quad->exclude_nodes) {

@@ -133,6 +133,7 @@ Result<std::unique_ptr<Engine>> make_local(LocalOptions options) {
   std::error_code failure;
   LocalEngineOptions engine;
   engine.data_dir = fs::absolute(options.data_dir, failure).lexically_normal();
+  engine.hot = options.hot;
   engine.runner = fs::absolute(options.runner, failure);
   engine.server_url = options.server_url;
   engine.server_ca = options.server_ca;

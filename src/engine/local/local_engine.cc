@@ -77,6 +77,9 @@ Result<std::vector<fs::path>> entries_of(const fs::path& folder) {
 
 LocalEngine::LocalEngine(LocalEngineOptions options)
     : options_(std::move(options)), cpu_shares_(options_.cpus) {
+  if (options_.hot.empty()) {
+    options_.hot = options_.data_dir / "hot";
+  }
   for (const LocalNode& node : options_.nodes) {
     nodes_[node.spec.id].what = node;
   }
@@ -138,7 +141,7 @@ Result<std::vector<Existing>> LocalEngine::begin(Sink sink) {
   if (!epoll_ || !wake_ || ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, wake_.get(), &event) != 0) {
     return errno_error("Cannot watch processes", errno);
   }
-  QUAD_TRY(make_folders(options_.data_dir / "hot", 0700));
+  QUAD_TRY(make_folders(options_.hot, 0700));
   QUAD_TRY(make_folders(options_.data_dir / "trash", 0700));
   trash_ = std::make_unique<Trash>(options_.data_dir / "trash");
   for (auto& [id, node] : nodes_) {

@@ -47,6 +47,7 @@ struct LocalNode {
 
 struct LocalEngineOptions {
   std::filesystem::path data_dir;  ///< absolute
+  std::filesystem::path hot;       ///< absolute; empty: the folder hot of data_dir
   std::filesystem::path runner;    ///< absolute
   std::string server_url;
   std::string server_ca;
