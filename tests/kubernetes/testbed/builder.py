@@ -97,14 +97,15 @@ def only_one(path):
         except BlockingIOError:
             say("another build runs; waiting for it")
             fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        yield lock
 
 
 class Go:
     """The pinned toolchain, with everything set that decides what it builds."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, lock):
         self.program = folder / "bin" / "go"
+        self.lock = lock  # held by each compiler too, which may outlive a build that is killed
         unset = ("GOROOT", "GOOS", "GOARCH", "GOEXPERIMENT", "GOTOOLDIR")
         self.environment = {key: value for key, value in os.environ.items() if key not in unset} | {
             "GOFLAGS": "-mod=readonly -trimpath -buildvcs=false",
@@ -119,8 +120,9 @@ class Go:
         command = [str(self.program), *arguments]
         for left in reversed(range(tries)):
             done = subprocess.run(
-                command, cwd=SOURCES / module, env=self.environment, text=True, stdin=subprocess.DEVNULL, capture_output=True
-            )
+                command, cwd=SOURCES / module, env=self.environment, pass_fds=[self.lock.fileno()],
+                stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            )  # fmt: skip
             if done.returncode == 0:
                 return done.stdout
             said = [line for line in done.stderr.splitlines() if not line.startswith("go: downloading ")]
@@ -131,11 +133,11 @@ class Go:
         raise TestbedError(f"`{' '.join(command)}` failed with {done.returncode}; the last that it said is above")
 
 
-def fetch_toolchain():
+def fetch_toolchain(lock):
     """Returns the pinned Go, downloaded as a module by whichever Go is installed."""
     folder = cache_folder() / f"go{GO_VERSION}"
     if folder.exists():
-        return Go(folder)
+        return Go(folder, lock)
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         raise TestbedError(f"the testbed is for Linux on x86_64, not for {platform.system()} on {platform.machine()}")
     if not shutil.which("go"):
@@ -170,7 +172,7 @@ def fetch_toolchain():
         executable = path.is_dir() or path.parent.name == "bin" or "tool" in path.relative_to(unfinished).parts[:2]
         path.chmod(0o755 if executable else 0o644)
     unfinished.rename(folder)
-    return Go(folder)
+    return Go(folder, lock)
 
 
 def linker_flags():
@@ -212,12 +214,12 @@ def build(only=()):
     if is_built():
         return folder
     os.nice(max(0, 18 - os.nice(0)))
-    with only_one(cache_folder() / "build.lock"):
+    with only_one(cache_folder() / "build.lock") as lock:
         if is_built():
             return folder
         programs = folder / "bin"
         programs.mkdir(parents=True, exist_ok=True)
-        go = fetch_toolchain()
+        go = fetch_toolchain(lock)
         for name in only or PROGRAMS:
             if not (programs / name).exists():
                 build_program(go, name, programs)
