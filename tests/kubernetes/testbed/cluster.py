@@ -97,6 +97,10 @@ class Testbed:
                 raise TestbedError(f"there is no testbed in {self.folder}; `testbed up` makes one") from None
         return self._options
 
+    def require(self):
+        """There must be one, up or not."""
+        assert self.options
+
     @property
     def timing(self):
         return TIMINGS[self.options["timing"]]
