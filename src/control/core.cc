@@ -343,7 +343,7 @@ void Core::observe(const engine::NodeSeen& seen, Now now) {
   if (it == silence_.end()) {
     return;
   }
-  it->second.engine_seen = now.mono;
+  it->second.engine_seen = std::max(it->second.engine_seen, now.mono - seen.ago);
   it->second.silent_since.reset();
 }
 
@@ -387,6 +387,39 @@ void Core::observe(const engine::StartFailed& failed, Now now) {
   end.how = job::RankEnd::How::kNeverRan;
   end.detail = failed.reason;
   apply(failed.key.job, job::RankEnded{failed.key.epoch, failed.key.rank, std::move(end)}, now);
+}
+
+void Core::observe(const engine::StartWaits& waits, Now now) {
+  // It is not the runner's fault that it does not come: that is for the engine's own limit.
+  if (const auto kill = kill_at_.find(waits.key); kill != kill_at_.end()) {
+    kill->second = now.mono + options_.start_timeout;
+  }
+  apply(waits.key.job, job::StartDelayed{waits.key.epoch, waits.key.rank, waits.reason}, now);
+}
+
+void Core::observe(const engine::Inventory& inventory, Now now) {
+  reconcile(inventory, now);
+}
+
+void Core::observe(const engine::EngineAway& away, Now now) {
+  const bool was = away_.contains(away.engine);
+  if (away.reason.empty()) {
+    away_.erase(away.engine);
+  } else {
+    away_[away.engine] = away.reason;
+  }
+  if (was == !away.reason.empty()) {
+    return;
+  }
+  job::Event event;
+  event.at = now.wall;
+  event.kind = was ? "engine.back" : "engine.away";
+  event.actor = "engine";
+  event.message = was ? fmt::format("The engine {} sees its nodes again.", away.engine)
+                      : fmt::format("The engine {} does not see its nodes: {}. What runs there runs "
+                                    "on; nothing new starts there.",
+                                    away.engine, away.reason);
+  events_.push_back(std::move(event));
 }
 
 void Core::apply(JobId id, const job::Happening& happening, Now now) {
@@ -585,7 +618,8 @@ void Core::execute(const job::Effect& effect, Now now) {
     live_.connected(start->key, now);
     live_.disconnected(start->key);
     kill_at_[start->key] = now.mono + options_.start_timeout;
-    engine_.start({start->key, rank.holding, attempt_token(start->key.job, start->key.epoch)});
+    engine_.start(
+        {start->key, rank.holding, attempt_token(start->key.job, start->key.epoch), job});
   } else if (const auto* order = std::get_if<job::SendOrder>(&effect)) {
     orders_.order(order->key, job_of(order->key));
   } else if (const auto* go = std::get_if<job::SendGo>(&effect)) {

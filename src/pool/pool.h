@@ -17,6 +17,7 @@
 
 #include "base/ids.h"
 #include "base/result.h"
+#include "base/time.h"
 
 namespace quad::pool {
 
@@ -35,6 +36,10 @@ struct NodeSpec {
   Resources capacity;
   std::string gpu_model;  ///< canonical, such as "H100"; empty without GPUs
   bool pretend = false;   ///< a share of one machine that plays a node
+  std::string engine = "local";  ///< that it is of
+  /// Why its engine wants nothing to start there ("cordoned"), in a few words; empty: it is open.
+  std::string closed;
+  Millis beat{1'000};  ///< how often its engine hears of it when all is well
   /// Of the capacity, what others than Quad's ranks use at present: not free, but it may be again,
   /// so a job that needs it is not impossible.
   Resources reserved;
@@ -65,7 +70,9 @@ struct Node {
   std::vector<bool> gpu_used;
   std::map<RankKey, Holding> holdings;
 
-  [[nodiscard]] bool schedulable() const { return health == NodeHealth::kReady && !drained; }
+  [[nodiscard]] bool schedulable() const {
+    return health == NodeHealth::kReady && !drained && spec.closed.empty();
+  }
 };
 
 class Pool {

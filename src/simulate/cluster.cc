@@ -158,14 +158,14 @@ struct Cluster::World final : engine::Engine {
     control_options.attempt_key = "simulated";
     core = std::make_unique<control::Core>(control_options, *store, *this, plan::make_fifo(),
                                            std::move(orders), control::CommitListener());
-    auto existing = begin({});
-    if (auto loaded = core->load(existing.value(), now()); !loaded.ok()) {
+    auto inventories = begin({});
+    if (auto loaded = core->load(inventories.value(), now()); !loaded.ok()) {
       broken("the store cannot be loaded: " + loaded.error().message);
       return;
     }
     for (const NodeSim& node : nodes) {
       pool::NodeSpec spec{
-          node.id, "127.0.0.1", {64'000, 512LL << 30, options.gpus_per_node}, "H100", true};
+          node.id, "127.0.0.1", {64'000, 512LL << 30, options.gpus_per_node}, "H100", true, kEngine};
       inbox.emplace_back(engine::Observation(engine::NodeFound{spec}));
       if (node.off) {
         inbox.emplace_back(engine::Observation(engine::NodeDown{node.id, "powered off"}));
@@ -237,16 +237,19 @@ struct Cluster::World final : engine::Engine {
   // --- the engine
   // -----------------------------------------------------------------------------------------------
 
-  Result<std::vector<engine::Existing>> begin(engine::Sink /*sink*/) override {
-    std::vector<engine::Existing> existing;
+  Result<std::vector<engine::Inventory>> begin(engine::Sink /*sink*/) override {
+    engine::Inventory inventory;
+    inventory.engine = kEngine;
+    std::vector<engine::Existing>& existing = inventory.existing;
     for (const auto& [key, runner] : runners) {
       existing.push_back({key, true, std::nullopt});
     }
     for (const auto& [key, result] : left_behind) {
       existing.push_back({key, false, result});
     }
-    return existing;
+    return std::vector<engine::Inventory>{std::move(inventory)};
   }
+  [[nodiscard]] std::string engine_of(const NodeId& /*node*/) const override { return kEngine; }
 
   void start(const engine::StartOrder& order) override {
     if (runners.contains(order.key) || left_behind.contains(order.key)) {

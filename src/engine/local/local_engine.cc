@@ -131,7 +131,7 @@ Result<std::optional<Existing>> LocalEngine::take_over(const NodeId& node, const
   return std::optional<Existing>({key, false, result});
 }
 
-Result<std::vector<Existing>> LocalEngine::begin(Sink sink) {
+Result<std::vector<Inventory>> LocalEngine::begin(Sink sink) {
   sink_ = std::move(sink);
   QUAD_ASSIGN(boot_id_, read_boot_id());
   epoll_.reset(::epoll_create1(EPOLL_CLOEXEC));
@@ -148,7 +148,8 @@ Result<std::vector<Existing>> LocalEngine::begin(Sink sink) {
     QUAD_TRY(load_power(id, node));
   }
 
-  std::vector<Existing> existing;
+  Inventory inventory;
+  inventory.engine = "local";
   std::vector<Family> dead;
   QUAD_ASSIGN(const auto node_paths, entries_of(options_.data_dir / "nodes"));
   for (const fs::path& node_path : node_paths) {
@@ -176,7 +177,7 @@ Result<std::vector<Existing>> LocalEngine::begin(Sink sink) {
           ended_[*key].result = found->result;
         }
       }
-      existing.push_back(std::move(*found));
+      inventory.existing.push_back(std::move(*found));
     }
   }
   QUAD_TRY(kill_what_outlived(dead));
@@ -206,7 +207,11 @@ Result<std::vector<Existing>> LocalEngine::begin(Sink sink) {
     }
   }
   thread_ = std::thread([this] { run(); });
-  return existing;
+  return std::vector<Inventory>{std::move(inventory)};
+}
+
+std::string LocalEngine::engine_of(const NodeId& /*node*/) const {
+  return "local";
 }
 
 void LocalEngine::post(Task task) {

@@ -72,7 +72,8 @@ class LocalEngine final : public Engine {
   explicit LocalEngine(LocalEngineOptions options);
   ~LocalEngine() override;
 
-  Result<std::vector<Existing>> begin(Sink sink) override;
+  Result<std::vector<Inventory>> begin(Sink sink) override;
+  [[nodiscard]] std::string engine_of(const NodeId& node) const override;
   void start(const StartOrder& order) override;
   void kill(const RankKey& key) override;
   void forget(const RankKey& key) override;
