@@ -343,7 +343,7 @@ void Core::observe(const engine::NodeSeen& seen, Now now) {
   if (it == silence_.end()) {
     return;
   }
-  it->second.engine_seen = std::max(it->second.engine_seen, now.mono - seen.ago);
+  it->second.engine_seen = std::max(it->second.engine_seen, now.mono + -seen.ago);
   it->second.silent_since.reset();
 }
 
@@ -416,9 +416,10 @@ void Core::observe(const engine::EngineAway& away, Now now) {
   event.kind = was ? "engine.back" : "engine.away";
   event.actor = "engine";
   event.message = was ? fmt::format("The engine {} sees its nodes again.", away.engine)
-                      : fmt::format("The engine {} does not see its nodes: {}. What runs there runs "
-                                    "on; nothing new starts there.",
-                                    away.engine, away.reason);
+                      : fmt::format(
+                            "The engine {} does not see its nodes: {}. What runs there runs "
+                            "on; nothing new starts there.",
+                            away.engine, away.reason);
   events_.push_back(std::move(event));
 }
 
@@ -604,6 +605,18 @@ void Core::publish(Now now) {
   }
 }
 
+NodeId Core::node_of(const RankKey& key) const {
+  if (const job::Job* job = find(key.job); job != nullptr) {
+    for (const job::Attempt& attempt : job->attempts) {
+      const auto rank = static_cast<std::size_t>(key.rank.value());
+      if (attempt.epoch == key.epoch && rank < attempt.ranks.size()) {
+        return attempt.ranks[rank].holding.node;
+      }
+    }
+  }
+  return {};
+}
+
 void Core::execute(const job::Effect& effect, Now now) {
   const auto job_of = [this](const RankKey& key) -> std::shared_ptr<const job::Job> {
     return snapshot()->find(key.job);
@@ -618,8 +631,7 @@ void Core::execute(const job::Effect& effect, Now now) {
     live_.connected(start->key, now);
     live_.disconnected(start->key);
     kill_at_[start->key] = now.mono + options_.start_timeout;
-    engine_.start(
-        {start->key, rank.holding, attempt_token(start->key.job, start->key.epoch), job});
+    engine_.start({start->key, rank.holding, attempt_token(start->key.job, start->key.epoch), job});
   } else if (const auto* order = std::get_if<job::SendOrder>(&effect)) {
     orders_.order(order->key, job_of(order->key));
   } else if (const auto* go = std::get_if<job::SendGo>(&effect)) {
@@ -636,7 +648,7 @@ void Core::execute(const job::Effect& effect, Now now) {
     kill_at_.erase(release->key);
     live_.erase(release->key);
     orders_.bye(release->key);
-    engine_.forget(release->key);
+    engine_.forget(release->key, node_of(release->key));
   } else if (const auto* dismiss = std::get_if<job::DismissRunner>(&effect)) {
     orders_.leave(dismiss->key, dismiss->nonce, dismiss->reason);
   }

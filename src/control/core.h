@@ -236,6 +236,8 @@ class Core {
   void publish(Now now);
   void publish_snapshot(Now now);
   void execute(const job::Effect& effect, Now now);
+  /// The node that a rank was placed on; empty if there is no such rank.
+  [[nodiscard]] NodeId node_of(const RankKey& key) const;
   void reconcile(const engine::Inventory& inventory, Now now);
   void take_up(Now now);
 

@@ -135,13 +135,13 @@ void Core::reconcile(const engine::Inventory& inventory, Now now) {
     // Its end is durable, or its job is not known here at all: nothing of it may live on.
     if (runner->alive && find(key.job) == nullptr) {
       spdlog::warn("runner {} belongs to no job of this store and is killed", to_string(key));
-      engine_.kill(key);
+      engine_.kill(key, runner->node);
     } else if (runner->alive) {
       live_.connected(key, now);
       live_.disconnected(key);
       kill_at_[key] = now.mono + options_.start_timeout;
     }
-    engine_.forget(key);
+    engine_.forget(key, runner->node);
   }
 }
 

@@ -73,22 +73,22 @@ void Core::watch_nodes(Now now) {
     if (engine_silent && !silence.silent_since) {
       silence.silent_since = silence.engine_seen;
     }
-    if (engine_silent &&
-        now.mono - *silence.silent_since <= kBreakerWindow + lost_after) {
+    if (engine_silent && now.mono - *silence.silent_since <= kBreakerWindow + lost_after) {
       ++silent_nodes;
     }
     const bool suspect = engine_silent || runners_silent || away != away_.end();
     if (suspect && node->health == pool::NodeHealth::kReady) {
-      const std::string why = away != away_.end() ? fmt::format("its engine does not see it: {}", away->second)
-                              : engine_silent     ? fmt::format("the engine has not seen it for {}",
-                                                                format_duration(suspect_after))
-                                                  : fmt::format("its ranks' heartbeats have stopped for {}",
-                                                                format_duration(options_.suspect_after));
+      const std::string why =
+          away != away_.end() ? fmt::format("its engine does not see it: {}", away->second)
+          : engine_silent
+              ? fmt::format("the engine has not seen it for {}", format_duration(suspect_after))
+              : fmt::format("its ranks' heartbeats have stopped for {}",
+                            format_duration(options_.suspect_after));
       pool_.set_health(id, pool::NodeHealth::kSuspect, why);
       pool_changed_ = true;
-      record_node_event(id, "node.suspect", "control",
-                        fmt::format("{} is suspect: {}; nothing new starts there.", id.value(), why),
-                        now);
+      record_node_event(
+          id, "node.suspect", "control",
+          fmt::format("{} is suspect: {}; nothing new starts there.", id.value(), why), now);
     } else if (!suspect && node->health != pool::NodeHealth::kReady) {
       pool_.set_health(id, pool::NodeHealth::kReady, "");
       pool_changed_ = true;
@@ -175,7 +175,7 @@ void Core::watch_jobs(Now now) {
   for (auto it = kill_at_.begin(); it != kill_at_.end();) {
     if (it->second <= now.mono) {
       spdlog::warn("rank {} did not answer in time and is killed", to_string(it->first));
-      engine_.kill(it->first);
+      engine_.kill(it->first, node_of(it->first));
       it = kill_at_.erase(it);
     } else {
       ++it;

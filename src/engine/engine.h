@@ -42,6 +42,7 @@ struct Existing {
   RankKey key;
   bool alive = false;
   std::optional<job::RankEnd> result;  ///< what an ended one left behind
+  NodeId node;
 };
 
 // What an engine sees.
@@ -107,9 +108,9 @@ class Engine {
   /// Kills the runner and everything it started, at once. Idempotent; RunnerEnded follows, also if
   /// the runner was not there any more: whoever asks had not heard of its end. (A node out of sight
   /// answers when it is back.)
-  virtual void kill(const RankKey& key) = 0;
+  virtual void kill(const RankKey& key, const NodeId& node) = 0;
   /// The rank's end is durable: what the engine keeps of it (folder, pod) may go.
-  virtual void forget(const RankKey& key) = 0;
+  virtual void forget(const RankKey& key, const NodeId& node) = 0;
   /// `verb` is fail, return, freeze or thaw; kUnsupported where the engine cannot.
   virtual Status node_action(const NodeId& node, const std::string& verb) = 0;
   /// Stops observing. Runners live on.

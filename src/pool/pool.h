@@ -34,8 +34,8 @@ struct NodeSpec {
   NodeId id;
   std::string address;  ///< where its ranks are reached by other ranks
   Resources capacity;
-  std::string gpu_model;  ///< canonical, such as "H100"; empty without GPUs
-  bool pretend = false;   ///< a share of one machine that plays a node
+  std::string gpu_model;         ///< canonical, such as "H100"; empty without GPUs
+  bool pretend = false;          ///< a share of one machine that plays a node
   std::string engine = "local";  ///< that it is of
   /// Why its engine wants nothing to start there ("cordoned"), in a few words; empty: it is open.
   std::string closed;

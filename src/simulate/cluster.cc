@@ -19,6 +19,7 @@ namespace {
 
 constexpr std::int64_t kStart = 1'800'000'000'000;  // wall time at the beginning
 constexpr Millis kStepTime{500};
+constexpr const char* kEngine = "simulated";
 /// A zombie that wakes up, or whose storage answers again, reads the fence within this time, and
 /// dies of it.
 constexpr Millis kZombieGrace{5'000};
@@ -164,8 +165,8 @@ struct Cluster::World final : engine::Engine {
       return;
     }
     for (const NodeSim& node : nodes) {
-      pool::NodeSpec spec{
-          node.id, "127.0.0.1", {64'000, 512LL << 30, options.gpus_per_node}, "H100", true, kEngine};
+      pool::NodeSpec spec{node.id, "127.0.0.1", {64'000, 512LL << 30, options.gpus_per_node},
+                          "H100",  true,        kEngine};
       inbox.emplace_back(engine::Observation(engine::NodeFound{spec}));
       if (node.off) {
         inbox.emplace_back(engine::Observation(engine::NodeDown{node.id, "powered off"}));
@@ -242,10 +243,11 @@ struct Cluster::World final : engine::Engine {
     inventory.engine = kEngine;
     std::vector<engine::Existing>& existing = inventory.existing;
     for (const auto& [key, runner] : runners) {
-      existing.push_back({key, true, std::nullopt});
+      existing.push_back(
+          {key, true, std::nullopt, nodes[static_cast<std::size_t>(runner.node)].id});
     }
     for (const auto& [key, result] : left_behind) {
-      existing.push_back({key, false, result});
+      existing.push_back({key, false, result, NodeId()});
     }
     return std::vector<engine::Inventory>{std::move(inventory)};
   }
@@ -275,7 +277,7 @@ struct Cluster::World final : engine::Engine {
     reconnect(order.key);
   }
 
-  void kill(const RankKey& key) override {
+  void kill(const RankKey& key, const NodeId& /*node*/) override {
     at(jitter(), [this, key] {
       const bool out_of_sight =
           std::any_of(hidden_ends.begin(), hidden_ends.end(),
@@ -289,7 +291,7 @@ struct Cluster::World final : engine::Engine {
       }
     });
   }
-  void forget(const RankKey& key) override { left_behind.erase(key); }
+  void forget(const RankKey& key, const NodeId& /*node*/) override { left_behind.erase(key); }
   Status node_action(const NodeId& /*node*/, const std::string& /*verb*/) override { return {}; }
   void end() override {}
 

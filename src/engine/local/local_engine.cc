@@ -124,11 +124,11 @@ Result<std::optional<Existing>> LocalEngine::take_over(const NodeId& node, const
     runner.handle = std::move(handle);
     cpu_shares_.restore(key, read_cpus(folder));
     watch(std::move(runner));
-    return std::optional<Existing>({key, true, std::nullopt});
+    return std::optional<Existing>({key, true, std::nullopt, node});
   }
   QUAD_ASSIGN(const auto result, read_result(folder));
   ended_[key] = {folder, result};
-  return std::optional<Existing>({key, false, result});
+  return std::optional<Existing>({key, false, result, node});
 }
 
 Result<std::vector<Inventory>> LocalEngine::begin(Sink sink) {
@@ -226,10 +226,10 @@ void LocalEngine::post(Task task) {
 void LocalEngine::start(const StartOrder& order) {
   post(order);
 }
-void LocalEngine::kill(const RankKey& key) {
+void LocalEngine::kill(const RankKey& key, const NodeId& /*node*/) {
   post(Kill{key});
 }
-void LocalEngine::forget(const RankKey& key) {
+void LocalEngine::forget(const RankKey& key, const NodeId& /*node*/) {
   post(Forget{key});
 }
 
