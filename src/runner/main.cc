@@ -9,6 +9,7 @@
 
 #include "base/time.h"
 #include "runner/folder_lock.h"
+#include "runner/install.h"
 #include "runner/session.h"
 #include "runner/start.h"
 
@@ -25,6 +26,11 @@ int main(int argc, char** argv) {
   if (argc == 2 && std::string_view(argv[1]) == "--version") {
     std::puts("quad-runner " QUAD_VERSION);
     return 0;
+  }
+  if ((argc == 3 || argc == 4) && std::string_view(argv[1]) == "install") {
+    const auto done =
+        quad::runner::install(argv[2], argc == 4 ? argv[3] : quad::runner::kStartFolder);
+    return done.ok() ? 0 : fail(done.error().message);
   }
   if (argc != 2 || argv[1][0] == '-') {
     return fail("give one folder that holds start.json");

@@ -16,9 +16,9 @@
 
 #include "base/file.h"
 #include "base/text.h"
-#include "engine/local/local.h"
 #include "server/app.h"
 #include "server/crypto.h"
+#include "server/engines.h"
 #include "server/timed_store.h"
 
 namespace quad::server {
@@ -51,17 +51,6 @@ Result<std::string> socket_path(const fs::path& data_dir) {
                  fmt::format("{} is somebody else's; give a shorter --data-dir", folder.string()));
   }
   return (folder / "quad.sock").string();
-}
-
-/// What the configuration may say, but this build cannot do yet.
-Status check_engines(const config::Config& config) {
-  if (config.kubernetes.empty()) {
-    return {};
-  }
-  return error(ErrorCode::kUnsupported,
-               fmt::format("The configuration is good, but this build of Quad has no Kubernetes "
-                           "engine yet: take engines.{} out to run jobs on this machine alone",
-                           config.kubernetes.front().name));
 }
 
 Result<std::uint16_t> listen(net::HttpServer& http, const ServeOptions& options) {
@@ -172,7 +161,6 @@ Result<Endpoint> read_endpoint(const fs::path& data_dir) {
 
 Status serve(const ServeOptions& options) {
   const config::Config& config = options.config;
-  QUAD_TRY(check_engines(config));
   ::signal(SIGPIPE, SIG_IGN);
   spdlog::set_default_logger(spdlog::stderr_logger_mt("quad"));
   spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %l %v");
@@ -216,20 +204,16 @@ Status serve(const ServeOptions& options) {
       fmt::format("{}://{}:{}", config.tls.certificate.empty() ? "http" : "https", host, port);
   app.url = config.url.empty() ? listened : config.url;
 
-  const config::Local& machine = *config.local;
-  engine::LocalOptions local;
-  local.data_dir = app.data_dir;
-  local.hot = app.hot;
-  local.runner = options.runner;
-  local.server_url = runners_url(config, listened, socket, port);
-  local.server_ca = config.tls.ca.empty() ? "" : fs::absolute(config.tls.ca).string();
-  local.open_files = open_files;
-  local.nodes = machine.nodes;
-  local.gpus = machine.gpus;
-  local.cpu_milli = machine.cpu_milli;
-  local.memory_bytes = machine.memory_bytes;
-  local.spool_bytes = static_cast<std::uint64_t>(config.spool_bytes);
-  QUAD_ASSIGN(const auto engine, engine::make_local(std::move(local)));
+  EngineContext context;
+  context.data_dir = app.data_dir;
+  context.hot = app.hot;
+  context.runner = options.runner;
+  context.local_url = runners_url(config, listened, socket, port);
+  context.url = app.url;
+  context.server_id = sha256_hex("server " + attempt_key).substr(0, 8);
+  context.open_files = open_files;
+  context.secret_key = app.secret_key;
+  QUAD_ASSIGN(const auto engine, make_engines(config, context, clock));
 
   control::Options control_options;
   control_options.attempt_key = attempt_key;

@@ -9,6 +9,7 @@
 
 #include "base/text.h"
 #include "server/crypto.h"
+#include "server/pod_wishes.h"
 #include "server/unhonoured.h"
 
 namespace quad::server {
@@ -226,10 +227,12 @@ void Preparer::add(const spec::Task& task) {
   request.name = task.name.value_or("job");
   request.ranks = task.num_nodes;
   request.priority = task.priority();
+  json::array pods;  // one for each shape
   for (const spec::Resources& one : task.resources) {
     check_resources(one, findings_);
     if (auto shape = shape_of(one, task.resources.size() == 1)) {
       request.shapes.push_back(std::move(*shape));
+      pods.push_back(pod_wishes(task, one));
     }
   }
   findings_.look_at(task.marks);
@@ -280,11 +283,12 @@ void Preparer::add(const spec::Task& task) {
     body["workdir"] = json::object{{"git", git->url}, {"ref", git->ref.value_or("")}};
   }
   body["mounts"] = mounts_of(task);
+  body["pods"] = std::move(pods);
   if (!secrets.empty()) {
     // Their values may stand in addresses as well: all that they were filled into is sealed with
     // them.
     json::object sealed{{"secrets", std::move(secrets)}};
-    for (const std::string_view part : {"workdir", "mounts"}) {
+    for (const std::string_view part : {"workdir", "mounts", "pods"}) {
       if (const json::value* value = body.if_contains(part)) {
         sealed[part] = *value;
         body.erase(part);

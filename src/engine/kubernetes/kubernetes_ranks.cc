@@ -312,7 +312,11 @@ void KubernetesEngine::take(const AttemptMade& made) {
 void KubernetesEngine::make_pod(const RankKey& key, RankState& rank,
                                 const std::string& secret_uid) {
   rank.making = true;
-  const auto request = options_.describe(*rank.order);
+  auto request = options_.describe(*rank.order);
+  if (const auto node = nodes_.find(rank.node.value());
+      request.ok() && node != nodes_.end() && node->second.view) {
+    request->gpu_resource = node->second.view->gpu_resource;
+  }
   auto manifest = request.ok() ? pod_manifest(*request, options_.settings, secret_uid)
                                : Result<json::object>(request.error());
   if (!manifest.ok()) {
