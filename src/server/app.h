@@ -53,7 +53,8 @@ class RunnerSession;
 struct App {
   boost::asio::io_context io{1};
   std::filesystem::path data_dir;
-  std::string hot;
+  std::string hot;                                   ///< this machine's hot tier
+  std::function<std::string(const NodeId&)> hot_of;  ///< the hot tier, as ranks on a node see it
   std::string secret_key;
   std::string url;    ///< where people reach it
   config::Jobs jobs;  ///< defaults and limits

@@ -5,7 +5,8 @@
 #include "base/file.h"
 #include "engine/engines.h"
 #include "engine/kubernetes/kubernetes.h"
-#include "engine/kubernetes/merge.h"
+#include "engine/kubernetes/views/merge.h"
+#include "engine/kubernetes/views/pod_config.h"
 #include "engine/local/local.h"
 #include "server/pod_wishes.h"
 
@@ -33,7 +34,9 @@ Result<std::unique_ptr<engine::Engine>> local_engine(const config::Config& confi
   return engine::make_local(std::move(local));
 }
 
-std::optional<kubernetes::HotTier> hot_tier(const config::HotTier& configured) {
+/// A folder of this server's own: others may use the same storage, and number their jobs alike.
+std::optional<kubernetes::HotTier> hot_tier(const config::HotTier& configured,
+                                            const std::string& server_id) {
   if (!configured.shared()) {
     return std::nullopt;
   }
@@ -50,7 +53,7 @@ std::optional<kubernetes::HotTier> hot_tier(const config::HotTier& configured) {
     hot.path = configured.host_path;
   }
   hot.mount = configured.mount;
-  hot.folder = (fs::path(configured.mount) / ".quad").string();
+  hot.folder = (fs::path(configured.mount) / ".quad" / server_id).string();
   return hot;
 }
 
@@ -86,7 +89,7 @@ Result<kubernetes::PodSettings> pod_settings(const config::Config& config,
   settings.default_image =
       cluster.default_image.empty() ? config.jobs.defaults.image : cluster.default_image;
   settings.image_pull_secrets = cluster.image_pull_secrets;
-  settings.hot = hot_tier(cluster.hot_tier);
+  settings.hot = hot_tier(cluster.hot_tier, context.server_id);
   if (cluster.rdma) {
     settings.rdma = kubernetes::RdmaSettings{cluster.rdma->resources, cluster.rdma->networks, true,
                                              cluster.rdma->env};
@@ -123,6 +126,17 @@ Result<std::unique_ptr<engine::Engine>> kubernetes_engine(const config::Config& 
 }
 
 }  // namespace
+
+std::string hot_folder(const config::Config& config, const EngineContext& context,
+                       const std::string& engine) {
+  for (const config::Kubernetes& cluster : config.kubernetes) {
+    if (cluster.name == engine) {
+      const auto hot = hot_tier(cluster.hot_tier, context.server_id);
+      return hot ? hot->folder : fmt::format("{}/hot", kubernetes::kQuadFolder);
+    }
+  }
+  return context.hot;
+}
 
 Result<std::unique_ptr<engine::Engine>> make_engines(const config::Config& config,
                                                      const EngineContext& context,

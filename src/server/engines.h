@@ -29,6 +29,10 @@ struct EngineContext {
   std::string secret_key;        ///< with which secrets in jobs' bodies are sealed
 };
 
+/// Where the ranks of an engine find its hot tier.
+std::string hot_folder(const config::Config& config, const EngineContext& context,
+                       const std::string& engine);
+
 /// This machine first, if it is one of them: the nodes of the first engine keep plain names
 /// (engine/engines.h). kInvalid or kNotFound with what to change; no cluster is connected to yet.
 /// `clock` outlives the engine.

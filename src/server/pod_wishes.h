@@ -8,7 +8,7 @@
 
 #include "base/json.h"
 #include "engine/engine.h"
-#include "engine/kubernetes/pod_request.h"
+#include "engine/kubernetes/views/pod_request.h"
 #include "spec/task.h"
 
 namespace quad::server {

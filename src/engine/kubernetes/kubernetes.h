@@ -17,7 +17,7 @@
 #include "base/time.h"
 #include "engine/engine.h"
 #include "engine/kubernetes/client/client.h"
-#include "engine/kubernetes/pod_request.h"
+#include "engine/kubernetes/views/pod_request.h"
 
 namespace quad::kubernetes {
 

@@ -31,12 +31,12 @@
 #include <vector>
 
 #include "engine/kubernetes/client/watch.h"
-#include "engine/kubernetes/event_view.h"
 #include "engine/kubernetes/kubernetes.h"
-#include "engine/kubernetes/lease_view.h"
-#include "engine/kubernetes/node_view.h"
-#include "engine/kubernetes/pod_end.h"
-#include "engine/kubernetes/pod_view.h"
+#include "engine/kubernetes/views/event_view.h"
+#include "engine/kubernetes/views/lease_view.h"
+#include "engine/kubernetes/views/node_view.h"
+#include "engine/kubernetes/views/pod_end.h"
+#include "engine/kubernetes/views/pod_view.h"
 #include "engine/kubernetes/writers.h"
 
 namespace quad::kubernetes {

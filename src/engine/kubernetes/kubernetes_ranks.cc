@@ -6,10 +6,10 @@
 #include <algorithm>
 #include <utility>
 
-#include "engine/kubernetes/attempt_manifest.h"
 #include "engine/kubernetes/kubernetes_engine.h"
-#include "engine/kubernetes/pod_manifest.h"
-#include "engine/kubernetes/pod_names.h"
+#include "engine/kubernetes/views/attempt_manifest.h"
+#include "engine/kubernetes/views/pod_manifest.h"
+#include "engine/kubernetes/views/pod_names.h"
 
 namespace quad::kubernetes {
 
