@@ -362,7 +362,7 @@ void KubernetesEngine::take(const Change<EventSeen>& change) {
         continue;
       }
       if (state_of(*known.pod, known.to_kill, false).kind == PodState::Kind::kStarting) {
-        tell_wait(key, known, change.value.words);
+        note_wait(known, change.value.words);
       }
       return;
     }

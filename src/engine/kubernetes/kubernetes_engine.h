@@ -131,7 +131,9 @@ class KubernetesEngine final : public engine::Engine {
     bool forgotten = false;
     int failures = 0;
     MonoTime next_try;
-    std::string told;  ///< the last reason for a wait
+    std::string reason;  ///< why it has not started, as it stands now
+    MonoTime reason_since;
+    std::string told;  ///< the last reason that was told
   };
   struct Attempt {
     std::string secret_uid;  ///< empty until it is made
@@ -177,7 +179,9 @@ class KubernetesEngine final : public engine::Engine {
   void judge(const RankKey& key, RankState& rank, const PodView& pod, bool gone);
   void tell_end(const RankKey& key, RankState& rank, std::optional<job::RankEnd> end,
                 std::string detail);
-  void tell_wait(const RankKey& key, RankState& rank, const std::string& reason);
+  /// A reason is told when it has stood for a moment: most pass by themselves.
+  void note_wait(RankState& rank, const std::string& reason);
+  void tell_waits(const RankKey& key, RankState& rank, MonoTime now);
   void count_use(const std::string& node, const pool::Resources& uses, int sign);
   void tell_nodes();
   void watch_the_watchers();

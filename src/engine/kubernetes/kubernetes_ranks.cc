@@ -19,6 +19,8 @@ namespace {
 constexpr std::int64_t kKillGrace = 1;  // seconds
 constexpr Millis kFirstPause{500};
 constexpr Millis kLongestPause{10'000};
+/// How long a reason for a wait stands before it is told.
+constexpr Millis kPatience{2'000};
 
 /// Whether to try again would be in vain.
 bool is_hopeless(const ApiFailure& failure, std::string_view message) {
@@ -165,8 +167,12 @@ void KubernetesEngine::retry() {
   for (const auto& [key, attempt] : attempts_) {
     keys.push_back(key);
   }
+  const MonoTime now = clock_.now().mono;
   for (const AttemptKey& key : keys) {
     if (const auto found = attempts_.find(key); found != attempts_.end()) {
+      for (auto& [number, rank] : found->second.ranks) {
+        tell_waits({key.first, key.second, number}, rank, now);
+      }
       advance(key, found->second);
     }
   }
@@ -178,9 +184,10 @@ void KubernetesEngine::make_root() {
   }
   root_making_ = true;
   writers_->give([this](ApiClient& client) {
-    const PodSettings& settings = options_.settings;
+    PodSettings settings = options_.settings;
     auto made = client.create(kConfigMaps, settings.namespace_name, root_manifest(settings));
     if (made.ok()) {
+      settings.root_uid = uid_of(made->object);
       const auto budget = client.create(kDisruptionBudgets, settings.namespace_name,
                                         disruption_budget_manifest(settings));
       if (!budget.ok()) {
@@ -205,7 +212,7 @@ void KubernetesEngine::take(const RootMade& made) {
   for (auto& [key, attempt] : attempts_) {
     for (auto& [number, rank] : attempt.ranks) {
       if (rank.order) {
-        tell_wait({key.first, key.second, number}, rank, made.uid.error().message);
+        note_wait(rank, made.uid.error().message);
       }
     }
   }
@@ -302,7 +309,7 @@ void KubernetesEngine::take(const AttemptMade& made) {
         rank.told_end = true;
         sink_(engine::StartFailed{key, made.secret_uid.error().message});
       } else {
-        tell_wait(key, rank, made.secret_uid.error().message);
+        note_wait(rank, made.secret_uid.error().message);
       }
     }
   }
@@ -357,7 +364,7 @@ void KubernetesEngine::take(const PodMade& made) {
     sink_(engine::StartFailed{made.key, made.status.error().message});
   } else {
     rank->next_try = clock_.now().mono + pause_after(rank->failures++);
-    tell_wait(made.key, *rank, made.status.error().message);
+    note_wait(*rank, made.status.error().message);
     if (rank->to_kill) {
       rank->order.reset();
       tell_end(made.key, *rank, std::nullopt, "its pod was never made");
@@ -433,8 +440,8 @@ void KubernetesEngine::judge(const RankKey& key, RankState& rank, const PodView&
       rank.to_kill = true;  // it would go on trying
     }
     tell_end(key, rank, state.end, state.words);
-  } else if (state.kind == PodState::Kind::kStarting && !state.words.empty()) {
-    tell_wait(key, rank, state.words);
+  } else {
+    note_wait(rank, state.kind == PodState::Kind::kStarting ? state.words : std::string());
   }
 }
 
@@ -447,13 +454,21 @@ void KubernetesEngine::tell_end(const RankKey& key, RankState& rank,
   sink_(engine::RunnerEnded{key, std::move(end), std::move(detail)});
 }
 
-void KubernetesEngine::tell_wait(const RankKey& key, RankState& rank, const std::string& reason) {
-  if (rank.told == reason || reason.empty() || rank.told_end) {
+void KubernetesEngine::note_wait(RankState& rank, const std::string& reason) {
+  if (rank.reason != reason) {
+    rank.reason = reason;
+    rank.reason_since = clock_.now().mono;
+  }
+}
+
+void KubernetesEngine::tell_waits(const RankKey& key, RankState& rank, MonoTime now) {
+  if (rank.reason.empty() || rank.reason == rank.told || rank.told_end ||
+      now - rank.reason_since < kPatience) {
     return;
   }
-  rank.told = reason;
+  rank.told = rank.reason;
   sink_(engine::StartWaits{key, fmt::format("Rank {} on {} has not started yet: {}.",
-                                            key.rank.value(), rank.node.value(), reason)});
+                                            key.rank.value(), rank.node.value(), rank.reason)});
 }
 
 }  // namespace quad::kubernetes
