@@ -256,11 +256,12 @@ asio::awaitable<bool> Connection::serve() {
     }
     if (ready) {
       co_await run_handler(exchange, route->handler);
+      // They belong to the handler, which is no more: to send the rest of its answer may fail.
+      closed_callbacks_.clear();
     }
   }
   const bool again = co_await finish_answer(exchange);
   report(began);
-  closed_callbacks_.clear();
   co_return again;
 }
 
