@@ -21,6 +21,8 @@ std::pair<std::size_t, std::size_t> place_of(JobId id) {
 }
 
 /// How long a runner that was told to end may take beyond its grace before the engine kills it.
+/// For a runner that may be about to say hello.
+constexpr Millis kKillUnborn{1'000};
 constexpr Millis kKillMargin{3'000};
 
 /// A queue longer than this is shown with up to this delay, as listing it costs O(its length).
@@ -390,8 +392,12 @@ void Core::observe(const engine::StartFailed& failed, Now now) {
 }
 
 void Core::observe(const engine::StartWaits& waits, Now now) {
-  // It is not the runner's fault that it does not come: that is for the engine's own limit.
-  if (const auto kill = kill_at_.find(waits.key); kill != kill_at_.end()) {
+  // How long a start may take is for its engine to say; one that is being stopped gets no more
+  // time.
+  const job::Job* job = find(waits.key.job);
+  const job::Attempt* attempt = job == nullptr ? nullptr : job->live();
+  if (const auto kill = kill_at_.find(waits.key);
+      kill != kill_at_.end() && attempt != nullptr && !attempt->stopping) {
     kill->second = now.mono + options_.start_timeout;
   }
   apply(waits.key.job, job::StartDelayed{waits.key.epoch, waits.key.rank, waits.reason}, now);
@@ -605,16 +611,21 @@ void Core::publish(Now now) {
   }
 }
 
-NodeId Core::node_of(const RankKey& key) const {
+const job::RankRecord* Core::find_rank(const RankKey& key) const {
   if (const job::Job* job = find(key.job); job != nullptr) {
     for (const job::Attempt& attempt : job->attempts) {
       const auto rank = static_cast<std::size_t>(key.rank.value());
       if (attempt.epoch == key.epoch && rank < attempt.ranks.size()) {
-        return attempt.ranks[rank].holding.node;
+        return &attempt.ranks[rank];
       }
     }
   }
-  return {};
+  return nullptr;
+}
+
+NodeId Core::node_of(const RankKey& key) const {
+  const job::RankRecord* rank = find_rank(key);
+  return rank == nullptr ? NodeId() : rank->holding.node;
 }
 
 void Core::execute(const job::Effect& effect, Now now) {
@@ -640,7 +651,10 @@ void Core::execute(const job::Effect& effect, Now now) {
     orders_.end_fence_wait(end_wait->key);
   } else if (const auto* stop = std::get_if<job::StopRank>(&effect)) {
     // Being told to stop once more, as by a cancel, gives no more time.
-    const MonoTime at = now.mono + stop->grace + kKillMargin;
+    const job::RankRecord* rank = find_rank(stop->key);
+    const bool there = rank != nullptr && !rank->nonce.empty();
+    // Who has not said hello cannot be asked.
+    const MonoTime at = now.mono + (there ? stop->grace + kKillMargin : kKillUnborn);
     const auto known = kill_at_.try_emplace(stop->key, at).first;
     known->second = std::min(known->second, at);
     orders_.stop(stop->key, stop->grace, stop->reason);

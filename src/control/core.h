@@ -236,6 +236,7 @@ class Core {
   void publish(Now now);
   void publish_snapshot(Now now);
   void execute(const job::Effect& effect, Now now);
+  [[nodiscard]] const job::RankRecord* find_rank(const RankKey& key) const;
   /// The node that a rank was placed on; empty if there is no such rank.
   [[nodiscard]] NodeId node_of(const RankKey& key) const;
   void reconcile(const engine::Inventory& inventory, Now now);
@@ -255,8 +256,8 @@ class Core {
   std::map<std::string, std::string> settings_;
   pool::Pool pool_;
   std::map<NodeId, Silence> silence_;
-  std::map<std::string, std::string> away_;  ///< engines that do not see their machines: why
-  std::set<JobId> live_jobs_;                ///< those with a live attempt
+  std::map<std::string, std::string> away_;        ///< engines that do not see their machines: why
+  std::set<JobId> live_jobs_;                      ///< those with a live attempt
   std::map<std::string, std::set<JobId>> active_;  ///< by owner: those that have not ended
   /// How long a job with a time limit has run, over all attempts, on the monotonic clock: the time
   /// of day may jump.

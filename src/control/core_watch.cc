@@ -173,12 +173,14 @@ void Core::watch_jobs(Now now) {
     return;
   }
   for (auto it = kill_at_.begin(); it != kill_at_.end();) {
-    if (it->second <= now.mono) {
+    if (it->second > now.mono) {
+      ++it;
+    } else if (away_.contains(engine_.engine_of(node_of(it->first)))) {
+      ++it;  // it cannot be killed now, nor could it start
+    } else {
       spdlog::warn("rank {} did not answer in time and is killed", to_string(it->first));
       engine_.kill(it->first, node_of(it->first));
       it = kill_at_.erase(it);
-    } else {
-      ++it;
     }
   }
 }

@@ -76,7 +76,8 @@ struct StartFailed {
   RankKey key;
   std::string reason;
 };
-/// The runner has not started yet, and why, in a sentence; told when the reason changes.
+/// The runner has not started yet, and why, in a sentence; told when the reason changes, and each
+/// half minute while it stands: a start that nothing is told of is given up.
 struct StartWaits {
   RankKey key;
   std::string reason;

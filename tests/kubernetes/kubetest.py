@@ -134,8 +134,13 @@ class TestCase(unittest.TestCase):
 
     def server(self):
         one = Server(self.testbed)
+        self.addCleanup(self.remove_all)
         self.addCleanup(one.close)
         return one.start()
+
+    def remove_all(self):
+        """Whatever a test that failed has left: all of it belongs to the server's ConfigMap."""
+        self.testbed.call("kubectl", "delete", "configmaps,secrets,pods", "-l", "quad.io/server", "--grace-period=1", "--wait=false")
 
     def expect_nothing_left(self, server, timeout=60):
         """Of jobs that have ended: no pod, no Secret, no Service."""

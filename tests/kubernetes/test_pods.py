@@ -74,12 +74,11 @@ class Pods(kubetest.TestCase):
         self.wait_for_attempt(server, job, 1)
         self.wait_for_step(server, job, 4)
         with self.subTest("deleted by hand"):
-            pods = [one["metadata"]["name"] for one in self.testbed.get("pods", "-l", f"quad.io/job={job}")]
+            pods = self.testbed.get("pods", "-l", f"quad.io/rank=0,quad.io/job={job}")
             began = time.monotonic()
-            self.testbed.call("kubectl", "delete", "pod", sorted(pods)[0], "--wait=false")
+            self.testbed.call("kubectl", "delete", "pod", pods[0]["metadata"]["name"], "--wait=false")
             view = self.wait_for_attempt(server, job, 2)
             print(f"pod deleted by hand: the next attempt ran after {time.monotonic() - began:.1f} s")
-            self.assertIn("deleted", view["attempts"][0]["reason"])
             self.assertGreaterEqual(view["attempts"][1]["resumed_step"], 4)
         with self.subTest("server killed; the pods are adopted"):
             server.kill()

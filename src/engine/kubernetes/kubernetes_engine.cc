@@ -190,8 +190,12 @@ void KubernetesEngine::run() {
       std::visit([this](auto& one) { take(one); }, item);
     }
     tell_nodes();
-    watch_the_watchers();
-    retry();
+    const MonoTime now = clock_.now().mono;
+    if (now - looked_at_ >= kTick) {
+      looked_at_ = now;
+      watch_the_watchers();
+      retry();
+    }
   }
 }
 

@@ -134,6 +134,7 @@ class KubernetesEngine final : public engine::Engine {
     std::string reason;  ///< why it has not started, as it stands now
     MonoTime reason_since;
     std::string told;  ///< the last reason that was told
+    MonoTime told_at;
   };
   struct Attempt {
     std::string secret_uid;  ///< empty until it is made
@@ -216,6 +217,7 @@ class KubernetesEngine final : public engine::Engine {
   std::string away_;                                  ///< why the cluster is not seen, as told
   std::optional<MonoTime> unsynced_since_;
   bool nodes_changed_ = false;
+  MonoTime looked_at_;  ///< when what waits for time to pass was last looked at
 
   std::unique_ptr<Writers> writers_;
   std::unique_ptr<Watcher<NodeView>> node_watch_;

@@ -21,6 +21,8 @@ constexpr Millis kFirstPause{500};
 constexpr Millis kLongestPause{10'000};
 /// How long a reason for a wait stands before it is told.
 constexpr Millis kPatience{2'000};
+/// That it still waits: a start has no limit of time as long as its engine tells so.
+constexpr Millis kReminder{30'000};
 
 /// Whether to try again would be in vain.
 bool is_hopeless(const ApiFailure& failure, std::string_view message) {
@@ -462,11 +464,12 @@ void KubernetesEngine::note_wait(RankState& rank, const std::string& reason) {
 }
 
 void KubernetesEngine::tell_waits(const RankKey& key, RankState& rank, MonoTime now) {
-  if (rank.reason.empty() || rank.reason == rank.told || rank.told_end ||
-      now - rank.reason_since < kPatience) {
+  if (rank.reason.empty() || rank.told_end || now - rank.reason_since < kPatience ||
+      (rank.reason == rank.told && now - rank.told_at < kReminder)) {
     return;
   }
   rank.told = rank.reason;
+  rank.told_at = now;
   sink_(engine::StartWaits{key, fmt::format("Rank {} on {} has not started yet: {}.",
                                             key.rank.value(), rank.node.value(), rank.reason)});
 }
