@@ -96,6 +96,7 @@ class RunnerProcess {
     std::int64_t memory_bytes = 0;
     std::string server;  ///< empty: the fake server's socket
     std::string ca;
+    std::string termination_message;
   };
   RunnerProcess(const std::filesystem::path& folder, const std::filesystem::path& socket,
                 const Options& options);

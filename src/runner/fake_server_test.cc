@@ -280,6 +280,7 @@ RunnerProcess::RunnerProcess(const fs::path& folder, const fs::path& socket,
       {"cpu_milli", 1500},
       {"memory_bytes", options.memory_bytes},
       {"hot", ""},
+      {"termination_message", options.termination_message},
       {"limits", {{"spool_bytes", options.spool_bytes}, {"namespaces", options.namespaces}}}};
   QUAD_CHECK(write_file_atomically(folder / "start.json", to_text(start), 0600).ok(),
              "start.json cannot be written");

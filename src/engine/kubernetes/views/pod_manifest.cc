@@ -21,6 +21,8 @@ constexpr std::string_view kTaskConfig = "config.kubernetes.pod_config";
 constexpr std::string_view kTaskMetadata = "config.kubernetes.custom_metadata";
 constexpr std::string_view kServerConfig = "kubernetes.pod_config";
 constexpr std::string_view kRankFolder = "/quad/rank";
+// Kubernetes' default for a container's terminationMessagePath, which no pod_config may change.
+constexpr std::string_view kTerminationMessage = "/dev/termination-log";
 
 // File modes, as JSON has no octal numbers.
 constexpr int kOwnerReads = 0400;
@@ -435,6 +437,7 @@ json::object start_file(const PodRequest& request, const PodSettings& settings,
           {"memory_bytes", request.amount.memory_bytes},
           {"hot", settings.hot ? settings.hot->folder : fmt::format("{}/hot", kQuadFolder)},
           {"home", request.home},
+          {"termination_message", kTerminationMessage},
           {"limits", {{"spool_bytes", settings.spool_bytes}, {"namespaces", false}}}};
 }
 
