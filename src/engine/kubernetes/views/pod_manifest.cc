@@ -434,7 +434,7 @@ json::object start_file(const PodRequest& request, const PodSettings& settings,
           {"gpu_env", ""},
           {"cpu_milli", request.amount.cpu_milli},
           {"cpus", json::array()},
-          {"memory_bytes", request.amount.memory_bytes},
+          {"memory_bytes", 0},  // limits are the kubelet's, where the pod has any
           {"hot", settings.hot ? settings.hot->folder : fmt::format("{}/hot", kQuadFolder)},
           {"home", request.home},
           {"termination_message", kTerminationMessage},
