@@ -4,6 +4,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "runner/endpoint.h"
 
 namespace quad::runner {
 
@@ -52,6 +53,9 @@ Result<Start> parse_start(std::string_view text) {
   }
   if (start.server.empty()) {
     return error(ErrorCode::kInvalid, "start.json: \"server\" is missing");
+  }
+  if (const auto endpoint = parse_endpoint(start.server); !endpoint.ok()) {
+    return error(ErrorCode::kInvalid, "start.json: " + endpoint.error().message);
   }
   if (start.key.job.value() <= 0 || start.key.epoch.value() <= 0 || start.key.rank.value() < 0) {
     return error(ErrorCode::kInvalid,
