@@ -1,7 +1,7 @@
 // runner/runner_log.h
 //
-// runner.log in the rank's folder: the runner's own messages, a line each with its time. A line
-// costs an open and a write; a disk that takes none loses it.
+// runner.log in the rank's folder: the runner's own messages, a line each with its time, which go
+// to stderr too. A line costs an open and two writes; a disk that takes none loses it.
 
 #pragma once
 

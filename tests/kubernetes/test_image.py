@@ -117,8 +117,8 @@ class Image(unittest.TestCase):
         """How the pod's first container ended."""
 
         def terminated():
-            status = self.pod(name)["status"]
-            return status.get("containerStatuses", [{}])[0].get("state", {}).get("terminated")
+            containers = self.pod(name)["status"].get("containerStatuses", [{}])
+            return containers[0].get("state", {}).get("terminated")
 
         return self.wait_for(f"the end of {name}", terminated)
 
@@ -131,7 +131,7 @@ class Image(unittest.TestCase):
         self.addCleanup(process.kill)
         return int(process.stdout.readline()), process
 
-    def rank(self, name, port, quad="runner"):
+    def rank(self, name, port, quad="runner", limits=None):
         """A pod as Quad makes them: docs/kubernetes.md."""
         start = {
             "server": f"http://10.99.0.1:{port}", "token": "t", "job": 17, "epoch": 1, "rank": 0,
@@ -159,7 +159,7 @@ class Image(unittest.TestCase):
                     "volumeMounts": [quad_mount, {"name": "start", "mountPath": "/quad-start", "readOnly": True}]}],
                 "containers": [{
                     "name": "rank", "image": BUSYBOX, "imagePullPolicy": "Never", "securityContext": closed,
-                    "terminationMessagePolicy": "FallbackToLogsOnError",
+                    "terminationMessagePolicy": "FallbackToLogsOnError", "resources": {"limits": limits or {}},
                     "command": ["/quad/quad-runner", "/quad/rank"], "volumeMounts": [quad_mount]}],
             },
         }  # fmt: skip
@@ -203,6 +203,20 @@ class Image(unittest.TestCase):
         ended = self.ended("nowhere")
         self.assertEqual(ended["exitCode"], 2)
         self.assertIn("http://10.99.0.1:x", ended["message"])
+
+        self.rank("lonely", 1)  # where nobody listens: it goes on trying
+        self.wait_for("the pod", lambda: self.pod("lonely")["status"]["phase"] == "Running")
+        self.wait_for("a line about it", lambda: "No connection to http://10.99.0.1:1" in self.kubectl("logs", "lonely"))
+        self.kubectl("delete", "pod", "lonely", "--wait=false")
+
+    def test_a_rank_that_takes_more_memory_than_its_pod_may_have_says_so(self):
+        port, process = self.server("tail /dev/zero; exit $?")
+        self.rank("greedy", port, limits={"memory": "64Mi"})
+        ended = self.ended("greedy")
+        if ended["reason"] != "OOMKilled":  # as with control groups of version 2: the runner is killed with it
+            left = json.loads(ended["message"])
+            self.assertTrue(left["out_of_memory"], left)
+            self.assertRegex(left["detail"], r"^killed: memory 6\d\.\d of 64\.0 MiB$")
 
     def test_the_servers_image_runs(self):
         container = {
