@@ -87,10 +87,10 @@ class Image(unittest.TestCase):
         cls.images = {}
         for variant in ("runner", "server"):
             archive = cls.folder / f"quad-{variant}.tar"
-            tool = [ROOT / "tools" / "image", variant, "--bin", programs, "--output", archive, "--tag", f"quad.test/{variant}:1"]
+            cls.images[variant] = f"quad.test/{variant}:1"
+            tool = [ROOT / "tools" / "image", variant, "--bin", programs, "--output", archive, "--tag", cls.images[variant]]
             subprocess.run(tool, check=True, stdout=subprocess.DEVNULL)
             cls.on_testbed("image", "load", archive)
-            cls.images[variant] = f"quad.test/{variant}:1"
 
     @classmethod
     def on_testbed(cls, *words, **options):
@@ -106,6 +106,9 @@ class Image(unittest.TestCase):
             self.assertLess(time.monotonic(), end, f"{what} did not come")
             time.sleep(0.1)
         return found
+
+    def logs(self, pod):
+        return self.kubectl("logs", pod, "--container", self.pod(pod)["spec"]["containers"][0]["name"])
 
     def pod(self, name):
         return json.loads(self.kubectl("get", "pod", name, "-o", "json"))
@@ -185,7 +188,9 @@ class Image(unittest.TestCase):
                 self.assertEqual((left["how"], left["code"]), ("exited", 3))
 
     def test_a_deletion_is_a_stop_with_the_orders_grace(self):
-        port, process = self.server("trap 'echo saving; sleep 1; echo saved; exit 0' TERM; echo up; while :; do sleep 0.1; done")
+        port, process = self.server(
+            "trap 'echo saving; sleep 1; echo saved; exit 0' TERM; echo up; while :; do sleep 0.1; done"
+        )
         self.rank("stopped", port)
         told = []
         while not any("up\n" in one.get("output", "") for one in told):
@@ -206,7 +211,7 @@ class Image(unittest.TestCase):
 
         self.rank("lonely", 1)  # where nobody listens: it goes on trying
         self.wait_for("the pod", lambda: self.pod("lonely")["status"]["phase"] == "Running")
-        self.wait_for("a line about it", lambda: "No connection to http://10.99.0.1:1" in self.kubectl("logs", "lonely"))
+        self.wait_for("a line about it", lambda: "No connection to http://10.99.0.1:1" in self.logs("lonely"))
         self.kubectl("delete", "pod", "lonely", "--wait=false")
 
     def test_a_rank_that_takes_more_memory_than_its_pod_may_have_says_so(self):
@@ -230,7 +235,7 @@ class Image(unittest.TestCase):
         }  # fmt: skip
         self.apply(pod)
         self.assertEqual(self.ended("server")["exitCode"], 0)
-        self.assertRegex(self.kubectl("logs", "server"), r"^quad \d")
+        self.assertRegex(self.logs("server"), r"^quad \d")
 
 
 if __name__ == "__main__":
