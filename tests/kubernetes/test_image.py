@@ -6,7 +6,6 @@ The server's part in it is played by the test, with just enough of docs/runner-p
 
 import base64
 import json
-import os
 import shutil
 import socket
 import struct
@@ -17,9 +16,11 @@ import time
 import unittest
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-TESTBED = HERE / "testbed" / "testbed"
+import kubetest
+import quadtest
+
+ROOT = Path(__file__).resolve().parents[2]
+TESTBED = kubetest.PROGRAM
 BUSYBOX = "quad.test/busybox:1"
 TIMEOUT_SECONDS = 240
 USER = 12345
@@ -75,15 +76,19 @@ def play(stream, run):
                 return True
 
 
-@unittest.skipUnless(os.geteuid() == 0, "a testbed of Kubernetes needs root")
 class Image(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
+        reason = kubetest.why_not_here()
+        if quadtest.is_sanitized():
+            reason = "images are made of programs without sanitizers"
+        if reason:
+            raise unittest.SkipTest(reason)
         cls.folder = Path(tempfile.mkdtemp(prefix="quad-image-"))
         cls.addClassCleanup(shutil.rmtree, cls.folder, ignore_errors=True)
         cls.addClassCleanup(cls.on_testbed, "down")
         cls.on_testbed("up", "--nodes", "1")
-        programs = Path(os.environ.get("QUAD_BIN", ROOT / "build" / "release" / "bin" / "quad")).parent
+        programs = Path(quadtest.quad_bin()).parent
         cls.images = {}
         for variant in ("runner", "server"):
             archive = cls.folder / f"quad-{variant}.tar"
