@@ -7,7 +7,6 @@
 
 #include <filesystem>
 #include <string_view>
-#include <utility>
 
 #include "base/time.h"
 
@@ -15,8 +14,8 @@ namespace quad::runner {
 
 class RunnerLog {
  public:
-  RunnerLog(std::filesystem::path folder, const Clock& clock)
-      : path_(std::move(folder) / "runner.log"), clock_(clock) {}
+  RunnerLog(const std::filesystem::path& folder, const Clock& clock)
+      : path_(folder / "runner.log"), clock_(clock) {}
 
   void write(std::string_view text) const;
 
