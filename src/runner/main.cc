@@ -1,4 +1,5 @@
 // quad-runner FOLDER: the small program beside every rank. See docs/runner-protocol.md.
+// quad-runner install FOLDER [FROM]: brings it into a pod. See runner/install.h.
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -27,7 +28,10 @@ int main(int argc, char** argv) {
     std::puts("quad-runner " QUAD_VERSION);
     return 0;
   }
-  if ((argc == 3 || argc == 4) && std::string_view(argv[1]) == "install") {
+  if (argc >= 2 && std::string_view(argv[1]) == "install") {
+    if (argc < 3 || argc > 4) {
+      return fail("write `quad-runner install FOLDER [FROM]`");
+    }
     const auto done =
         quad::runner::install(argv[2], argc == 4 ? argv[3] : quad::runner::kStartFolder);
     return done.ok() ? 0 : fail(done.error().message);

@@ -42,6 +42,8 @@ TEST(AttemptSecret, HoldsAStartFileForEachRank) {
   EXPECT_EQ(get_string(start, "token"), "t");
   EXPECT_EQ(get_int(start, "rank"), 1);
   EXPECT_EQ(get_string(start, "hot"), "/quad/hot");
+  EXPECT_EQ(get_string(start, "termination_message"), "/dev/termination-log");
+  EXPECT_EQ(get_int(start, "memory_bytes"), 0);  // the runner is to set no limit of its own
   const auto secret = secret_manifest(request(), some, {start, start});
   ASSERT_TRUE(secret.ok());
   const json::value value(*secret);

@@ -5,6 +5,7 @@
 
 #include "engine/kubernetes/views/test_json.h"
 #include "job/judge.h"
+#include "runner/rank_result.h"
 
 namespace quad::kubernetes {
 namespace {
@@ -527,6 +528,44 @@ TEST(PodFate, HasANameForEach) {
   EXPECT_EQ(to_string(PodFate::kNone), "none");
   EXPECT_EQ(to_string(PodFate::kNodeShutdown), "node_shutdown");
   EXPECT_EQ(to_string(PodFate::kNotStarted), "not_started");
+}
+
+// What the runner writes and what is read here are one format.
+TEST(PodEnd, IsWhatTheRunnerHasWritten) {
+  std::vector<runner::RankResult> results(4);
+  results[0].how = "exited";
+  results[0].at_ms = 1'795'000'000'123;
+  results[0].log_end = 1ULL << 40U;
+  results[1].how = "signaled";
+  results[1].code = 11;
+  results[1].detail = "killed by signal 11 (Segmentation fault)";
+  results[2].how = "never_ran";
+  results[2].code = 1;
+  results[2].in_setup = true;
+  results[2].detail = std::string(10'000, '"');  // that had to be cut
+  results[3].how = "exited";
+  results[3].code = 137;
+  results[3].by_quad = true;
+  results[3].out_of_memory = true;
+  results[3].detail = "killed: memory 64.0 of 64.0 GiB";
+  for (const runner::RankResult& result : results) {
+    const std::string message = runner::termination_message(result);
+    const PodState state = state_of(
+        view_of({fmt::format(R"("phase": "Succeeded", {})", terminated(0, "Completed", message))}),
+        false, false);
+    ASSERT_EQ(state.kind, Kind::kEnded);
+    ASSERT_TRUE(state.end.has_value());
+    EXPECT_EQ(job::to_string(state.end->how), result.how);
+    EXPECT_EQ(state.end->code, result.code);
+    EXPECT_EQ(state.end->by_quad, result.by_quad);
+    EXPECT_EQ(state.end->out_of_memory, result.out_of_memory);
+    EXPECT_EQ(state.end->in_setup, result.in_setup);
+    EXPECT_EQ(state.end->detail, result.detail.size() > 4096
+                                     ? runner::result_from(*parse_json_object(message)).detail
+                                     : result.detail);
+    EXPECT_EQ(state.end->at.millis, result.at_ms);
+    EXPECT_TRUE(state.end->confirmed);
+  }
 }
 
 }  // namespace

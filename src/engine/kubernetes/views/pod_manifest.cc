@@ -21,6 +21,8 @@ constexpr std::string_view kTaskConfig = "config.kubernetes.pod_config";
 constexpr std::string_view kTaskMetadata = "config.kubernetes.custom_metadata";
 constexpr std::string_view kServerConfig = "kubernetes.pod_config";
 constexpr std::string_view kRankFolder = "/quad/rank";
+// Kubernetes' default for a container's terminationMessagePath, which no pod_config may change.
+constexpr std::string_view kTerminationMessage = "/dev/termination-log";
 
 // File modes, as JSON has no octal numbers.
 constexpr int kOwnerReads = 0400;
@@ -432,9 +434,10 @@ json::object start_file(const PodRequest& request, const PodSettings& settings,
           {"gpu_env", ""},
           {"cpu_milli", request.amount.cpu_milli},
           {"cpus", json::array()},
-          {"memory_bytes", request.amount.memory_bytes},
+          {"memory_bytes", 0},  // limits are the kubelet's, where the pod has any
           {"hot", settings.hot ? settings.hot->folder : fmt::format("{}/hot", kQuadFolder)},
           {"home", request.home},
+          {"termination_message", kTerminationMessage},
           {"limits", {{"spool_bytes", settings.spool_bytes}, {"namespaces", false}}}};
 }
 
