@@ -12,29 +12,22 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import unittest
 from pathlib import Path
 
+import kubetest
 import yaml
+from kubetest import builder, quadtest
 
 ROOT = Path(__file__).resolve().parents[2]
-TESTBED = ROOT / "tests" / "kubernetes" / "testbed" / "testbed"
 CHART = ROOT / "deploy" / "helm" / "quad"
-TIMEOUT_SECONDS = 240
-sys.path[:0] = [str(TESTBED.parent), str(ROOT / "tools")]
+sys.path.append(str(ROOT / "tools"))
 
-import builder  # noqa: E402
 import chart_schema  # noqa: E402
 
-QUAD = os.environ.get("QUAD_BIN", str(ROOT / "build" / "release" / "bin" / "quad"))
-WHY_NOT = (
-    "a testbed of Kubernetes needs root"
-    if os.geteuid() != 0
-    else ""
-    if builder.is_built()
-    else "the testbed's programs are not built: ./dev testbed build"
-)
+TIMEOUT_SECONDS = 240
+QUAD = quadtest.quad_bin()
+WHY_NOT = kubetest.why_not_here()
 
 IMAGE = {"image": {"repository": "quad.test/quad"}}
 # Each is laid over IMAGE.
@@ -141,7 +134,7 @@ class Chart(unittest.TestCase):
 
     @classmethod
     def on_testbed(cls, *words):
-        return [str(TESTBED), "--dir", str(cls.folder / "testbed"), *words]
+        return [str(kubetest.PROGRAM), "--dir", str(cls.folder / "testbed"), *words]
 
     @classmethod
     def run_tool(cls, *words, fails=False, **more):
@@ -258,11 +251,13 @@ class Chart(unittest.TestCase):
     def test_the_restricted_namespace_admits_the_server(self):
         refused = self.kubectl("-n", "quad", "run", "other", "--image=quad.test/busybox:1", fails=True)
         self.assertIn('violates PodSecurity "restricted', refused)
-        deadline = time.monotonic() + 60
-        while not self.get("quad", "pods", "-l", "app.kubernetes.io/name=quad")["items"]:
-            self.assertLess(time.monotonic(), deadline, self.kubectl("-n", "quad", "describe", "replicasets"))
-            time.sleep(0.2)
-        pod = self.get("quad", "pods", "-l", "app.kubernetes.io/name=quad")["items"][0]
+
+        def admitted():
+            pods = self.get("quad", "pods", "-l", "app.kubernetes.io/name=quad")["items"]
+            assert pods, self.kubectl("-n", "quad", "describe", "replicasets")
+            return pods
+
+        pod = quadtest.wait_until(admitted, 60, "the server's pod is made", every=0.5)[0]
         self.assertTrue(pod["spec"]["containers"][0]["securityContext"]["readOnlyRootFilesystem"])
 
     def allowed(self, user, namespace):
@@ -357,7 +352,7 @@ class Chart(unittest.TestCase):
 
         claim = self.get("kept", "persistentvolumeclaim", "kept-quad-data")["metadata"]["uid"]
         self.helm("uninstall", "kept", "--namespace", "kept")
-        gone = self.get("kept", "deployments,services,configmaps,roles", "-l", "app.kubernetes.io/name=quad")
+        gone = self.get("kept", "deployments,services,configmaps,roles", "-l", "app.kubernetes.io/instance=kept")
         self.assertEqual(gone["items"], [])
         self.install("kept", named)
         self.assertEqual(self.certificate()[0], second)
