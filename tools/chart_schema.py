@@ -25,8 +25,13 @@ LABELS = {"type": "object", "additionalProperties": TEXT}
 DNS_LABEL = {"type": "string", "pattern": "^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?$"}
 
 
-def group(**properties):
+def open_group(**properties):
     return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def group(**properties):
+    """All of these have a default, so one that is missing was set to null, which no template expects."""
+    return open_group(**properties) | {"required": sorted(properties)}
 
 
 def one_of(*values):
@@ -60,7 +65,7 @@ def make(quad):
             digest={"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"},
             pullPolicy=one_of("Always", "IfNotPresent", "Never"),
         ),
-        imagePullSecrets={"type": "array", "items": group(name=filled(TEXT)) | {"required": ["name"]}},
+        imagePullSecrets={"type": "array", "items": group(name=filled(TEXT))},
         jobs=group(
             namespace=DNS_LABEL,
             createNamespace=YES_OR_NO,
@@ -85,7 +90,7 @@ def make(quad):
             secretHasCa=YES_OR_NO,
             certManager=group(
                 enabled=YES_OR_NO,
-                issuerRef=group(name=TEXT, kind=TEXT, group=TEXT),
+                issuerRef=open_group(name=TEXT, kind=TEXT, group=TEXT),
                 duration=DURATION,
                 renewBefore=DURATION,
             ),
@@ -112,7 +117,7 @@ def make(quad):
         serviceMonitor=group(
             enabled=YES_OR_NO, interval=DURATION, labels=LABELS, tokenSecret=group(name=TEXT, key=filled(TEXT))
         ),
-        resources=group(requests=MAPPING, limits=MAPPING, claims=MAPPINGS),
+        resources=open_group(requests=MAPPING, limits=MAPPING, claims=MAPPINGS),
         priorityClassName=TEXT,
         nodeSelector=LABELS,
         tolerations=MAPPINGS,
@@ -125,9 +130,10 @@ def make(quad):
         extraVolumes=MAPPINGS,
         extraVolumeMounts=MAPPINGS,
         clusterDomain=filled(TEXT),
-        # What Helm itself may pass.
-        **{"global": MAPPING},
     )
+    # What Helm itself may pass; and a `config:` with all below it commented out.
+    schema["properties"]["global"] = MAPPING
+    schema["required"].remove("config")
     return {"$schema": "http://json-schema.org/draft-07/schema#", "title": "Values of the Helm chart of Quad"} | schema
 
 

@@ -33,6 +33,7 @@ IMAGE = {"image": {"repository": "quad.test/quad"}}
 # Each is laid over IMAGE.
 VALUE_SETS = {
     "the least": {},
+    "all of the configuration commented out": {"config": None},
     "a namespace for the jobs": {"jobs": {"namespace": "jobs", "createNamespace": True, "engine": "h100"}},
     "a group's cluster": {
         "imagePullSecrets": [{"name": "registry"}],
@@ -100,6 +101,7 @@ REFUSED = [
     ({"serviceAccount": {"create": False}}, "serviceAccount.name is needed"),
     ({"runAsUser": 0}, "/runAsUser"),
     ({"persistence": {"size": 5}}, "/persistence/size"),
+    ({"tls": None}, "missing property 'tls'"),
 ]
 
 
@@ -168,9 +170,7 @@ class Chart(unittest.TestCase):
 
     def template(self, values):
         """{(kind, name): object}"""
-        text = self.helm(
-            "template", "quad", str(CHART), "--namespace", "quad", "--kube-version", "1.34", values=values
-        )
+        text = self.helm("template", "quad", str(CHART), "--namespace", "quad", "--kube-version", "1.34", values=values)
         return {(one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(text) if one}
 
     def test_it_lints(self):
@@ -212,7 +212,7 @@ class Chart(unittest.TestCase):
                 self.assertTrue(engine["in_cluster"])
                 self.assertEqual(engine["image"], "quad.test/quad:0.1.0")
                 for key in ("kubernetes", "hot_tier", "jobs"):
-                    self.assertEqual(read.get(key), values.get("config", {}).get(key))
+                    self.assertEqual(read.get(key), (values.get("config") or {}).get(key))
 
     def test_an_api_server_accepts_it(self):
         for name, values in VALUE_SETS.items():
@@ -227,9 +227,7 @@ class Chart(unittest.TestCase):
     def test_it_refuses_in_plain_words(self):
         for values, words in REFUSED:
             with self.subTest(words):
-                out = self.helm(
-                    "template", "quad", str(CHART), "--kube-version", "1.34", values=values, fails=True
-                )
+                out = self.helm("template", "quad", str(CHART), "--kube-version", "1.34", values=values, fails=True)
                 self.assertIn(words, out)
 
     def test_what_others_define(self):
@@ -301,12 +299,12 @@ class Chart(unittest.TestCase):
             return self.kubectl(user, "patch", "node", "a", "--type=merge", "-p", json.dumps(change), fails=fails)
 
         def taints():
-            return [{key: one[key] for key in sorted(one)} for one in self.get("default", "node", "a")["spec"].get("taints", [])]
+            return [one["key"] for one in self.get("default", "node", "a")["spec"].get("taints", [])]
 
         patch({"spec": {"taints": [other, own]}})
-        self.assertEqual([one["key"] for one in taints()], ["other", own["key"]])
+        self.assertEqual(taints(), ["other", own["key"]])
         patch({"spec": {"taints": [other]}})
-        self.assertEqual([one["key"] for one in taints()], ["other"])
+        self.assertEqual(taints(), ["other"])
         for change, words in (
             ({"spec": {"taints": [own]}}, "no taint of a node but"),
             ({"spec": {"taints": [other, {"key": "x", "effect": "NoSchedule"}]}}, "no taint of a node but"),

@@ -62,20 +62,20 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{- /* The engine of this cluster as the configuration has it, before the chart adds to it. */ -}}
 {{- define "quad.engine" -}}
-{{- $engines := default dict .Values.config.engines -}}
+{{- $engines := default dict (default dict .Values.config).engines -}}
 {{- toYaml (default dict (get $engines .Values.jobs.engine)) -}}
 {{- end -}}
 
 {{- define "quad.outOfServiceTaint" -}}
 {{- $engine := include "quad.engine" . | fromYaml -}}
-{{- $all := default dict .Values.config.kubernetes -}}
+{{- $all := default dict (default dict .Values.config).kubernetes -}}
 {{- $taint := ternary $engine.out_of_service_taint $all.out_of_service_taint (hasKey $engine "out_of_service_taint") -}}
 {{- if $taint -}}true{{- end -}}
 {{- end -}}
 
 {{- /* config.yaml: what `config` says, and over it what only the chart can know. */ -}}
 {{- define "quad.config" -}}
-{{- $config := deepCopy .Values.config -}}
+{{- $config := deepCopy (default dict .Values.config) -}}
 {{- $name := .Values.jobs.engine -}}
 {{- $all := default dict $config.kubernetes -}}
 {{- if $all.namespace -}}
