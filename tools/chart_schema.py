@@ -79,7 +79,8 @@ def make(quad):
             storageClass=TEXT,
             accessModes={
                 "type": "array",
-                "items": one_of("ReadWriteOnce", "ReadWriteOncePod", "ReadWriteMany"),
+                # Not ReadWriteMany: on storage that all nodes reach, a server that is cut off would go on writing.
+                "items": one_of("ReadWriteOnce", "ReadWriteOncePod"),
                 "minItems": 1,
             },
             size={"type": "string", "pattern": "^[0-9.]+(Mi|Gi|Ti|M|G|T)$"},

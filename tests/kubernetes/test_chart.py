@@ -101,6 +101,7 @@ REFUSED = [
     ({"serviceAccount": {"create": False}}, "serviceAccount.name is needed"),
     ({"runAsUser": 0}, "/runAsUser"),
     ({"persistence": {"size": 5}}, "/persistence/size"),
+    ({"persistence": {"accessModes": ["ReadWriteMany"]}}, "must be one of 'ReadWriteOnce', 'ReadWriteOncePod'"),
     ({"tls": None}, "missing property 'tls'"),
 ]
 
