@@ -27,7 +27,6 @@ import chart_schema  # noqa: E402
 
 TIMEOUT_SECONDS = 240
 QUAD = quadtest.quad_bin()
-WHY_NOT = kubetest.why_not_here()
 
 IMAGE = {"image": {"repository": "quad.test/quad"}}
 # Each is laid over IMAGE.
@@ -120,10 +119,12 @@ def documented_permissions():
     return found
 
 
-@unittest.skipIf(WHY_NOT, WHY_NOT)
 class Chart(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
+        reason = kubetest.why_not_here()
+        if reason:
+            raise unittest.SkipTest(reason)
         cls.folder = Path(tempfile.mkdtemp(prefix="quad-chart-"))
         cls.addClassCleanup(shutil.rmtree, cls.folder, ignore_errors=True)
         cls.addClassCleanup(subprocess.run, cls.on_testbed("down"), check=True)
