@@ -12,7 +12,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "e2e"), str(HERE / "testbed")]
 
-import images  # noqa: E402  of the testbed
+import builder  # noqa: E402  of the testbed
+import images  # noqa: E402
 import quadtest  # noqa: E402
 
 PROGRAM = HERE / "testbed" / "testbed"
@@ -40,6 +41,8 @@ def why_not_here():
     missing = [one for one in ("containerd", "runc", "busybox", "openssl") if not shutil.which(one)]
     if missing or not Path("/bin/bash-static").exists():
         return f"the testbed lacks {', '.join(missing) or 'bash-static'} (./dev setup kubernetes)"
+    if not builder.is_built():
+        return "the testbed's programs are not built (./dev testbed build)"
     return None
 
 

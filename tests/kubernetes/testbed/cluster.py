@@ -55,6 +55,17 @@ MOST_NODES = 100
 VOLUMES = 16
 # What is in its folder. The mark is written first and removed last: a folder with it is a testbed's.
 MARK = "testbed.json"
+# What pods ask of the API server is in log/audit.log, and what became of it.
+AUDIT_POLICY = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [
+        {"level": "None", "userGroups": ["system:serviceaccounts:kube-system"]},
+        {"level": "Metadata", "userGroups": ["system:serviceaccounts"]},
+        {"level": "None"},
+    ],
+}
 CONTENTS = ("port", "port.new", "kubeconfig", "kwok.yaml", "pki", "log", "etcd", "nodes", "images", "shared")
 HOSTPATH_VOLUMES = Path("/tmp/hostpath_pv")
 
@@ -272,6 +283,7 @@ route add {self.SERVICE_NETWORK} dev switch
         if program == "etcd":
             return [programs / "etcd", "--data-dir", self.folder / "etcd", "--unsafe-no-fsync", "--log-level=warn"]
         if program == "apiserver":
+            (pki / "audit.yaml").write_text(json.dumps(AUDIT_POLICY))
             return [
                 programs / "kube-apiserver", "--etcd-servers=http://127.0.0.1:2379", f"--secure-port={self.port}",
                 "--bind-address=0.0.0.0", f"--advertise-address={self.GATEWAY}", f"--client-ca-file={pki / 'ca.crt'}",
@@ -286,6 +298,7 @@ route add {self.SERVICE_NETWORK} dev switch
                 "--kubelet-preferred-address-types=InternalIP",
                 f"--default-not-ready-toleration-seconds={timing.eviction}",
                 f"--default-unreachable-toleration-seconds={timing.eviction}",
+                f"--audit-policy-file={pki / 'audit.yaml'}", f"--audit-log-path={self.log / 'audit.log'}",
             ]  # fmt: skip
         if program == "controllers":
             # Where it makes volumes is fixed in its code; the nodes see the same folder there.
