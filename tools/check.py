@@ -27,15 +27,17 @@ def project_files():
 def allowed_includes():
     """{module: modules it may include}, from the quad_module() lines: itself, and all that it depends on. Also
     {folder: module} for the modules that are a FOLDER in another's."""
-    allowed, folders = {}, {}
+    direct, folders = {}, {}
     text = (ROOT / "CMakeLists.txt").read_text()
     for name, deps in re.findall(r"^quad_module\((\w+)(?:\s+DEPS\s+([^)]*))?\)", text, re.MULTILINE):
-        allowed[name] = {name}
-        for module in re.findall(r"\bquad_(\w+)", deps):
-            allowed[name] |= allowed.get(module, {module})
+        direct[name] = set(re.findall(r"\bquad_(\w+)", deps))
         if folder := re.search(r"\bFOLDER\s+([\w/]+)", deps):
             folders[folder[1] + "/"] = name
-    return allowed, folders
+
+    def reached(name):
+        return {name}.union(*(reached(one) for one in direct.get(name, ())))
+
+    return {name: reached(name) for name in direct}, folders
 
 
 def module_of(path, folders):

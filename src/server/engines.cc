@@ -115,7 +115,12 @@ Result<std::unique_ptr<engine::Engine>> kubernetes_engine(const config::Config& 
   request.in_cluster = cluster.in_cluster;
   kubernetes::KubernetesOptions options;
   options.name = cluster.name;
-  QUAD_ASSIGN(options.access, kubernetes::find_access(request, net::process_environment()));
+  auto access = kubernetes::find_access(request, net::process_environment());
+  if (!access.ok()) {
+    return error(access.error().code,
+                 fmt::format("engines.{}: {}", cluster.name, access.error().message));
+  }
+  options.access = std::move(access).value();
   options.api.writes_per_second = cluster.write_rate;
   options.api.write_burst = cluster.write_burst;
   QUAD_ASSIGN(options.settings, pod_settings(config, cluster, context, options.access.name_space));

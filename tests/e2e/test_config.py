@@ -211,8 +211,8 @@ class Served(quadtest.TestCase):
         self.assertIn("none.yaml", err)
         self.assertFalse((server.data / "server.json").exists())
 
-    def test_a_kubernetes_engine_is_said_to_be_missing(self):
-        server = self.configured("engines: {local: {}, west: {in_cluster: true}}\n", start=False)
+    def test_a_cluster_that_cannot_be_found_is_said(self):
+        server = self.configured("engines: {local: {}, west: {in_cluster: true}}\nurl: https://quad:1\n", start=False)
         code, _, err = server.quad("serve", "--port", "0")
         self.assertNotEqual(code, 0)
-        self.assertIn("no Kubernetes engine yet: take engines.west out", err)
+        self.assertIn("engines.west: This does not run in a pod of Kubernetes", err)
