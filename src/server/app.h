@@ -55,6 +55,7 @@ struct App {
   std::filesystem::path data_dir;
   std::string hot;                                   ///< this machine's hot tier
   std::function<std::string(const NodeId&)> hot_of;  ///< the hot tier, as ranks on a node see it
+  std::vector<std::string> clusters;                 ///< the names of its Kubernetes engines
   std::string secret_key;
   std::string url;    ///< where people reach it
   config::Jobs jobs;  ///< defaults and limits

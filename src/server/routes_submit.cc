@@ -114,6 +114,7 @@ Result<Taken> take(App& app, const Caller& caller, const json::object& body,
   context.owner = caller.user;
   context.secret_key = app.secret_key;
   context.snapshot = &snapshot;
+  context.clusters = app.clusters;
   ObjectReader reader(body);
   const auto yaml = reader.text("yaml");
   const auto command = reader.text("command");

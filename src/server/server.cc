@@ -214,6 +214,9 @@ Status serve(const ServeOptions& options) {
   context.open_files = open_files;
   context.secret_key = app.secret_key;
   QUAD_ASSIGN(const auto engine, make_engines(config, context, clock));
+  for (const config::Kubernetes& cluster : config.kubernetes) {
+    app.clusters.push_back(cluster.name);
+  }
   app.hot_of = [&](const NodeId& node) {
     return hot_folder(config, context, engine->engine_of(node));
   };

@@ -31,7 +31,9 @@ bool same_ignoring_case(std::string_view a, std::string_view b) {
 
 class Preparer {
  public:
-  Preparer(const SubmitContext& context, Prepared& out) : context_(context), out_(out) {}
+  Preparer(const SubmitContext& context, Prepared& out) : context_(context), out_(out) {
+    findings_.containers = !context.clusters.empty();
+  }
 
   void add(const spec::Task& task);
 
@@ -85,11 +87,26 @@ std::optional<job::Shape> Preparer::shape_of(const spec::Resources& resources, b
     return std::nullopt;
   }
   job::Shape shape;
+  if (is_kubernetes(resources) && resources.region && !context_.clusters.empty()) {
+    const std::vector<std::string_view> names(context_.clusters.begin(), context_.clusters.end());
+    if (std::find(names.begin(), names.end(), *resources.region) == names.end()) {
+      const auto near = nearest(*resources.region, names);
+      refuse(alone, place_key(resources),
+             fmt::format("There is no Kubernetes cluster '{}' here; there are {}.",
+                         *resources.region, join_words(names)),
+             near ? fmt::format("did you mean {}?", *near) : "");
+      return std::nullopt;
+    }
+    shape.engine = *resources.region;
+  }
   std::int64_t biggest_cpus = 0;
   std::int64_t biggest_memory = 0;
   std::vector<std::string_view> models;
   std::int32_t most_gpus = 0;
   for (const auto& [id, node] : context_.snapshot->pool.nodes()) {
+    if (!shape.engine.empty() && node.spec.engine != shape.engine) {
+      continue;
+    }
     biggest_cpus = std::max(biggest_cpus, node.spec.capacity.cpu_milli);
     biggest_memory = std::max(biggest_memory, node.spec.capacity.memory_bytes);
     if (node.spec.capacity.gpus > 0 &&
@@ -115,7 +132,8 @@ std::optional<job::Shape> Preparer::shape_of(const spec::Resources& resources, b
     biggest_cpus = 0;
     biggest_memory = 0;
     for (const auto& [id, node] : context_.snapshot->pool.nodes()) {
-      if (node.spec.gpu_model == shape.gpu_model) {
+      if (node.spec.gpu_model == shape.gpu_model &&
+          (shape.engine.empty() || node.spec.engine == shape.engine)) {
         most_gpus = std::max(most_gpus, node.spec.capacity.gpus);
         biggest_cpus = std::max(biggest_cpus, node.spec.capacity.cpu_milli);
         biggest_memory = std::max(biggest_memory, node.spec.capacity.memory_bytes);
@@ -283,7 +301,9 @@ void Preparer::add(const spec::Task& task) {
     body["workdir"] = json::object{{"git", git->url}, {"ref", git->ref.value_or("")}};
   }
   body["mounts"] = mounts_of(task);
-  body["pods"] = std::move(pods);
+  if (!context_.clusters.empty()) {
+    body["pods"] = std::move(pods);
+  }
   if (!secrets.empty()) {
     // Their values may stand in addresses as well: all that they were filled into is sealed with
     // them.
@@ -303,7 +323,8 @@ void Preparer::add(const spec::Task& task) {
   std::move(findings_.errors.begin(), findings_.errors.end(), std::back_inserter(out_.errors));
   std::move(findings_.warnings.begin(), findings_.warnings.end(),
             std::back_inserter(out_.warnings));
-  findings_ = {};
+  findings_.errors.clear();
+  findings_.warnings.clear();
 }
 
 }  // namespace

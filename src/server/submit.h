@@ -25,7 +25,8 @@ struct SubmitContext {
   std::map<std::string, std::string> mount_blobs;  ///< destination -> blob of a local file mount
   std::map<std::string, bool> mount_is_file;
   bool uploads_follow = false;  ///< only looking: local files need not have been uploaded yet
-  const control::Snapshot* snapshot = nullptr;        ///< for what nodes there are
+  const control::Snapshot* snapshot = nullptr;  ///< for what nodes there are
+  std::vector<std::string> clusters;            ///< the names of this server's Kubernetes engines
   config::Jobs jobs = config::default_config().jobs;  ///< what a task gets that asks for nothing
 };
 
