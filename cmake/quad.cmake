@@ -1,5 +1,6 @@
 # How Quad's modules, programs and tests are declared. A module is a folder src/<name>: every x.cc is part of the
 # library quad_<name>, every x_test.cc part of the test program <name>_test. Main files are programs of their own.
+# A module may also be a FOLDER inside another's, declared before it, whose library then leaves that folder out.
 
 find_package(Threads REQUIRED)
 find_package(OpenSSL REQUIRED)
@@ -57,8 +58,19 @@ if(QUAD_TESTS)
 endif()
 
 function(quad_module name)
-  cmake_parse_arguments(ARG "" "" "DEPS" ${ARGN})
-  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.cc)
+  cmake_parse_arguments(ARG "" "FOLDER" "DEPS" ${ARGN})
+  set(folder ${CMAKE_SOURCE_DIR}/src/${name})
+  if(ARG_FOLDER)
+    set(folder ${CMAKE_SOURCE_DIR}/src/${ARG_FOLDER})
+    set_property(GLOBAL APPEND PROPERTY quad_inner_folders ${folder})
+  endif()
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${folder}/*.cc)
+  get_property(inner_folders GLOBAL PROPERTY quad_inner_folders)
+  foreach(inner IN LISTS inner_folders)
+    if(NOT inner STREQUAL folder)
+      list(FILTER sources EXCLUDE REGEX "^${inner}/")
+    endif()
+  endforeach()
   set(tests ${sources})
   list(FILTER sources EXCLUDE REGEX "_test\\.cc$|/main\\.cc$|_main\\.cc$")
   list(FILTER tests INCLUDE REGEX "_test\\.cc$")

@@ -24,6 +24,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 E2E = ROOT / "tests" / "e2e"
+KUBERNETES = ROOT / "tests" / "kubernetes"
 sys.path.insert(0, str(E2E))
 
 import quadtest  # noqa: E402
@@ -143,6 +144,8 @@ def run_file(path, args, print_lock):
 def run_end_to_end(args):
     print_lock = threading.Lock()
     files = sorted(E2E.glob("test_*.py"))
+    if args.kubernetes:
+        files += sorted(KUBERNETES.glob("test_*.py"))
     total = Outcome()
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
         for outcome in pool.map(lambda path: run_file(path, args, print_lock), files):
@@ -158,6 +161,7 @@ def main():
     parser.add_argument("--e2e", action="store_true", help="only the end-to-end tests")
     parser.add_argument("--unit", action="store_true", help="only the unit tests")
     parser.add_argument("-v", "--verbose", action="store_true", help="also print the output of what passes")
+    parser.add_argument("--kubernetes", action="store_true", help="also those in tests/kubernetes, on a real one")
     args = parser.parse_args()
     args.build = args.build.resolve()
     args.sanitized = quadtest.is_sanitized(args.build / "bin" / "quad")

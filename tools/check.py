@@ -25,14 +25,24 @@ def project_files():
 
 
 def allowed_includes():
-    """{module: modules it may include}, from the quad_module() lines: itself, and all that it depends on."""
-    allowed = {}
+    """{module: modules it may include}, from the quad_module() lines: itself, and all that it depends on. Also
+    {folder: module} for the modules that are a FOLDER in another's."""
+    direct, folders = {}, {}
     text = (ROOT / "CMakeLists.txt").read_text()
     for name, deps in re.findall(r"^quad_module\((\w+)(?:\s+DEPS\s+([^)]*))?\)", text, re.MULTILINE):
-        allowed[name] = {name}
-        for module in re.findall(r"\bquad_(\w+)", deps):
-            allowed[name] |= allowed.get(module, {module})
-    return allowed
+        direct[name] = set(re.findall(r"\bquad_(\w+)", deps))
+        if folder := re.search(r"\bFOLDER\s+([\w/]+)", deps):
+            folders[folder[1] + "/"] = name
+
+    def reached(name):
+        return {name}.union(*(reached(one) for one in direct.get(name, ())))
+
+    return {name: reached(name) for name in direct}, folders
+
+
+def module_of(path, folders):
+    """The module that a file's path under src/ belongs to."""
+    return next((name for folder, name in folders.items() if path.startswith(folder)), path.split("/")[0])
 
 
 def check_script(path, text):
@@ -53,20 +63,22 @@ def check_paths(text):
             yield number, "names a folder of one machine"
 
 
-def check_source(path, text, allowed):
+def check_source(path, text, allowed, folders):
     if path.suffix == ".h" and not HEADER.match(text):
         yield 1, "a header begins with a contract comment and #pragma once"
-    module = path.relative_to(ROOT / "src").parts[0]
+    module = module_of(path.relative_to(ROOT / "src").as_posix(), folders)
     for number, line in enumerate(text.splitlines(), 1):
-        found = re.match(r'#include "(\w+)/(\w+)', line)
+        found = re.match(r'#include "((\w+)/(\w+)[^"]*)', line)
+        included = module_of(found[1], folders) if found else None
         # A library of one file, such as quad_runner_protocol, lets that file in alone.
-        names = {found[1], f"{found[1]}_{found[2]}"} if found else set()
-        if found and found[1] in allowed and not names & allowed.get(module, allowed.keys()):
-            yield number, f"{module} may not include {found[1]} (CMakeLists.txt says what it depends on)"
+        names = {included, f"{found[2]}_{found[3]}"} if found else set()
+        if included in allowed and not names & allowed.get(module, allowed.keys()):
+            yield number, f"{module} may not include {included} (CMakeLists.txt says what it depends on)"
 
 
 def main():
-    allowed, count = allowed_includes(), 0
+    allowed, folders = allowed_includes()
+    count = 0
     for path in project_files():
         try:
             text = path.read_text(encoding="utf-8")
@@ -74,7 +86,7 @@ def main():
             continue
         found = [*check_script(path, text), *check_paths(text)]
         if path.is_relative_to(ROOT / "src") and path.suffix in (".h", ".cc"):
-            found += check_source(path, text, allowed)
+            found += check_source(path, text, allowed, folders)
         for number, message in found:
             print(f"{path.relative_to(ROOT)}:{number}: {message}")
         count += len(found)

@@ -8,6 +8,8 @@
 
 #include "cli/commands.h"
 #include "cli/output.h"
+#include "cli/server_flags.h"
+#include "cli/task_input.h"
 #include "server/server.h"
 
 namespace quad::cli {
@@ -147,6 +149,38 @@ int say(Program& program, const json::object& object, const std::string& sentenc
   return kOk;
 }
 
+int run_server(Program& program, const ServerFlags& flags, bool quiet) {
+  const config::Source source = flags.source(program.globals);
+  config::Loaded loaded = config::load(source, flags.given());
+  if (!loaded.ok()) {
+    // Whoever starts a server in the background tells of its last line alone.
+    const std::size_t count = loaded.errors.size();
+    const std::string first = line_of(loaded.errors.front(), "error", source.path.string());
+    if (count > 1) {
+      print_faults(loaded, source);
+    }
+    return fail(error(ErrorCode::kInvalid,
+                      count == 1 ? fmt::format("The configuration cannot be used: {}", first)
+                                 : fmt::format("The configuration has {} errors; the first is {}",
+                                               count, first)));
+  }
+  print_faults(loaded, source);
+  server::ServeOptions options;
+  options.data_dir = data_dir_of(program.globals);
+  std::error_code failure;
+  options.runner =
+      std::filesystem::read_symlink("/proc/self/exe", failure).parent_path() / "quad-runner";
+  options.config = std::move(loaded.config);
+  options.quiet = quiet;
+  const Status status = server::serve(options);
+  if (status.ok()) {
+    return kOk;
+  }
+  const int code = fail(status.error());
+  const bool refused = status.error().code == ErrorCode::kInvalid || code == kExists;
+  return refused ? code : kUnreachable;  // no server can be started here, whatever the reason
+}
+
 int start_local(Program& program) {
   const bool ran = Client::connect(program.globals, false).ok();
   const auto client = Client::connect(program.globals);
@@ -265,53 +299,12 @@ void add_node_commands(CLI::App& app, Program& program) {
 }
 
 void add_server_commands(CLI::App& app, Program& program) {
-  auto options = std::make_shared<server::ServeOptions>();
   CLI::App* serve = add_verb(app, program, "serve", "Run the server");
-  serve->add_option("--listen,--host", options->listen,
-                    "Address to listen on; beyond loopback only with TLS");
-  serve->add_option("--port", options->port, "Port; 0 takes a free one")
-      ->check(CLI::Range(0, 65535));
-  serve->add_option("--tls-cert", options->tls_certificate, "PEM file of the certificate chain")
-      ->check(CLI::ExistingFile);
-  serve->add_option("--tls-key", options->tls_key, "PEM file of its key")->check(CLI::ExistingFile);
-  serve
-      ->add_option("--tls-ca", options->tls_ca,
-                   "PEM file of the authority that signed it, for runners over TCP")
-      ->check(CLI::ExistingFile);
-  serve->add_flag("--runners-over-tcp", options->runners_over_tcp,
-                  "Runners connect to the address listened on, not to the unix socket");
-  serve->add_option("--nodes", options->nodes, "Divide this machine into so many pretend nodes");
-  serve->add_option("--gpus", options->gpus, "GPUs of each pretend node, such as H100:8");
-  serve->add_option("--cpus", options->cpus, "CPUs of each pretend node");
-  serve->add_option("--memory", options->memory_gb, "Memory of each pretend node in GB");
-  serve
-      ->add_option("--node-lost-after", options->node_lost_after,
-                   "Seconds of silence until a node counts as lost")
-      ->check(CLI::Range(1.0, 86400.0));
-  serve
-      ->add_option("--strict-lease", options->strict_lease,
-                   "Seconds without server and fence until a rank of a job with 'fence: strict' "
-                   "stops itself")
-      ->check(CLI::Range(3.0, 3600.0));
-  serve
-      ->add_option(
-          "--spool-gb", options->spool_gb,
-          "Output in GB that each rank keeps while the server is away; beyond it the oldest goes")
-      ->check(CLI::Range(0.001, 1e6));
-  serve->add_flag("-q,--quiet", options->quiet, "Only warnings and errors");
-  on_chosen(serve, program, [&program, options] {
-    options->data_dir = data_dir_of(program.globals);
-    std::error_code failure;
-    options->runner =
-        std::filesystem::read_symlink("/proc/self/exe", failure).parent_path() / "quad-runner";
-    const Status status = server::serve(*options);
-    if (status.ok()) {
-      return kOk;
-    }
-    const int code = fail(status.error());
-    const bool refused = status.error().code == ErrorCode::kInvalid || code == kExists;
-    return refused ? code : kUnreachable;  // no server can be started here, whatever the reason
-  });
+  auto flags = std::make_shared<ServerFlags>(*serve);
+  auto quiet = std::make_shared<bool>(false);
+  serve->add_flag("-q,--quiet", *quiet, "Only warnings and errors");
+  on_chosen(serve, program,
+            [&program, flags, quiet] { return run_server(program, *flags, *quiet); });
 
   CLI::App* api = app.add_subcommand("api", "The server of this user");
   api->require_subcommand(1);

@@ -240,7 +240,7 @@ std::vector<Candidate> values_of(const CLI::Option& option, const Walk& walk, Kn
   }
   constexpr std::array kPaths = {"files",      "file",          "entrypoint", "--workdir",
                                  "--env-file", "--secret-file", "--config",   "--data-dir",
-                                 "--ca",       "--tls-cert",    "--tls-key"};
+                                 "--ca",       "--tls-cert",    "--tls-key",  "--tls-ca"};
   if (std::find(kPaths.begin(), kPaths.end(), name) != kPaths.end()) {
     return {{std::string(kFiles), ""}};
   }

@@ -75,10 +75,10 @@ Status Control::start(RunnerOrders orders) {
   State& s = *state_;
   s.core = std::make_unique<Core>(s.options, s.store, s.engine, std::move(s.scheduler),
                                   std::move(orders), s.listener);
-  QUAD_ASSIGN(auto existing,
+  QUAD_ASSIGN(const auto inventories,
               s.engine.begin([&s](engine::Observation seen) { s.post(std::move(seen)); }));
   const Now now = s.clock.now();
-  if (Status loaded = s.core->load(existing, now); !loaded.ok()) {
+  if (Status loaded = s.core->load(inventories, now); !loaded.ok()) {
     s.engine.end();  // its threads would go on telling an inbox that is no more
     return loaded;
   }

@@ -21,6 +21,8 @@ std::pair<std::size_t, std::size_t> place_of(JobId id) {
 }
 
 /// How long a runner that was told to end may take beyond its grace before the engine kills it.
+/// For a runner that may be about to say hello.
+constexpr Millis kKillUnborn{1'000};
 constexpr Millis kKillMargin{3'000};
 
 /// A queue longer than this is shown with up to this delay, as listing it costs O(its length).
@@ -161,21 +163,40 @@ void Core::step(std::vector<Message> messages, Now now) {
   }
 }
 
+Status Core::check_room_for(const SubmitJobs& message) const {
+  // What was acknowledged before is answered again in any case.
+  std::map<std::string, std::int64_t> more;  // by owner
+  for (const Submission& one : message.submissions) {
+    const bool known = !one.client_key.empty() &&
+                       client_keys_.contains(std::make_pair(one.request.owner, one.client_key));
+    more[one.request.owner] += known ? 0 : 1;
+  }
+  std::erase_if(more, [](const auto& entry) { return entry.second == 0; });
+  if (more.empty()) {
+    return {};
+  }
+  for (const auto& [owner, count] : more) {
+    const auto found = active_.find(owner);
+    const auto active =
+        found == active_.end() ? 0 : static_cast<std::int64_t>(found->second.size());
+    if (options_.active_per_user && active + count > *options_.active_per_user) {
+      return error(ErrorCode::kExhausted,
+                   fmt::format("At most {} jobs of one user may wait or run here, and {} has {}: "
+                               "wait until one has ended, or cancel one",
+                               *options_.active_per_user, owner, active));
+    }
+  }
+  return store_.room();
+}
+
 void Core::handle(SubmitJobs& message, Now now) {
   if (store_failure_) {
     message.done(*store_failure_);
     return;
   }
-  const auto is_known = [this](const Submission& submission) {
-    return !submission.client_key.empty() &&
-           client_keys_.contains(std::make_pair(submission.request.owner, submission.client_key));
-  };
-  // What was acknowledged before is answered again in any case.
-  if (!std::all_of(message.submissions.begin(), message.submissions.end(), is_known)) {
-    if (const Status room = store_.room(); !room.ok()) {
-      message.done(room.error());
-      return;
-    }
+  if (Status room = check_room_for(message); !room.ok()) {
+    message.done(room.error());
+    return;
   }
   std::vector<JobId> ids;
   for (Submission& submission : message.submissions) {
@@ -204,6 +225,7 @@ void Core::handle(SubmitJobs& message, Now now) {
     chunks_[chunk]->push_back(std::make_shared<job::Job>(std::move(job)));
     cloned_jobs_.insert(id);
     new_jobs_.emplace(id, submission.client_key);
+    active_[key.first].insert(id);
     if (!submission.client_key.empty()) {
       client_keys_.emplace(key, id);
     }
@@ -323,7 +345,7 @@ void Core::observe(const engine::NodeSeen& seen, Now now) {
   if (it == silence_.end()) {
     return;
   }
-  it->second.engine_seen = now.mono;
+  it->second.engine_seen = std::max(it->second.engine_seen, now.mono + -seen.ago);
   it->second.silent_since.reset();
 }
 
@@ -369,6 +391,44 @@ void Core::observe(const engine::StartFailed& failed, Now now) {
   apply(failed.key.job, job::RankEnded{failed.key.epoch, failed.key.rank, std::move(end)}, now);
 }
 
+void Core::observe(const engine::StartWaits& waits, Now now) {
+  // How long a start may take is for its engine to say; one that is being stopped gets no more
+  // time.
+  const job::Job* job = find(waits.key.job);
+  const job::Attempt* attempt = job == nullptr ? nullptr : job->live();
+  if (const auto kill = kill_at_.find(waits.key);
+      kill != kill_at_.end() && attempt != nullptr && !attempt->stopping) {
+    kill->second = now.mono + options_.start_timeout;
+  }
+  apply(waits.key.job, job::StartDelayed{waits.key.epoch, waits.key.rank, waits.reason}, now);
+}
+
+void Core::observe(const engine::Inventory& inventory, Now now) {
+  reconcile(inventory, now);
+}
+
+void Core::observe(const engine::EngineAway& away, Now now) {
+  const bool was = away_.contains(away.engine);
+  if (away.reason.empty()) {
+    away_.erase(away.engine);
+  } else {
+    away_[away.engine] = away.reason;
+  }
+  if (was == !away.reason.empty()) {
+    return;
+  }
+  job::Event event;
+  event.at = now.wall;
+  event.kind = was ? "engine.back" : "engine.away";
+  event.actor = "engine";
+  event.message = was ? fmt::format("The engine {} sees its nodes again.", away.engine)
+                      : fmt::format(
+                            "The engine {} does not see its nodes: {}. What runs there runs "
+                            "on; nothing new starts there.",
+                            away.engine, away.reason);
+  events_.push_back(std::move(event));
+}
+
 void Core::apply(JobId id, const job::Happening& happening, Now now) {
   job::Job* job = edit(id);
   if (job == nullptr) {
@@ -406,6 +466,12 @@ void Core::settle(const job::Job& job) {
   }
   if (job::is_terminal(job.status)) {
     run_clocks_.erase(job.id);
+    if (const auto found = active_.find(job.request->owner); found != active_.end()) {
+      found->second.erase(job.id);
+      if (found->second.empty()) {
+        active_.erase(found);
+      }
+    }
   }
   if (job::is_terminal(job.status) && !job.request->body.empty()) {
     // The body was needed to start it; from now on the store has it for whoever asks.
@@ -545,6 +611,23 @@ void Core::publish(Now now) {
   }
 }
 
+const job::RankRecord* Core::find_rank(const RankKey& key) const {
+  if (const job::Job* job = find(key.job); job != nullptr) {
+    for (const job::Attempt& attempt : job->attempts) {
+      const auto rank = static_cast<std::size_t>(key.rank.value());
+      if (attempt.epoch == key.epoch && rank < attempt.ranks.size()) {
+        return &attempt.ranks[rank];
+      }
+    }
+  }
+  return nullptr;
+}
+
+NodeId Core::node_of(const RankKey& key) const {
+  const job::RankRecord* rank = find_rank(key);
+  return rank == nullptr ? NodeId() : rank->holding.node;
+}
+
 void Core::execute(const job::Effect& effect, Now now) {
   const auto job_of = [this](const RankKey& key) -> std::shared_ptr<const job::Job> {
     return snapshot()->find(key.job);
@@ -559,7 +642,7 @@ void Core::execute(const job::Effect& effect, Now now) {
     live_.connected(start->key, now);
     live_.disconnected(start->key);
     kill_at_[start->key] = now.mono + options_.start_timeout;
-    engine_.start({start->key, rank.holding, attempt_token(start->key.job, start->key.epoch)});
+    engine_.start({start->key, rank.holding, attempt_token(start->key.job, start->key.epoch), job});
   } else if (const auto* order = std::get_if<job::SendOrder>(&effect)) {
     orders_.order(order->key, job_of(order->key));
   } else if (const auto* go = std::get_if<job::SendGo>(&effect)) {
@@ -568,7 +651,10 @@ void Core::execute(const job::Effect& effect, Now now) {
     orders_.end_fence_wait(end_wait->key);
   } else if (const auto* stop = std::get_if<job::StopRank>(&effect)) {
     // Being told to stop once more, as by a cancel, gives no more time.
-    const MonoTime at = now.mono + stop->grace + kKillMargin;
+    const job::RankRecord* rank = find_rank(stop->key);
+    const bool there = rank != nullptr && !rank->nonce.empty();
+    // Who has not said hello cannot be asked.
+    const MonoTime at = now.mono + (there ? stop->grace + kKillMargin : kKillUnborn);
     const auto known = kill_at_.try_emplace(stop->key, at).first;
     known->second = std::min(known->second, at);
     orders_.stop(stop->key, stop->grace, stop->reason);
@@ -576,7 +662,7 @@ void Core::execute(const job::Effect& effect, Now now) {
     kill_at_.erase(release->key);
     live_.erase(release->key);
     orders_.bye(release->key);
-    engine_.forget(release->key);
+    engine_.forget(release->key, node_of(release->key));
   } else if (const auto* dismiss = std::get_if<job::DismissRunner>(&effect)) {
     orders_.leave(dismiss->key, dismiss->nonce, dismiss->reason);
   }

@@ -100,6 +100,8 @@ struct Options {
       job::kStrictLease;  ///< of ranks of jobs with a strict fence, from the next attempt on
   Millis start_timeout{120'000};  ///< from the order to its runner's hello
   std::size_t inbox_limit = 1'000'000;
+  /// How many jobs of one user may wait or run; jobs that are there already stay.
+  std::optional<std::int64_t> active_per_user;
   std::string attempt_key;  ///< secret from which the attempts' tokens are made
 };
 
@@ -170,7 +172,8 @@ class Core {
        std::unique_ptr<plan::Scheduler> scheduler, RunnerOrders orders, CommitListener listener);
 
   /// Loads the store and reconciles it with the runners that exist. Once, before the first step.
-  Status load(const std::vector<engine::Existing>& existing, Now now);
+  /// What an engine without an inventory had running counts as alive until it is observed.
+  Status load(const std::vector<engine::Inventory>& inventories, Now now);
   void step(std::vector<Message> messages, Now now);
 
   [[nodiscard]] std::shared_ptr<const Snapshot> snapshot() const;
@@ -189,6 +192,7 @@ class Core {
     bool confirmed_down = false;
   };
 
+  Status check_room_for(const SubmitJobs& message) const;
   void handle(SubmitJobs& message, Now now);
   void handle(CancelJob& message, Now now);
   void handle(DrainNode& message, Now now);
@@ -203,6 +207,9 @@ class Core {
   void observe(const engine::NodeBack& back, Now now);
   void observe(const engine::RunnerEnded& ended, Now now);
   void observe(const engine::StartFailed& failed, Now now);
+  void observe(const engine::StartWaits& waits, Now now);
+  void observe(const engine::Inventory& inventory, Now now);
+  void observe(const engine::EngineAway& away, Now now);
 
   [[nodiscard]] const job::Job* find(JobId id) const;
   /// The job, cloned at its first change in a step so that snapshots keep the old one. Null if
@@ -229,7 +236,11 @@ class Core {
   void publish(Now now);
   void publish_snapshot(Now now);
   void execute(const job::Effect& effect, Now now);
-  void reconcile(const std::vector<engine::Existing>& existing, Now now);
+  [[nodiscard]] const job::RankRecord* find_rank(const RankKey& key) const;
+  /// The node that a rank was placed on; empty if there is no such rank.
+  [[nodiscard]] NodeId node_of(const RankKey& key) const;
+  void reconcile(const engine::Inventory& inventory, Now now);
+  void take_up(Now now);
 
   Options options_;
   store::Store& store_;
@@ -245,7 +256,9 @@ class Core {
   std::map<std::string, std::string> settings_;
   pool::Pool pool_;
   std::map<NodeId, Silence> silence_;
-  std::set<JobId> live_jobs_;  ///< those with a live attempt
+  std::map<std::string, std::string> away_;        ///< engines that do not see their machines: why
+  std::set<JobId> live_jobs_;                      ///< those with a live attempt
+  std::map<std::string, std::set<JobId>> active_;  ///< by owner: those that have not ended
   /// How long a job with a time limit has run, over all attempts, on the monotonic clock: the time
   /// of day may jump.
   struct RunClock {

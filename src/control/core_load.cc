@@ -7,7 +7,7 @@
 
 namespace quad::control {
 
-Status Core::load(const std::vector<engine::Existing>& existing, Now now) {
+Status Core::load(const std::vector<engine::Inventory>& inventories, Now now) {
   QUAD_ASSIGN(store::Loaded loaded, store_.load());
   last_revision_ = loaded.last_revision;
   settings_.insert(loaded.settings.begin(), loaded.settings.end());
@@ -36,13 +36,45 @@ Status Core::load(const std::vector<engine::Existing>& existing, Now now) {
   }
   // Readers have something to see even if the first commit fails.
   publish_snapshot(now);
-  reconcile(existing, now);
+  take_up(now);
+  for (const engine::Inventory& inventory : inventories) {
+    reconcile(inventory, now);
+  }
   return {};
 }
 
-void Core::reconcile(const std::vector<engine::Existing>& existing, Now now) {
+/// Puts what waits into the queue, and keeps what ranks hold that are not dead for certain.
+void Core::take_up(Now now) {
+  for (std::int64_t id = 1; id <= last_job_; ++id) {
+    const job::Job* job = find(JobId(id));
+    if (job == nullptr) {
+      continue;
+    }
+    for (const job::Attempt& attempt : job->attempts) {
+      for (std::size_t r = 0; r < attempt.ranks.size(); ++r) {
+        const job::RankRecord& rank = attempt.ranks[r];
+        if (!rank.end || !rank.end->confirmed) {
+          const RankKey key{job->id, attempt.epoch, Rank(static_cast<std::int32_t>(r))};
+          pool_.restore(key, rank.holding);
+          live_.connected(key, now);
+          live_.disconnected(key);
+        }
+      }
+    }
+    if (!job::is_terminal(job->status)) {
+      active_[job->request->owner].insert(job->id);
+    }
+    if (job->live() != nullptr) {
+      live_jobs_.insert(job->id);
+    } else if (!job::is_terminal(job->status)) {
+      scheduler_->enqueue(*job);
+    }
+  }
+}
+
+void Core::reconcile(const engine::Inventory& inventory, Now now) {
   std::map<RankKey, const engine::Existing*> found;
-  for (const engine::Existing& one : existing) {
+  for (const engine::Existing& one : inventory.existing) {
     found.emplace(one.key, &one);
   }
   struct Gone {
@@ -63,7 +95,9 @@ void Core::reconcile(const std::vector<engine::Existing>& existing, Now now) {
         if (rank.end && rank.end->confirmed) {
           continue;  // what is left of it is forgotten below
         }
-        pool_.restore(key, rank.holding);
+        if (engine_.engine_of(rank.holding.node) != inventory.engine) {
+          continue;
+        }
         const auto it = found.find(key);
         const engine::Existing* runner = it == found.end() ? nullptr : it->second;
         if (it != found.end()) {
@@ -71,8 +105,6 @@ void Core::reconcile(const std::vector<engine::Existing>& existing, Now now) {
         }
         if (runner != nullptr && runner->alive) {
           // Adopted: it will say hello again by itself.
-          live_.connected(key, now);
-          live_.disconnected(key);
           if (live && attempt.stopping) {
             kill_at_[key] = now.mono + job->request->stop_grace + options_.start_timeout;
           } else if (live && rank.nonce.empty()) {
@@ -95,11 +127,6 @@ void Core::reconcile(const std::vector<engine::Existing>& existing, Now now) {
         }
       }
     }
-    if (job->live() != nullptr) {
-      live_jobs_.insert(job->id);
-    } else if (!job::is_terminal(job->status)) {
-      scheduler_->enqueue(*job);
-    }
   }
   for (Gone& one : gone) {
     apply(one.key.job, job::RankEnded{one.key.epoch, one.key.rank, std::move(one.end)}, now);
@@ -108,13 +135,13 @@ void Core::reconcile(const std::vector<engine::Existing>& existing, Now now) {
     // Its end is durable, or its job is not known here at all: nothing of it may live on.
     if (runner->alive && find(key.job) == nullptr) {
       spdlog::warn("runner {} belongs to no job of this store and is killed", to_string(key));
-      engine_.kill(key);
+      engine_.kill(key, runner->node);
     } else if (runner->alive) {
       live_.connected(key, now);
       live_.disconnected(key);
       kill_at_[key] = now.mono + options_.start_timeout;
     }
-    engine_.forget(key);
+    engine_.forget(key, runner->node);
   }
 }
 

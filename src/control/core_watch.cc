@@ -49,8 +49,17 @@ void Core::watch_nodes(Now now) {
     if (silence.confirmed_down) {
       continue;
     }
+    const auto away = away_.find(node->spec.engine);
+    if (away != away_.end()) {
+      // Its engine is blind: it is not this node that is silent.
+      silence.engine_seen = now.mono;
+    }
+    // A beat that is late by a quarter is not late yet.
+    const Millis beat = node->spec.beat + node->spec.beat / 4;
+    const Millis suspect_after = std::max(options_.suspect_after, beat);
+    const Millis lost_after = std::max(options_.node_lost_after, beat);
     const Millis engine_silence = now.mono - silence.engine_seen;
-    const bool engine_silent = engine_silence > options_.suspect_after;
+    const bool engine_silent = engine_silence > suspect_after;
     // The runners' channel is as fresh as the last word of any of them; without a runner there is
     // no such channel.
     std::optional<Millis> runner_silence;
@@ -64,26 +73,28 @@ void Core::watch_nodes(Now now) {
     if (engine_silent && !silence.silent_since) {
       silence.silent_since = silence.engine_seen;
     }
-    if (engine_silent &&
-        now.mono - *silence.silent_since <= kBreakerWindow + options_.node_lost_after) {
+    if (engine_silent && now.mono - *silence.silent_since <= kBreakerWindow + lost_after) {
       ++silent_nodes;
     }
-    const bool suspect = engine_silent || runners_silent;
+    const bool suspect = engine_silent || runners_silent || away != away_.end();
     if (suspect && node->health == pool::NodeHealth::kReady) {
       const std::string why =
-          engine_silent ? "the engine has not seen it" : "its ranks' heartbeats have stopped";
+          away != away_.end() ? fmt::format("its engine does not see it: {}", away->second)
+          : engine_silent
+              ? fmt::format("the engine has not seen it for {}", format_duration(suspect_after))
+              : fmt::format("its ranks' heartbeats have stopped for {}",
+                            format_duration(options_.suspect_after));
       pool_.set_health(id, pool::NodeHealth::kSuspect, why);
       pool_changed_ = true;
-      record_node_event(id, "node.suspect", "control",
-                        fmt::format("{} is suspect: {} for {}; nothing new starts there.",
-                                    id.value(), why, format_duration(options_.suspect_after)),
-                        now);
+      record_node_event(
+          id, "node.suspect", "control",
+          fmt::format("{} is suspect: {}; nothing new starts there.", id.value(), why), now);
     } else if (!suspect && node->health != pool::NodeHealth::kReady) {
       pool_.set_health(id, pool::NodeHealth::kReady, "");
       pool_changed_ = true;
       record_node_event(id, "node.ready", "control", fmt::format("{} is back.", id.value()), now);
     }
-    if (engine_silence > options_.node_lost_after && node->health != pool::NodeHealth::kLost &&
+    if (engine_silence > lost_after && node->health != pool::NodeHealth::kLost &&
         (!runner_silence || *runner_silence > options_.node_lost_after)) {
       presumed_lost.push_back(id);
     }
@@ -162,12 +173,14 @@ void Core::watch_jobs(Now now) {
     return;
   }
   for (auto it = kill_at_.begin(); it != kill_at_.end();) {
-    if (it->second <= now.mono) {
-      spdlog::warn("rank {} did not answer in time and is killed", to_string(it->first));
-      engine_.kill(it->first);
-      it = kill_at_.erase(it);
-    } else {
+    if (it->second > now.mono) {
       ++it;
+    } else if (away_.contains(engine_.engine_of(node_of(it->first)))) {
+      ++it;  // it cannot be killed now, nor could it start
+    } else {
+      spdlog::warn("rank {} did not answer in time and is killed", to_string(it->first));
+      engine_.kill(it->first, node_of(it->first));
+      it = kill_at_.erase(it);
     }
   }
 }

@@ -4,13 +4,20 @@
 // places runners and tells what it sees; the runner does the work (docs/design.md §3). Orders are
 // idempotent by (job, epoch, rank): given twice, they are one.
 //
+// A server may have several engines; each node is of one, and so are all ranks of an attempt. An
+// engine that cannot see its machines (an API server that does not answer) says so: then the
+// silence of its nodes is no news of them, and what it has running counts as alive.
+//
 // Threads: control calls the methods from its own thread; none blocks for longer than a system
-// call. Observations go to the sink from the engine's thread.
+// call. Observations go to the sink from the engine's threads.
 
 #pragma once
 
 #include <functional>
+#include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <variant>
 #include <vector>
 
@@ -26,6 +33,16 @@ struct StartOrder {
   RankKey key;
   pool::Holding holding;
   std::string token;  ///< of the attempt; reaches the runner by a file or secret, never by argv
+  /// As it stands, its request with the body: for engines that place more than a process.
+  std::shared_ptr<const job::Job> job;
+};
+
+/// A runner that the engine knew of before the server started.
+struct Existing {
+  RankKey key;
+  bool alive = false;
+  std::optional<job::RankEnd> result;  ///< what an ended one left behind
+  NodeId node;
 };
 
 // What an engine sees.
@@ -34,9 +51,11 @@ struct StartOrder {
 struct NodeFound {
   pool::NodeSpec spec;
 };
-/// The engine's own channel to the node is alive. Each second or so for each node.
+/// The engine's own channel to the node is alive, or was so long ago. Once in NodeSpec::beat or so
+/// for each node.
 struct NodeSeen {
   NodeId node;
+  Millis ago{0};
 };
 /// The node is certainly off (confirmed), or the engine says that it is back.
 struct NodeDown {
@@ -57,29 +76,42 @@ struct StartFailed {
   RankKey key;
   std::string reason;
 };
-
-using Observation = std::variant<NodeFound, NodeSeen, NodeDown, NodeBack, RunnerEnded, StartFailed>;
-using Sink = std::function<void(Observation)>;
-
-/// A runner that the engine knows of when the server starts.
-struct Existing {
+/// The runner has not started yet, and why, in a sentence; told when the reason changes, and each
+/// half minute while it stands: a start that nothing is told of is given up.
+struct StartWaits {
   RankKey key;
-  bool alive = false;
-  std::optional<job::RankEnd> result;  ///< what an ended one left behind
+  std::string reason;
 };
+/// What exists in an engine that could not tell so when it began.
+struct Inventory {
+  std::string engine;
+  std::vector<Existing> existing;
+};
+/// The engine does not see its machines at the moment, or (with an empty reason) sees them again.
+struct EngineAway {
+  std::string engine;
+  std::string reason;
+};
+
+using Observation = std::variant<NodeFound, NodeSeen, NodeDown, NodeBack, RunnerEnded, StartFailed,
+                                 StartWaits, Inventory, EngineAway>;
+using Sink = std::function<void(Observation)>;
 
 class Engine {
  public:
   virtual ~Engine() = default;
-  /// The nodes and runners there are, then begins to observe. Called once, before any order.
-  virtual Result<std::vector<Existing>> begin(Sink sink) = 0;
+  /// Begins to observe, and tells what exists in each engine that can tell at once; of the others
+  /// an Inventory is observed later. Called once, before any order.
+  virtual Result<std::vector<Inventory>> begin(Sink sink) = 0;
+  /// The name of the engine that a node is of, or would be if it existed. Any thread, any time.
+  [[nodiscard]] virtual std::string engine_of(const NodeId& node) const = 0;
   virtual void start(const StartOrder& order) = 0;
   /// Kills the runner and everything it started, at once. Idempotent; RunnerEnded follows, also if
   /// the runner was not there any more: whoever asks had not heard of its end. (A node out of sight
   /// answers when it is back.)
-  virtual void kill(const RankKey& key) = 0;
+  virtual void kill(const RankKey& key, const NodeId& node) = 0;
   /// The rank's end is durable: what the engine keeps of it (folder, pod) may go.
-  virtual void forget(const RankKey& key) = 0;
+  virtual void forget(const RankKey& key, const NodeId& node) = 0;
   /// `verb` is fail, return, freeze or thaw; kUnsupported where the engine cannot.
   virtual Status node_action(const NodeId& node, const std::string& verb) = 0;
   /// Stops observing. Runners live on.

@@ -66,6 +66,7 @@ std::string_view to_string(Verdict verdict);
 struct Shape {
   pool::Resources per_rank;
   std::string gpu_model;  ///< empty: any, or no GPUs
+  std::string engine;     ///< empty: any; all ranks are on one in any case
   bool operator==(const Shape&) const = default;
 };
 

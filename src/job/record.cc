@@ -236,6 +236,7 @@ json::object to_json(const Request& request) {
     json::object one;
     put_resources(one, shape.per_rank);
     put(one, "gpu_model", shape.gpu_model);
+    put(one, "engine", shape.engine);
     shapes.push_back(std::move(one));
   }
   object["shapes"] = std::move(shapes);
@@ -268,7 +269,8 @@ Result<Request> request_from_json(const json::object& object) {
   if (const auto* shapes = get_array(object, "shapes")) {
     for (const json::value& shape : *shapes) {
       if (const auto* one = shape.if_object()) {
-        request.shapes.push_back({resources_from(*one), get_text(*one, "gpu_model")});
+        request.shapes.push_back(
+            {resources_from(*one), get_text(*one, "gpu_model"), get_text(*one, "engine")});
       }
     }
   }

@@ -25,6 +25,7 @@ class Transition {
   void operator()(const CheckpointSeen& seen);
   void operator()(const CheckpointsGone& gone);
   void operator()(const Noted& noted);
+  void operator()(const StartDelayed& delayed);
   void operator()(const NodeLost& lost);
   void operator()(const CancelAsked& asked);
   void operator()(const DurationExceeded& exceeded);
@@ -629,6 +630,17 @@ void Transition::operator()(const Noted& noted) {
   }
   Event& event = record("note." + noted.kind, "runner", noted.message);
   event.rank = noted.rank;
+  event.node = rank->holding.node.value();
+}
+
+void Transition::operator()(const StartDelayed& delayed) {
+  const RankRecord* rank = live_rank(delayed.epoch, delayed.rank);
+  if (rank == nullptr || rank->phase != RankPhase::kOrdered || job_.message == delayed.reason) {
+    return;
+  }
+  job_.message = delayed.reason;
+  Event& event = record("rank.delayed", "engine", delayed.reason);
+  event.rank = delayed.rank;
   event.node = rank->holding.node.value();
 }
 

@@ -88,6 +88,12 @@ struct Noted {
   std::string kind;
   std::string message;
 };
+/// A rank's runner has not started yet, and why.
+struct StartDelayed {
+  Epoch epoch;
+  Rank rank;
+  std::string reason;  ///< a sentence
+};
 /// A node holding ranks of the job is lost; `confirmed` when its death is certain.
 struct NodeLost {
   NodeId node;
@@ -103,9 +109,10 @@ struct Unplaceable {
   std::string reason;
 };
 
-using Happening = std::variant<Placed, RankHello, RankSettingUp, RankReady, RankEnded, ResumeChosen,
-                               CheckpointSeen, CheckpointsGone, Noted, NodeLost, CancelAsked,
-                               DurationExceeded, Unplaceable>;
+using Happening =
+    std::variant<Placed, RankHello, RankSettingUp, RankReady, RankEnded, ResumeChosen,
+                 CheckpointSeen, CheckpointsGone, Noted, StartDelayed, NodeLost, CancelAsked,
+                 DurationExceeded, Unplaceable>;
 
 // What must be done once the record is durable.
 

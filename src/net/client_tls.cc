@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <openssl/err.h>
+#include <openssl/pem.h>
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
 #include <poll.h>
@@ -64,8 +65,9 @@ long bio_control(BIO* /*bio*/, int command, long /*number*/, void* /*pointer*/) 
 
 class TlsWire final : public Wire {
  public:
-  TlsWire(UniqueFd fd, MethodPtr method, ContextPtr context, SessionPtr session)
-      : Wire(std::move(fd)),
+  TlsWire(UniqueFd fd, const ClientOptions& options, MethodPtr method, ContextPtr context,
+          SessionPtr session)
+      : Wire(std::move(fd), options),
         method_(std::move(method)),
         context_(std::move(context)),
         session_(std::move(session)) {}
@@ -80,6 +82,7 @@ class TlsWire final : public Wire {
   Result<std::size_t> read_some(std::span<char> into, Millis timeout) override {
     const int size = static_cast<int>(std::min<std::size_t>(into.size(), INT_MAX));
     while (true) {
+      QUAD_TRY(check_cancel());
       ERR_clear_error();
       const int got = SSL_read(session_.get(), into.data(), size);
       if (got > 0) {
@@ -91,11 +94,9 @@ class TlsWire final : public Wire {
       }
       short events = 0;
       if (!wants(why, events)) {
-        return broken();
+        return broken(openssl_reason());
       }
-      if (!wait(events, timeout)) {
-        return read_timeout_error(timeout);
-      }
+      QUAD_TRY(wait_to_read(events, timeout));
     }
   }
 
@@ -113,12 +114,9 @@ class TlsWire final : public Wire {
       }
       short events = 0;
       if (!wants(SSL_get_error(session_.get(), sent), events)) {
-        return broken();
+        return broken(openssl_reason());
       }
-      if (!wait(static_cast<short>(heed_answer ? events | POLLIN : events), timeout)) {
-        return error(ErrorCode::kTimeout,
-                     "The Quad server took nothing for " + format_duration(timeout) + ".");
-      }
+      QUAD_TRY(wait_to_write(static_cast<short>(heed_answer ? events | POLLIN : events), timeout));
     }
     return true;
   }
@@ -142,26 +140,102 @@ class TlsWire final : public Wire {
     return why == SSL_ERROR_WANT_READ || why == SSL_ERROR_WANT_WRITE;
   }
 
-  static Error broken() {
-    return error(ErrorCode::kUnavailable,
-                 "The connection to the Quad server broke: " + openssl_reason() + ".");
-  }
-
   MethodPtr method_;
   ContextPtr context_;
   SessionPtr session_;
 };
 
 Error no_tls(const ClientOptions& options, std::string_view why) {
-  return error(ErrorCode::kUnavailable, "Cannot speak TLS with the Quad server at " + options.url +
-                                            ": " + std::string(why) + ".");
+  return error(ErrorCode::kUnavailable, "Cannot speak TLS with the " + options.peer + " at " +
+                                            options.url + ": " + std::string(why) + ".");
 }
 
-Status set_up_verification(SSL_CTX* context, SSL* session, const ServerAddress& address,
+using BioPtr = std::unique_ptr<BIO, Freer<BIO_free>>;
+using CertificatePtr = std::unique_ptr<X509, Freer<X509_free>>;
+using KeyPtr = std::unique_ptr<EVP_PKEY, Freer<EVP_PKEY_free>>;
+
+BioPtr text_bio(const std::string& text) {
+  return BioPtr(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
+}
+
+/// Never asks at the terminal for the password of an encrypted key.
+int no_password(char* /*buffer*/, int /*size*/, int /*writing*/, void* /*data*/) {
+  return -1;
+}
+
+CertificatePtr next_certificate(BIO* bio) {
+  return CertificatePtr(PEM_read_bio_X509(bio, nullptr, no_password, nullptr));
+}
+
+Status trust(SSL_CTX* context, const std::string& pem, const ClientOptions& options) {
+  const auto bio = text_bio(pem);
+  int count = 0;
+  while (const auto certificate = next_certificate(bio.get())) {
+    X509_STORE_add_cert(SSL_CTX_get_cert_store(context), certificate.get());
+    ++count;
+  }
+  ERR_clear_error();  // the end of the text is an error to OpenSSL
+  if (count == 0) {
+    return error(ErrorCode::kInvalid, "The certificate authority for the " + options.peer + " at " +
+                                          options.url + " has no PEM certificate in it.");
+  }
+  return {};
+}
+
+Status show_certificate(SSL_CTX* context, const ClientOptions& options) {
+  const auto refuse = [&](std::string_view what) {
+    return error(ErrorCode::kInvalid, "The client certificate for the " + options.peer + " at " +
+                                          options.url + " cannot be used: " + std::string(what) +
+                                          ".");
+  };
+  const auto bio = text_bio(options.certificate_pem);
+  auto certificate = next_certificate(bio.get());
+  if (certificate == nullptr) {
+    return refuse("there is no PEM certificate in it");
+  }
+  if (SSL_CTX_use_certificate(context, certificate.get()) != 1) {
+    return refuse(openssl_reason());
+  }
+  while (auto issuer = next_certificate(bio.get())) {
+    if (SSL_CTX_add0_chain_cert(context, issuer.get()) == 1) {
+      (void)issuer.release();  // the context's now
+    }
+  }
+  ERR_clear_error();
+  const auto key_bio = text_bio(options.key_pem);
+  const KeyPtr key(PEM_read_bio_PrivateKey(key_bio.get(), nullptr, no_password, nullptr));
+  if (key == nullptr) {
+    ERR_clear_error();
+    return refuse("there is no PEM key without a password beside it");
+  }
+  if (SSL_CTX_use_PrivateKey(context, key.get()) != 1 || SSL_CTX_check_private_key(context) != 1) {
+    ERR_clear_error();
+    return refuse("the key beside it belongs to another certificate");
+  }
+  return {};
+}
+
+bool is_number(const std::string& host) {
+  in6_addr number{};
+  return inet_pton(AF_INET, host.c_str(), &number) == 1 ||
+         inet_pton(AF_INET6, host.c_str(), &number) == 1;
+}
+
+Status set_up_verification(SSL_CTX* context, SSL* session, const std::string& name,
                            const ClientOptions& options) {
   if (!options.verify_certificate) {
     SSL_set_verify(session, SSL_VERIFY_NONE, nullptr);
     return {};
+  }
+  SSL_set_verify(session, SSL_VERIFY_PEER, nullptr);
+  const int named = is_number(name)
+                        ? X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(session), name.c_str())
+                        : SSL_set1_host(session, name.c_str());
+  if (named != 1) {
+    return no_tls(options, openssl_reason());
+  }
+  if (!options.ca_pem.empty()) {
+    return trust(context, options.ca_pem, options);
   }
   if (options.ca_file.empty()) {
     SSL_CTX_set_default_verify_paths(context);
@@ -170,16 +244,6 @@ Status set_up_verification(SSL_CTX* context, SSL* session, const ServerAddress& 
         ErrorCode::kInvalid,
         "Cannot read certificates from '" + options.ca_file + "': " + openssl_reason() + ".",
         options.ca_file);
-  }
-  SSL_set_verify(session, SSL_VERIFY_PEER, nullptr);
-  in6_addr number{};
-  const bool numeric = inet_pton(AF_INET, address.host.c_str(), &number) == 1 ||
-                       inet_pton(AF_INET6, address.host.c_str(), &number) == 1;
-  const int named =
-      numeric ? X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(session), address.host.c_str())
-              : SSL_set1_host(session, address.host.c_str());
-  if (named != 1) {
-    return no_tls(options, openssl_reason());
   }
   return {};
 }
@@ -196,13 +260,19 @@ Result<std::unique_ptr<Wire>> connect_tls(UniqueFd fd, const ServerAddress& addr
   SSL_CTX_set_min_proto_version(context.get(), TLS1_2_VERSION);
   SSL_CTX_set_mode(context.get(),
                    SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+  if (!options.certificate_pem.empty()) {
+    QUAD_TRY(show_certificate(context.get(), options));
+  }
   SessionPtr session(SSL_new(context.get()));
   MethodPtr method(BIO_meth_new(BIO_TYPE_SOURCE_SINK, "quad socket"));
   if (session == nullptr || method == nullptr) {
     return no_tls(options, openssl_reason());
   }
-  QUAD_TRY(set_up_verification(context.get(), session.get(), address, options));
-  SSL_set_tlsext_host_name(session.get(), address.host.c_str());
+  const auto& name = options.tls_server_name.empty() ? address.host : options.tls_server_name;
+  QUAD_TRY(set_up_verification(context.get(), session.get(), name, options));
+  if (!is_number(name)) {
+    SSL_set_tlsext_host_name(session.get(), name.c_str());
+  }
   BIO_meth_set_write(method.get(), bio_write);
   BIO_meth_set_read(method.get(), bio_read);
   BIO_meth_set_ctrl(method.get(), bio_control);
@@ -223,7 +293,12 @@ Result<std::unique_ptr<Wire>> connect_tls(UniqueFd fd, const ServerAddress& addr
     const int why = SSL_get_error(session.get(), done);
     if (why == SSL_ERROR_WANT_READ || why == SSL_ERROR_WANT_WRITE) {
       const short events = why == SSL_ERROR_WANT_READ ? POLLIN : POLLOUT;
-      if (!wait_for_fd(fd.get(), events, options.connect_timeout)) {
+      const auto waited =
+          wait_for_fd(fd.get(), events, options.connect_timeout, options.cancel.get());
+      if (waited == Waited::kCancelled) {
+        return cancelled_error(options.peer);
+      }
+      if (waited == Waited::kTimeout) {
         return no_tls(options, "no answer within " + format_duration(options.connect_timeout));
       }
       continue;
@@ -232,13 +307,13 @@ Result<std::unique_ptr<Wire>> connect_tls(UniqueFd fd, const ServerAddress& addr
     if (verdict != X509_V_OK) {
       ERR_clear_error();
       return error(ErrorCode::kDenied,
-                   "The certificate of the Quad server at " + options.url +
+                   "The certificate of the " + options.peer + " at " + options.url +
                        " does not verify: " + X509_verify_cert_error_string(verdict) +
                        "; name its authority's file if it is your own.");
     }
     return no_tls(options, openssl_reason());
   }
-  std::unique_ptr<Wire> wire = std::make_unique<TlsWire>(std::move(fd), std::move(method),
+  std::unique_ptr<Wire> wire = std::make_unique<TlsWire>(std::move(fd), options, std::move(method),
                                                          std::move(context), std::move(session));
   return wire;
 }

@@ -13,7 +13,10 @@
 #include <charconv>
 #include <chrono>
 #include <cstring>
+#include <thread>
 #include <vector>
+
+#include "net/proxy.h"
 
 namespace quad::net {
 
@@ -32,8 +35,8 @@ std::string lower_first(std::string text) {
 }
 
 Error cannot_reach(const ClientOptions& options, std::string_view why) {
-  return error(ErrorCode::kUnavailable,
-               "Cannot reach the Quad server at " + options.url + ": " + std::string(why) + ".");
+  return error(ErrorCode::kUnavailable, "Cannot reach the " + options.peer + " at " + options.url +
+                                            ": " + std::string(why) + ".");
 }
 
 SocketAddress ipv4(in_addr number, std::uint16_t port) {
@@ -56,6 +59,59 @@ SocketAddress ipv6(const in6_addr& number, std::uint16_t port) {
   std::memcpy(&address.storage, &six, sizeof six);
   address.size = sizeof six;
   return address;
+}
+
+/// One question to the resolver. It owns all that getaddrinfo touches.
+struct Lookup {
+  std::string host;
+  std::string port;
+  int failure = 0;
+  std::vector<SocketAddress> found;
+  std::shared_ptr<Cancel> done;
+
+  void run() {
+    addrinfo hints{};
+    hints.ai_socktype = SOCK_STREAM;
+    hints.ai_flags = AI_ADDRCONFIG;
+    addrinfo* list = nullptr;
+    failure = getaddrinfo(host.c_str(), port.c_str(), &hints, &list);
+    for (const addrinfo* entry = list; failure == 0 && entry != nullptr; entry = entry->ai_next) {
+      SocketAddress& copy = found.emplace_back();
+      std::memcpy(&copy.storage, entry->ai_addr, entry->ai_addrlen);
+      copy.size = entry->ai_addrlen;
+    }
+    if (failure == 0) {
+      freeaddrinfo(list);
+    }
+  }
+};
+
+/// Asks the resolver. It can hang for as long as its own configuration lets it, and nothing
+/// interrupts it: who has a Cancel gets it on a thread of its own, left behind when the time is up.
+Result<std::shared_ptr<const Lookup>> look_up(const ServerAddress& address,
+                                              const ClientOptions& options) {
+  const auto lookup = std::make_shared<Lookup>();
+  lookup->host = address.host;
+  lookup->port = std::to_string(address.port);
+  if (options.cancel == nullptr) {
+    lookup->run();
+    return std::shared_ptr<const Lookup>(lookup);
+  }
+  QUAD_ASSIGN(lookup->done, Cancel::create());
+  std::thread([lookup] {
+    lookup->run();
+    lookup->done->cancel();
+  }).detach();
+  switch (wait_for_fd(lookup->done->fd(), POLLIN, options.connect_timeout, options.cancel.get())) {
+    case Waited::kCancelled:
+      return cancelled_error(options.peer);
+    case Waited::kTimeout:
+      return cannot_reach(options, "the name '" + address.host + "' did not resolve within " +
+                                       format_duration(options.connect_timeout));
+    case Waited::kReady:
+      break;
+  }
+  return std::shared_ptr<const Lookup>(lookup);
 }
 
 Result<std::vector<SocketAddress>> resolve(const ServerAddress& address,
@@ -87,35 +143,29 @@ Result<std::vector<SocketAddress>> resolve(const ServerAddress& address,
     found.push_back(ipv6(six, address.port));
     return found;
   }
-  addrinfo hints{};
-  hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_ADDRCONFIG;
-  addrinfo* list = nullptr;
-  const int failure =
-      getaddrinfo(address.host.c_str(), std::to_string(address.port).c_str(), &hints, &list);
-  if (failure != 0) {
+  QUAD_ASSIGN(const auto lookup, look_up(address, options));
+  if (lookup->failure != 0) {
     return cannot_reach(options, "the name '" + address.host + "' does not resolve (" +
-                                     lower_first(gai_strerror(failure)) + ")");
+                                     lower_first(gai_strerror(lookup->failure)) + ")");
   }
-  for (const addrinfo* entry = list; entry != nullptr; entry = entry->ai_next) {
-    SocketAddress& copy = found.emplace_back();
-    std::memcpy(&copy.storage, entry->ai_addr, entry->ai_addrlen);
-    copy.size = entry->ai_addrlen;
-  }
-  freeaddrinfo(list);
-  return found;
+  return lookup->found;
 }
 
 /// 0, or the errno of the failure.
-int connect_fd(int fd, const SocketAddress& address, Millis timeout) {
+int connect_fd(int fd, const SocketAddress& address, const ClientOptions& options) {
   if (::connect(fd, reinterpret_cast<const sockaddr*>(&address.storage), address.size) == 0) {
     return 0;
   }
   if (errno != EINPROGRESS && errno != EINTR) {
     return errno;
   }
-  if (!wait_for_fd(fd, POLLOUT, timeout)) {
-    return ETIMEDOUT;
+  switch (wait_for_fd(fd, POLLOUT, options.connect_timeout, options.cancel.get())) {
+    case Waited::kCancelled:
+      return ECANCELED;
+    case Waited::kTimeout:
+      return ETIMEDOUT;
+    case Waited::kReady:
+      break;
   }
   int failure = 0;
   socklen_t length = sizeof failure;
@@ -205,53 +255,60 @@ Result<ServerAddress> parse_address(std::string_view url) {
   return address;
 }
 
-Error read_timeout_error(Millis timeout) {
-  return error(ErrorCode::kTimeout,
-               "The Quad server sent nothing for " + format_duration(timeout) + ".");
+Error cancelled_error(std::string_view peer) {
+  return error(ErrorCode::kUnavailable,
+               "The request to the " + std::string(peer) + " was given up, as asked.");
 }
 
-bool wait_for_fd(int fd, short events, Millis timeout) {
-  using Clock = std::chrono::steady_clock;
-  const bool endless = timeout <= Millis(0);
-  const auto until = Clock::now() + timeout;
-  pollfd entry{fd, events, 0};
-  while (true) {
-    int left = -1;
-    if (!endless) {
-      left = static_cast<int>(
-          std::max<std::int64_t>(0, std::chrono::ceil<Millis>(until - Clock::now()).count()));
-    }
-    const int ready = ::poll(&entry, 1, left);
-    if (ready > 0) {
-      return true;
-    }
-    if (ready == 0) {
-      return false;
-    }
-    if (errno != EINTR) {
-      return true;  // the operation itself will say what is wrong
-    }
+Status Wire::check_cancel() const {
+  if (cancel_ != nullptr && cancel_->cancelled()) {
+    return cancelled_error(peer_);
   }
+  return {};
 }
 
-bool Wire::wait(short events, Millis timeout) const {
-  return wait_for_fd(fd_.get(), events, timeout);
+Error Wire::broken(std::string_view why) const {
+  return error(ErrorCode::kUnavailable,
+               "The connection to the " + peer_ + " broke: " + std::string(why) + ".");
+}
+
+Status Wire::wait_to_read(short events, Millis timeout) const {
+  switch (wait_for_fd(fd_.get(), events, timeout, cancel_.get())) {
+    case Waited::kReady:
+      return {};
+    case Waited::kTimeout:
+      return error(ErrorCode::kTimeout,
+                   "The " + peer_ + " sent nothing for " + format_duration(timeout) + ".");
+    case Waited::kCancelled:
+      break;
+  }
+  return cancelled_error(peer_);
+}
+
+Status Wire::wait_to_write(short events, Millis timeout) const {
+  switch (wait_for_fd(fd_.get(), events, timeout, cancel_.get())) {
+    case Waited::kReady:
+      return {};
+    case Waited::kTimeout:
+      return error(ErrorCode::kTimeout,
+                   "The " + peer_ + " took nothing for " + format_duration(timeout) + ".");
+    case Waited::kCancelled:
+      break;
+  }
+  return cancelled_error(peer_);
 }
 
 Result<std::size_t> Wire::read_some(std::span<char> into, Millis timeout) {
   while (true) {
+    QUAD_TRY(check_cancel());
     const auto got = ::recv(fd_.get(), into.data(), into.size(), 0);
     if (got >= 0) {
       return static_cast<std::size_t>(got);
     }
     if (errno == EAGAIN || errno == EWOULDBLOCK) {
-      if (!wait(POLLIN, timeout)) {
-        return read_timeout_error(timeout);
-      }
+      QUAD_TRY(wait_to_read(POLLIN, timeout));
     } else if (errno != EINTR) {
-      return error(ErrorCode::kUnavailable,
-                   "The connection to the Quad server broke: " +
-                       lower_first(std::generic_category().message(errno)) + ".");
+      return broken(lower_first(std::generic_category().message(errno)));
     }
   }
 }
@@ -265,15 +322,10 @@ Result<bool> Wire::write(std::string_view bytes, Millis timeout, bool heed_answe
     if (sent >= 0) {
       bytes.remove_prefix(static_cast<std::size_t>(sent));
     } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
-      const auto events = static_cast<short>(heed_answer ? POLLOUT | POLLIN : POLLOUT);
-      if (!wait(events, timeout)) {
-        return error(ErrorCode::kTimeout,
-                     "The Quad server took nothing for " + format_duration(timeout) + ".");
-      }
+      QUAD_TRY(
+          wait_to_write(static_cast<short>(heed_answer ? POLLOUT | POLLIN : POLLOUT), timeout));
     } else if (errno != EINTR) {
-      return error(ErrorCode::kUnavailable,
-                   "The connection to the Quad server broke: " +
-                       lower_first(std::generic_category().message(errno)) + ".");
+      return broken(lower_first(std::generic_category().message(errno)));
     }
   }
   return true;
@@ -285,8 +337,22 @@ bool Wire::answer_waiting() {
   return got >= 0 || (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR);
 }
 
-Result<std::unique_ptr<Wire>> connect_wire(const ServerAddress& address,
-                                           const ClientOptions& options) {
+namespace {
+
+/// A dead machine or network is noticed within half a minute, also by who only listens. (What is
+/// sent and not taken is up to the caller's timeout: a server that stands still is not dead.)
+void watch_over(int fd) {
+  const auto set = [fd](int level, int name, int value) {
+    setsockopt(fd, level, name, &value, sizeof value);
+  };
+  set(IPPROTO_TCP, TCP_NODELAY, 1);
+  set(SOL_SOCKET, SO_KEEPALIVE, 1);
+  set(IPPROTO_TCP, TCP_KEEPIDLE, 15);
+  set(IPPROTO_TCP, TCP_KEEPINTVL, 5);
+  set(IPPROTO_TCP, TCP_KEEPCNT, 3);
+}
+
+Result<UniqueFd> connect_socket(const ServerAddress& address, const ClientOptions& options) {
   QUAD_ASSIGN(const auto ends, resolve(address, options));
   int failure = EHOSTUNREACH;
   for (const auto& end : ends) {
@@ -295,19 +361,16 @@ Result<std::unique_ptr<Wire>> connect_wire(const ServerAddress& address,
       failure = errno;
       continue;
     }
-    failure = connect_fd(fd.get(), end, options.connect_timeout);
-    if (failure != 0) {
-      continue;
+    failure = connect_fd(fd.get(), end, options);
+    if (failure == 0) {
+      if (end.storage.ss_family != AF_UNIX) {
+        watch_over(fd.get());
+      }
+      return fd;
     }
-    if (end.storage.ss_family != AF_UNIX) {
-      const int on = 1;
-      setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-      setsockopt(fd.get(), SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+    if (failure == ECANCELED) {
+      return cancelled_error(options.peer);
     }
-    if (address.scheme == ServerAddress::Scheme::kHttps) {
-      return connect_tls(std::move(fd), address, options);
-    }
-    return std::make_unique<Wire>(std::move(fd));
   }
   if (failure == ETIMEDOUT) {
     return cannot_reach(options, "no answer within " + format_duration(options.connect_timeout));
@@ -316,6 +379,70 @@ Result<std::unique_ptr<Wire>> connect_wire(const ServerAddress& address,
     return cannot_reach(options, "there is no such socket, so no server runs there");
   }
   return cannot_reach(options, lower_first(std::generic_category().message(failure)));
+}
+
+/// Reads the proxy's answer, byte by byte, so that nothing of what follows it is taken.
+Result<std::string> read_head(Wire& wire, Millis timeout) {
+  constexpr std::size_t kMostHead = 16U << 10U;
+  std::string head;
+  while (!head.ends_with("\r\n\r\n")) {
+    char one = 0;
+    QUAD_ASSIGN(const auto got, wire.read_some(std::span(&one, 1), timeout));
+    if (got == 0 || head.size() >= kMostHead) {
+      return error(ErrorCode::kUnavailable, "it gave no HTTP answer");
+    }
+    head += one;
+  }
+  return head;
+}
+
+Result<UniqueFd> connect_through_proxy(const ServerAddress& address, const ClientOptions& options) {
+  QUAD_ASSIGN(const auto proxy, parse_proxy(options.proxy));
+  QUAD_ASSIGN(const auto proxy_address, parse_address(proxy.url));
+  auto proxy_options = options;
+  proxy_options.peer = "proxy";
+  proxy_options.url = proxy.url;
+  QUAD_ASSIGN(auto fd, connect_socket(proxy_address, proxy_options));
+
+  const bool colon = address.host.find(':') != std::string::npos;
+  const auto target =
+      (colon ? "[" + address.host + "]" : address.host) + ":" + std::to_string(address.port);
+  std::string request = "CONNECT " + target + " HTTP/1.1\r\nHost: " + target + "\r\n";
+  if (!proxy.authorization.empty()) {
+    request += "Proxy-Authorization: " + proxy.authorization + "\r\n";
+  }
+  request += "\r\n";
+  Wire wire(std::move(fd), proxy_options);
+  QUAD_TRY(wire.write(request, options.connect_timeout, false));
+  const auto head = read_head(wire, options.connect_timeout);
+  const auto refuse = [&](std::string_view why) {
+    return cannot_reach(options,
+                        "the proxy at " + proxy.url + " does not connect: " + std::string(why));
+  };
+  if (options.cancel != nullptr && options.cancel->cancelled()) {
+    return cancelled_error(options.peer);
+  }
+  if (!head.ok()) {
+    return refuse(head.error().message);
+  }
+  const auto line = std::string_view(*head).substr(0, head->find("\r\n"));
+  if (!line.starts_with("HTTP/1.") || line.size() < 12 || line[9] != '2') {
+    return refuse(line.size() > 9 ? line.substr(9) : line);
+  }
+  return wire.release();
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Wire>> connect_wire(const ServerAddress& address,
+                                           const ClientOptions& options) {
+  const bool local = address.scheme == ServerAddress::Scheme::kUnix;
+  QUAD_ASSIGN(auto fd, options.proxy.empty() || local ? connect_socket(address, options)
+                                                      : connect_through_proxy(address, options));
+  if (address.scheme == ServerAddress::Scheme::kHttps) {
+    return connect_tls(std::move(fd), address, options);
+  }
+  return std::make_unique<Wire>(std::move(fd), options);
 }
 
 }  // namespace quad::net

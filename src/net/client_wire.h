@@ -34,7 +34,9 @@ Result<ServerAddress> parse_address(std::string_view url);
 
 class Wire {
  public:
-  explicit Wire(UniqueFd fd) : fd_(std::move(fd)) {}
+  /// Of `options` only what the other side is called and the Cancel are kept.
+  Wire(UniqueFd fd, const ClientOptions& options)
+      : fd_(std::move(fd)), peer_(options.peer), cancel_(options.cancel) {}
   virtual ~Wire() = default;
   Wire(const Wire&) = delete;
   Wire& operator=(const Wire&) = delete;
@@ -49,12 +51,21 @@ class Wire {
   /// Whether bytes are held that poll() does not see.
   virtual bool buffered() { return false; }
   [[nodiscard]] int fd() const { return fd_.get(); }
+  /// Gives the socket away; nothing else may be called then.
+  [[nodiscard]] UniqueFd release() { return std::move(fd_); }
 
  protected:
-  /// Waits for `events` of poll(). False when the time is up.
-  [[nodiscard]] bool wait(short events, Millis timeout) const;
+  // Waits for `events` of poll(); the error says that nothing came, or went, in that time.
+  [[nodiscard]] Status wait_to_read(short events, Millis timeout) const;
+  [[nodiscard]] Status wait_to_write(short events, Millis timeout) const;
+  /// The error of a Cancel, if it was used: asked before each read, so that a flood of data cannot
+  /// keep it from being seen.
+  [[nodiscard]] Status check_cancel() const;
+  [[nodiscard]] Error broken(std::string_view why) const;
 
   UniqueFd fd_;
+  std::string peer_;
+  std::shared_ptr<Cancel> cancel_;
 };
 
 /// A connected wire, with TLS where the address says so.
@@ -65,8 +76,7 @@ Result<std::unique_ptr<Wire>> connect_wire(const ServerAddress& address,
 Result<std::unique_ptr<Wire>> connect_tls(UniqueFd fd, const ServerAddress& address,
                                           const ClientOptions& options);
 
-Error read_timeout_error(Millis timeout);
-/// Waits for one of `events` on `fd`; false when the time is up. A timeout of 0 waits without end.
-bool wait_for_fd(int fd, short events, Millis timeout);
+/// "The request to the … was given up": what a Cancel ends a call with.
+Error cancelled_error(std::string_view peer);
 
 }  // namespace quad::net

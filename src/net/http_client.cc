@@ -139,6 +139,7 @@ struct HttpClient::State {
     const Headers* headers = nullptr;
     Outgoing body;
     const ChunkSink* sink = nullptr;
+    const HeadSink* on_head = nullptr;
     Millis read_timeout{0};
     bool upgrade = false;
   };
@@ -296,7 +297,7 @@ Result<bool> HttpClient::State::send_file(const Outgoing& body) {
 Status HttpClient::State::read_more(Millis timeout, bool& ended) {
   const auto space = input.prepare(kReadBuffer);
   if (space.empty()) {
-    return error(ErrorCode::kExhausted, "The Quad server sent a head without an end.");
+    return error(ErrorCode::kExhausted, "The " + options.peer + " sent a head without an end.");
   }
   QUAD_ASSIGN(const auto got, wire->read_some(space, timeout));
   input.commit(got);
@@ -309,6 +310,7 @@ Result<ClientResponse> HttpClient::State::read_response(const Call& call, bool& 
   ClientResponse response;
   std::optional<ResponseParser> parser;
   parser.emplace(response, call.method == "HEAD");
+  bool head_shown = false;
   while (true) {
     parser->piece = {};
     boost::beast::error_code failure;
@@ -317,6 +319,12 @@ Result<ClientResponse> HttpClient::State::read_response(const Call& call, bool& 
       answered = true;
       input.consume(parser->put(boost::asio::const_buffer(view.data(), view.size()), failure));
       progress = failure != http::error::need_more;
+      if (!head_shown && parser->is_header_done() && response.ok()) {
+        head_shown = true;
+        if (call.on_head != nullptr && *call.on_head) {
+          (*call.on_head)(response);
+        }
+      }
       if (failure && progress) {
         return error(ErrorCode::kUnavailable, "What answers at " + options.url +
                                                   " does not speak HTTP/1.1 (" + failure.message() +
@@ -350,18 +358,19 @@ Result<ClientResponse> HttpClient::State::read_response(const Call& call, bool& 
       continue;
     }
     bool ended = false;
-    QUAD_TRY(read_more(call.read_timeout, ended));
+    const bool awaits_head = call.on_head != nullptr && *call.on_head && !head_shown;
+    QUAD_TRY(read_more(awaits_head ? options.read_timeout : call.read_timeout, ended));
     if (!ended) {
       continue;
     }
     if (!answered) {
-      return error(ErrorCode::kUnavailable, "The Quad server at " + options.url +
+      return error(ErrorCode::kUnavailable, "The " + options.peer + " at " + options.url +
                                                 " closed the connection without an answer.");
     }
     parser->put_eof(failure);
     if (failure) {
       return error(ErrorCode::kUnavailable,
-                   "The Quad server closed the connection in the middle of its answer.");
+                   "The " + options.peer + " closed the connection in the middle of its answer.");
     }
     break;
   }
@@ -402,9 +411,11 @@ Result<ClientResponse> HttpClient::request(std::string_view method, std::string_
 
 Result<ClientResponse> HttpClient::stream(std::string_view method, std::string_view target,
                                           const ChunkSink& sink, Millis read_timeout,
-                                          std::string_view body, const Headers& headers) {
+                                          std::string_view body, const Headers& headers,
+                                          const HeadSink& on_head) {
   State::Call call{method, target, &headers, {body, -1, 0, {}}};
   call.sink = &sink;
+  call.on_head = &on_head;
   call.read_timeout = read_timeout;
   return state_->run(call);
 }

@@ -2,7 +2,8 @@
 //
 // A small blocking HTTP/1.1 client over one keep-alive connection, for the command line and for
 // tools: it connects on first use, reconnects when the server has closed an idle connection, and
-// starts in well under a millisecond. OpenSSL is touched only for https. One thread at a time.
+// starts in well under a millisecond. OpenSSL is touched only for https. One thread at a time; a
+// Cancel in its options is how another thread ends a call at once.
 //
 // Addresses: http://host[:port][/prefix], https://host[:port][/prefix], unix:/path/of/socket. https
 // verifies the certificate chain and the host's name. Redirects are not followed.
@@ -24,14 +25,24 @@
 
 #include "base/result.h"
 #include "base/time.h"
+#include "net/cancel.h"
 #include "net/message.h"
 
 namespace quad::net {
 
 struct ClientOptions {
   std::string url;
-  std::string ca_file;  ///< PEM; the system's authorities if empty
+  std::string peer = "Quad server";  ///< what messages call the other side
+  std::string ca_file;               ///< PEM; the system's authorities if empty
+  std::string ca_pem;                ///< the authorities themselves as PEM, instead of a file
+  std::string certificate_pem;       ///< the client's own, with its chain, as PEM; none if empty
+  std::string key_pem;               ///< its key
+  std::string tls_server_name;       ///< what the certificate is for, if not the URL's host
   bool verify_certificate = true;
+  std::string proxy;  ///< http://[user:password@]host:port: connect through it; none if empty
+  /// Ends from another thread whatever the client waits for; its calls then fail with kUnavailable.
+  /// With it, a name is resolved on a thread of its own, which may outlive the call.
+  std::shared_ptr<Cancel> cancel;
   Headers headers;  ///< sent with every request: Authorization, User-Agent, …
   Millis connect_timeout{5'000};
   Millis read_timeout{60'000};  ///< without a byte, while a response is awaited or read
@@ -50,6 +61,9 @@ struct ClientResponse {
   /// What the server said went wrong; for a status that is not ok().
   [[nodiscard]] Error to_error() const { return error_of_response(status, body); }
 };
+
+/// Is shown the head of a 2xx response as soon as it has come, before any of its body.
+using HeadSink = std::function<void(const ClientResponse&)>;
 
 /// Takes a piece of a response body; false ends the reading, which costs the connection.
 using ChunkSink = std::function<bool(std::string_view)>;
@@ -93,10 +107,11 @@ class HttpClient {
 
   /// Sends a request and gives each piece of a 2xx body to `sink` as it comes; the body of another
   /// status is collected in the response instead. `read_timeout` bounds each wait for a piece; 0
-  /// waits without end.
+  /// waits without end. With `on_head`, the head is awaited as in request().
   Result<ClientResponse> stream(std::string_view method, std::string_view target,
                                 const ChunkSink& sink, Millis read_timeout,
-                                std::string_view body = {}, const Headers& headers = {});
+                                std::string_view body = {}, const Headers& headers = {},
+                                const HeadSink& on_head = {});
 
   /// Sends an open file, from its present offset to its end, as the body. An answer that comes
   /// before the whole is sent (401, 413, …) ends the sending. `read_timeout`: for the answer, if

@@ -129,14 +129,16 @@ Result<std::shared_ptr<asio::ssl::context>> make_tls(const TlsFiles& files) {
   SSL_CTX_set_options(context->native_handle(), SSL_OP_NO_RENEGOTIATION);
   context->use_certificate_chain_file(files.certificate_chain, failure);
   if (failure) {
-    return error(ErrorCode::kInvalid, "Cannot use the TLS certificate: " + failure.message() + ".",
+    return error(ErrorCode::kInvalid,
+                 "Cannot use the TLS certificate " + files.certificate_chain + ": " +
+                     failure.message() + ".",
                  files.certificate_chain);
   }
   context->use_private_key_file(files.private_key, asio::ssl::context::pem, failure);
   if (failure) {
     return error(ErrorCode::kInvalid,
-                 "Cannot use the TLS private key (it must be the certificate's own): " +
-                     failure.message() + ".",
+                 "Cannot use the TLS private key " + files.private_key +
+                     " (it must be the certificate's own): " + failure.message() + ".",
                  files.private_key);
   }
   return context;

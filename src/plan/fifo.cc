@@ -20,10 +20,11 @@ struct GroupKey {
   std::vector<NodeId> avoid;    ///< not these, unless nothing else could hold the job
 
   [[nodiscard]] auto tied() const {
-    std::vector<std::tuple<std::int64_t, std::int64_t, std::int32_t, std::string>> flat;
+    std::vector<std::tuple<std::int64_t, std::int64_t, std::int32_t, std::string, std::string>>
+        flat;
     for (const job::Shape& shape : shapes) {
       flat.emplace_back(shape.per_rank.cpu_milli, shape.per_rank.memory_bytes, shape.per_rank.gpus,
-                        shape.gpu_model);
+                        shape.gpu_model, shape.engine);
     }
     return std::make_tuple(ranks, std::move(flat), exclude, avoid);
   }
@@ -149,19 +150,21 @@ void Fifo::remove(JobId job) {
 
 bool Fifo::eligible(const pool::Node& node, const GroupKey& key, const job::Shape& shape,
                     bool use_avoided) {
-  return right_model(node, shape) && !contains(key.exclude, node.spec.id) &&
+  return right_model(node, shape) && (shape.engine.empty() || node.spec.engine == shape.engine) &&
+         !contains(key.exclude, node.spec.id) &&
          (use_avoided || !contains(key.avoid, node.spec.id));
 }
 
 bool Fifo::possible(const pool::Pool& pool, const GroupKey& key, const job::Shape& shape,
                     bool use_avoided) {
-  std::int64_t room = 0;
+  std::map<std::string_view, std::int64_t> room;
   for (const auto& [id, node] : pool.nodes()) {
     if (eligible(node, key, shape, use_avoided)) {
-      room += copies(node.spec.capacity, shape.per_rank, key.ranks);
+      room[node.spec.engine] += copies(node.spec.capacity, shape.per_rank, key.ranks);
     }
   }
-  return room >= key.ranks;
+  return std::any_of(room.begin(), room.end(),
+                     [&](const auto& one) { return one.second >= key.ranks; });
 }
 
 std::optional<std::vector<pool::Holding>> Fifo::place(pool::Pool& pool,
@@ -170,20 +173,26 @@ std::optional<std::vector<pool::Holding>> Fifo::place(pool::Pool& pool,
                                                       bool use_avoided, JobId job, Epoch epoch) {
   // Ranks go to as many nodes as there are, one each in name order, and share nodes only when they
   // must: that is what a user of num_nodes expects.
-  std::vector<std::pair<NodeId, std::int64_t>> rooms;
-  std::int64_t total = 0;
+  struct Room {
+    std::vector<std::pair<NodeId, std::int64_t>> nodes;
+    std::int64_t total = 0;
+  };
+  std::map<std::string_view, Room> engines;
   for (const auto& [id, node] : pool.nodes()) {
     if (node.schedulable() && !reserved.contains(id) && eligible(node, key, shape, use_avoided)) {
       const std::int64_t room = copies(node.free, shape.per_rank, key.ranks);
       if (room > 0) {
-        rooms.emplace_back(id, room);
-        total += room;
+        engines[node.spec.engine].nodes.emplace_back(id, room);
+        engines[node.spec.engine].total += room;
       }
     }
   }
-  if (total < key.ranks) {
+  const auto engine = std::find_if(engines.begin(), engines.end(),
+                                   [&](const auto& one) { return one.second.total >= key.ranks; });
+  if (engine == engines.end()) {
     return std::nullopt;
   }
+  auto& rooms = engine->second.nodes;
   std::vector<NodeId> chosen;
   while (chosen.size() < static_cast<std::size_t>(key.ranks)) {
     for (auto& [id, room] : rooms) {

@@ -61,6 +61,43 @@ TEST(Fifo, StartsAGangWhollyOrNotAtAll) {
   EXPECT_TRUE(why->impossible);
 }
 
+TEST(Fifo, KeepsAGangWithinOneEngine) {
+  auto pool = nodes(2, 8);
+  for (const char* name : {"west:n1", "west:n2"}) {
+    auto spec = pool.find(NodeId("n1"))->spec;
+    spec.id = NodeId(name);
+    spec.engine = "west";
+    pool.put_node(spec);
+  }
+  auto fifo = make_fifo();
+  fifo->enqueue(waiting(1, 1, 8));
+  ASSERT_EQ(fifo->decide(pool, "").size(), 1U);
+  fifo->enqueue(waiting(2, 2, 8));
+  const auto starts = fifo->decide(pool, "");
+  ASSERT_EQ(starts.size(), 1U) << "two are free in the one engine, and one in the other";
+  EXPECT_EQ(starts[0].holdings[0].node, NodeId("west:n1"));
+  EXPECT_EQ(starts[0].holdings[1].node, NodeId("west:n2"));
+  fifo->enqueue(waiting(3, 3, 8));
+  EXPECT_TRUE(fifo->decide(pool, "").empty());
+  EXPECT_TRUE(fifo->queue()->why(JobId(3))->impossible) << "no engine has three nodes";
+}
+
+TEST(Fifo, StartsAJobOnlyInTheEngineThatItNames) {
+  auto pool = nodes(1, 8);
+  auto fifo = make_fifo();
+  job::Job job = waiting(1, 1, 1);
+  auto request = std::make_shared<job::Request>(*job.request);
+  request->shapes[0].engine = "west";
+  job.request = request;
+  fifo->enqueue(job);
+  EXPECT_TRUE(fifo->decide(pool, "").empty());
+  auto spec = pool.find(NodeId("n1"))->spec;
+  spec.id = NodeId("west:n1");
+  spec.engine = "west";
+  pool.put_node(spec);
+  EXPECT_EQ(ids(fifo->decide(pool, "")), (std::vector<std::int64_t>{1}));
+}
+
 TEST(Fifo, SpreadsRanksOverNodes) {
   auto pool = nodes(3, 8);
   auto fifo = make_fifo();

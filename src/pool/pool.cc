@@ -40,6 +40,7 @@ void Pool::put_node(const NodeSpec& spec) {
   Node& node = nodes_[spec.id];
   node.spec = spec;
   node.free = spec.capacity;
+  take(node, spec.reserved);
   node.gpu_used.assign(static_cast<std::size_t>(spec.capacity.gpus), false);
   for (auto it = homeless_.begin(); it != homeless_.end();) {
     if (it->second.node == spec.id) {
@@ -152,6 +153,9 @@ void Pool::release(const RankKey& key) {
 std::string Pool::check() const {
   for (const auto& [id, node] : nodes_) {
     Resources sum = node.free;
+    sum.cpu_milli += node.spec.reserved.cpu_milli;
+    sum.memory_bytes += node.spec.reserved.memory_bytes;
+    sum.gpus += node.spec.reserved.gpus;
     std::vector<std::int32_t> holders(node.gpu_used.size(), 0);
     for (const auto& [key, holding] : node.holdings) {
       sum.cpu_milli += holding.amount.cpu_milli;
@@ -164,7 +168,8 @@ std::string Pool::check() const {
       }
     }
     if (sum != node.spec.capacity) {
-      return fmt::format("What is held and free on node '{}' is not its capacity", id.value());
+      return fmt::format("What is held, reserved and free on node '{}' is not its capacity",
+                         id.value());
     }
   }
   return {};

@@ -4,8 +4,9 @@
 // plain value owned by the control thread (the planner works on it, the simulator copies it); no
 // I/O, no clock.
 //
-// Invariants, checked by check(): on every node, what ranks hold plus what is free is the capacity,
-// nothing is negative, and no GPU is held by two ranks.
+// Invariants, checked by check(): on every node, what ranks hold, what others use and what is free
+// make the capacity, and no GPU is held by two ranks. What is free is negative only where the
+// capacity shrank, or others came, below what ranks hold.
 
 #pragma once
 
@@ -16,6 +17,7 @@
 
 #include "base/ids.h"
 #include "base/result.h"
+#include "base/time.h"
 
 namespace quad::pool {
 
@@ -32,8 +34,15 @@ struct NodeSpec {
   NodeId id;
   std::string address;  ///< where its ranks are reached by other ranks
   Resources capacity;
-  std::string gpu_model;  ///< canonical, such as "H100"; empty without GPUs
-  bool pretend = false;   ///< a share of one machine that plays a node
+  std::string gpu_model;         ///< canonical, such as "H100"; empty without GPUs
+  bool pretend = false;          ///< a share of one machine that plays a node
+  std::string engine = "local";  ///< that it is of
+  /// Why its engine wants nothing to start there ("cordoned"), in a few words; empty: it is open.
+  std::string closed;
+  Millis beat{1'000};  ///< how often its engine hears of it when all is well
+  /// Of the capacity, what others than Quad's ranks use at present: not free, but it may be again,
+  /// so a job that needs it is not impossible.
+  Resources reserved;
   bool operator==(const NodeSpec&) const = default;
 };
 
@@ -61,7 +70,9 @@ struct Node {
   std::vector<bool> gpu_used;
   std::map<RankKey, Holding> holdings;
 
-  [[nodiscard]] bool schedulable() const { return health == NodeHealth::kReady && !drained; }
+  [[nodiscard]] bool schedulable() const {
+    return health == NodeHealth::kReady && !drained && spec.closed.empty();
+  }
 };
 
 class Pool {

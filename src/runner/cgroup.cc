@@ -79,13 +79,17 @@ OwnGroups own_groups(const fs::path& file) {
   return groups;
 }
 
+// Version 1 says "no limit" with a number that no machine has.
+constexpr std::uint64_t kNoLimit = 1ULL << 60U;
+
 MemoryFacts facts_of(const fs::path& folder, bool v2) {
   if (v2) {
     return {keyed(read_value(folder / "memory.events"), "oom_kill"),
-            number(read_value(folder / "memory.peak"))};
+            number(read_value(folder / "memory.peak")), number(read_value(folder / "memory.max"))};
   }
+  const std::uint64_t limit = number(read_value(folder / "memory.limit_in_bytes"));
   return {keyed(read_value(folder / "memory.oom_control"), "oom_kill"),
-          number(read_value(folder / "memory.max_usage_in_bytes"))};
+          number(read_value(folder / "memory.max_usage_in_bytes")), limit < kNoLimit ? limit : 0};
 }
 
 }  // namespace
@@ -114,7 +118,6 @@ Status MemoryGroup::create(const std::string& name, std::uint64_t limit_bytes) {
               : write_value(folder / "memory.memsw.limit_in_bytes", limit));
     folder_ = folder;
     v2_ = v2;
-    limit_ = limit_bytes;
     return true;
   };
   if (!own.v1_memory.empty()) {
@@ -148,10 +151,11 @@ MemoryFacts MemoryGroup::read() const {
   if (!folder_.empty()) {
     return facts_of(folder_, v2_);
   }
+  // Inside a container only its own group is shown, and at the top.
   if (::access((places_.mount / "memory.events").c_str(), R_OK) == 0) {
-    return facts_of(places_.mount, true);  // inside a container: only its own group is shown
+    return facts_of(places_.mount, true);
   }
-  return {};
+  return facts_of(places_.mount / "memory", false);
 }
 
 std::string out_of_memory_text(std::uint64_t peak_bytes, std::uint64_t limit_bytes) {

@@ -21,6 +21,7 @@ namespace quad::runner {
 struct MemoryFacts {
   std::uint64_t oom_kills = 0;
   std::uint64_t peak_bytes = 0;
+  std::uint64_t limit_bytes = 0;  ///< 0: none
 };
 
 /// Where control groups are shown. The default is this machine; tests bring trees of their own.
@@ -43,7 +44,6 @@ class MemoryGroup {
   Status add(pid_t process);
 
   [[nodiscard]] bool limited() const { return !folder_.empty(); }
-  [[nodiscard]] std::uint64_t limit() const { return limit_; }
   [[nodiscard]] const std::filesystem::path& folder() const { return folder_; }
   /// Of this group; without one, of the container that the runner is in, if it is in one.
   [[nodiscard]] MemoryFacts read() const;
@@ -51,7 +51,6 @@ class MemoryGroup {
  private:
   CgroupPlaces places_;
   std::filesystem::path folder_;
-  std::uint64_t limit_ = 0;
   bool v2_ = false;
 };
 

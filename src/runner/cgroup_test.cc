@@ -107,8 +107,24 @@ TEST_F(Cgroup, IsRefusedInASentenceWhereNoneCanBeMade) {
 
 TEST_F(Cgroup, OfAContainerTellsOfItsKillsAlthoughNoLimitIsOurs) {
   file("mount/memory.events", "oom_kill 3\n");
+  file("mount/memory.max", "68719476736\n");
   const MemoryGroup memory(places());
   EXPECT_EQ(memory.read().oom_kills, 3U);
+  EXPECT_EQ(memory.read().limit_bytes, 64ULL << 30U);
+  file("mount/memory.max", "max\n");
+  EXPECT_EQ(memory.read().limit_bytes, 0U);
+}
+
+TEST_F(Cgroup, OfAContainerIsKnownInVersion1Too) {
+  file("mount/memory/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n");
+  file("mount/memory/memory.max_usage_in_bytes", "1048576\n");
+  file("mount/memory/memory.limit_in_bytes", "1048576\n");
+  const MemoryGroup memory(places());
+  EXPECT_EQ(memory.read().oom_kills, 2U);
+  EXPECT_EQ(memory.read().peak_bytes, 1U << 20U);
+  EXPECT_EQ(memory.read().limit_bytes, 1U << 20U);
+  file("mount/memory/memory.limit_in_bytes", "9223372036854771712\n");  // as it says "none"
+  EXPECT_EQ(memory.read().limit_bytes, 0U);
 }
 
 }  // namespace

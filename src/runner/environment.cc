@@ -105,7 +105,6 @@ std::vector<std::string> process_environment(const std::vector<std::string>& inh
     }
   };
   add("HOME", places.home.string());
-  add("SHELL", "/bin/bash");
   add_missing("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
   if (!order.user.empty()) {
     add_missing("USER", order.user);

@@ -84,6 +84,8 @@ class FakeServer {
   bool bye_sent_ = false;
 };
 
+inline constexpr uid_t kUnknownUser = 12345;
+
 /// A real quad-runner in a folder of its own.
 class RunnerProcess {
  public:
@@ -96,6 +98,11 @@ class RunnerProcess {
     std::int64_t memory_bytes = 0;
     std::string server;  ///< empty: the fake server's socket
     std::string ca;
+    std::string termination_message;
+    /// As in a container: this folder, read-only but for its own `quad`, is all that the runner
+    /// sees, it is process 1, and its user is one that nobody has heard of. What it is told names
+    /// paths in there. Needs root.
+    std::filesystem::path image;
   };
   RunnerProcess(const std::filesystem::path& folder, const std::filesystem::path& socket,
                 const Options& options);

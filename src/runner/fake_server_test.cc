@@ -2,7 +2,9 @@
 #include <fmt/format.h>
 #include <grp.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -263,6 +265,25 @@ fs::path runner_program() {
   return fs::read_symlink("/proc/self/exe", ignored).parent_path() / "quad-runner";
 }
 
+namespace {
+
+// In a new mount namespace: 0, or an errno.
+int enter_image(const std::string& root) {
+  const auto bind = [](const std::string& from, const std::string& to, unsigned long flags = 0) {
+    return ::mount(from.c_str(), to.c_str(), nullptr, MS_BIND | flags, nullptr) == 0;
+  };
+  const bool done =
+      ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 && bind(root, root) &&
+      bind(root + "/quad", root + "/quad") && bind("/dev/null", root + "/dev/null") &&
+      (::access((root + "/usr").c_str(), F_OK) != 0 || bind("/usr", root + "/usr")) &&
+      bind(root, root, MS_REMOUNT | MS_RDONLY) && ::chroot(root.c_str()) == 0 &&
+      ::chdir("/") == 0 && ::mount("proc", "/proc", "proc", 0, nullptr) == 0 &&
+      ::setgroups(0, nullptr) == 0 && ::setgid(kUnknownUser) == 0 && ::setuid(kUnknownUser) == 0;
+  return done ? 0 : errno;
+}
+
+}  // namespace
+
 RunnerProcess::RunnerProcess(const fs::path& folder, const fs::path& socket,
                              const Options& options) {
   fs::create_directories(folder);
@@ -280,8 +301,11 @@ RunnerProcess::RunnerProcess(const fs::path& folder, const fs::path& socket,
       {"cpu_milli", 1500},
       {"memory_bytes", options.memory_bytes},
       {"hot", ""},
+      {"termination_message", options.termination_message},
       {"limits", {{"spool_bytes", options.spool_bytes}, {"namespaces", options.namespaces}}}};
-  QUAD_CHECK(write_file_atomically(folder / "start.json", to_text(start), 0600).ok(),
+  QUAD_CHECK(write_file_atomically(folder / "start.json", to_text(start),
+                                   options.image.empty() ? 0600 : 0644)
+                 .ok(),
              "start.json cannot be written");
   constexpr uid_t kNobody = 65534;
   if (options.as_nobody) {
@@ -292,13 +316,21 @@ RunnerProcess::RunnerProcess(const fs::path& folder, const fs::path& socket,
   // The program is opened by the test: nobody may not be able to walk to it.
   const UniqueFd program(::open(runner_program().c_str(), O_RDONLY | O_CLOEXEC));
   QUAD_CHECK(static_cast<bool>(program), "quad-runner is not beside the test program");
-  pid_ = ::fork();
+  const unsigned long namespaces = options.image.empty() ? 0 : CLONE_NEWPID | CLONE_NEWNS;
+  pid_ = static_cast<pid_t>(
+      ::syscall(SYS_clone, namespaces | SIGCHLD, nullptr, nullptr, nullptr, nullptr));
+  QUAD_CHECK(pid_ >= 0, "a process cannot be started");
   if (pid_ == 0) {
+    if (!options.image.empty() && enter_image(options.image) != 0) {
+      ::_exit(97);
+    }
     if (options.as_nobody &&
         (::setgroups(0, nullptr) != 0 || ::setgid(kNobody) != 0 || ::setuid(kNobody) != 0)) {
       ::_exit(99);
     }
-    const std::string path = folder.string();
+    const std::string path = options.image.empty()
+                                 ? folder.string()
+                                 : "/" + fs::relative(folder, options.image).string();
     char* const arguments[] = {const_cast<char*>("quad-runner"), const_cast<char*>(path.c_str()),
                                nullptr};
     char* const environment[] = {const_cast<char*>("PATH=/usr/local/bin:/usr/bin:/bin"),

@@ -31,7 +31,7 @@ void tell_of_memory(RankResult& result, const RankProcess& rank) {
   const MemoryFacts memory = rank.memory().read();
   if (memory.oom_kills > rank.memory_at_start().oom_kills) {
     result.out_of_memory = true;
-    result.detail = out_of_memory_text(memory.peak_bytes, rank.memory().limit());
+    result.detail = out_of_memory_text(memory.peak_bytes, memory.limit_bytes);
   }
 }
 

@@ -1,4 +1,5 @@
 // quad-runner FOLDER: the small program beside every rank. See docs/runner-protocol.md.
+// quad-runner install FOLDER [FROM]: brings it into a pod. See runner/install.h.
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -9,6 +10,7 @@
 
 #include "base/time.h"
 #include "runner/folder_lock.h"
+#include "runner/install.h"
 #include "runner/session.h"
 #include "runner/start.h"
 
@@ -25,6 +27,14 @@ int main(int argc, char** argv) {
   if (argc == 2 && std::string_view(argv[1]) == "--version") {
     std::puts("quad-runner " QUAD_VERSION);
     return 0;
+  }
+  if (argc >= 2 && std::string_view(argv[1]) == "install") {
+    if (argc < 3 || argc > 4) {
+      return fail("write `quad-runner install FOLDER [FROM]`");
+    }
+    const auto done =
+        quad::runner::install(argv[2], argc == 4 ? argv[3] : quad::runner::kStartFolder);
+    return done.ok() ? 0 : fail(done.error().message);
   }
   if (argc != 2 || argv[1][0] == '-') {
     return fail("give one folder that holds start.json");

@@ -14,10 +14,12 @@
 
 #include <cerrno>
 #include <cstring>
+#include <optional>
 #include <string_view>
 
 #include "base/file.h"
 #include "runner/process_table.h"
+#include "runner/shell.h"
 
 namespace quad::runner {
 namespace {
@@ -150,13 +152,39 @@ class RankInit {
     }
   }
 
+  [[nodiscard]] std::string_view path_variable() const {
+    constexpr std::string_view kName = "PATH=";
+    for (const std::string_view entry : options_.environment) {
+      if (entry.starts_with(kName)) {
+        return entry.substr(kName.size());
+      }
+    }
+    return {};
+  }
+
   void start(const std::string& script) {
+    const std::optional<Shell> shell = find_shell(path_variable());  // setup may have installed one
+    if (!shell) {
+      report(InitReport::Kind::kNoShell, 0);
+      return;
+    }
+    const std::string variable = "SHELL=" + shell->path;
     std::vector<char*> environment;
     for (const std::string& entry : options_.environment) {
       environment.push_back(const_cast<char*>(entry.c_str()));
     }
+    environment.push_back(const_cast<char*>(variable.c_str()));
     environment.push_back(nullptr);
     char interactive[] = "-i";
+    std::vector<char*> arguments = {const_cast<char*>(shell->path.c_str())};
+    if (shell->is_bash) {
+      arguments.push_back(interactive);  // sh would prompt for each line
+    } else if (!told_of_sh_) {
+      told_of_sh_ = true;
+      report(InitReport::Kind::kPlainShell, 0);
+    }
+    arguments.push_back(const_cast<char*>(script.c_str()));
+    arguments.push_back(nullptr);
     volatile int failure = 0;
     const pid_t child = ::vfork();
     if (child == 0) {
@@ -173,12 +201,8 @@ class RankInit {
       ::dup2(kInitNull, 0);
       ::dup2(kInitOutput, 1);
       ::dup2(kInitNull, 2);
-      for (const char* shell : {"/bin/bash", "/usr/bin/bash", "/usr/local/bin/bash"}) {
-        char* const arguments[] = {const_cast<char*>(shell), interactive,
-                                   const_cast<char*>(script.c_str()), nullptr};
-        ::execve(shell, arguments, environment.data());
-        failure = errno;
-      }
+      ::execve(shell->path.c_str(), arguments.data(), environment.data());
+      failure = errno;
       ::_exit(127);
     }
     if (child < 0 || failure != 0) {
@@ -232,10 +256,11 @@ class RankInit {
 
   const InitOptions& options_;
   sigset_t unblocked_{};
-  pid_t main_ = 0;        // the script's bash
+  pid_t main_ = 0;        // the script's shell
   bool running_ = false;  // the run script was started
   bool stopping_ = false;
   bool over_ = false;  // the last script has ended
+  bool told_of_sh_ = false;
   std::size_t skip_usage_ = 0;
   std::uint64_t rss_ = 0;
   std::uint64_t cpu_ = 0;

@@ -27,10 +27,10 @@ struct InitOptions {
   Isolation isolation = Isolation::kNamespace;
   std::uint32_t uid = 0;  ///< as outside of the user namespace
   std::uint32_t gid = 0;
-  std::vector<std::string> environment;  ///< of bash
+  std::vector<std::string> environment;  ///< of the shell, but for SHELL
   std::string setup_script;
   std::string run_script;
-  std::string home;  ///< where bash starts
+  std::string home;  ///< where the shell starts
 };
 
 /// To the init.
@@ -46,10 +46,11 @@ enum class InitCommand : char {
 /// From the init: one record each.
 struct InitReport {
   enum class Kind : char {
-    kReady = 'r',    ///< the namespaces are made
-    kFailed = 'f',   ///< they cannot be; value is an errno. The init has ended
-    kNoShell = 'e',  ///< bash cannot be started; value is an errno
-    kExited = 'x',   ///< the script has ended; value is its wait status
+    kReady = 'r',       ///< the namespaces are made
+    kFailed = 'f',      ///< they cannot be; value is an errno. The init has ended
+    kNoShell = 'e',     ///< no shell can be started; value is an errno, 0 if the image has none
+    kPlainShell = 's',  ///< the scripts run under sh, as the image has no bash
+    kExited = 'x',      ///< the script has ended; value is its wait status
     kUsage = 'u',
   };
   Kind kind = Kind::kReady;

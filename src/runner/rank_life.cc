@@ -333,6 +333,7 @@ void RankLife::finish_when_dead(MonoTime now) {
     if (auto written = write_result(places_.folder, result_); !written.ok()) {
       log_.write(written.error().message);  // the server is told all the same
     }
+    leave_termination_message();
   }
   if (!leaving_) {
     tell_end(now);
@@ -373,7 +374,17 @@ void RankLife::clear_up_after_job() const {
 void RankLife::tell_earlier_end(RankResult result, MonoTime now) {
   result_ = std::move(result);
   phase_ = Phase::kEnded;
+  leave_termination_message();
   tell_end(now);
+}
+
+void RankLife::leave_termination_message() const {
+  if (start_.termination_message.empty()) {
+    return;
+  }
+  if (auto left = write_termination_message(start_.termination_message, result_); !left.ok()) {
+    log_.write(left.error().message);
+  }
 }
 
 void RankLife::tell_end(MonoTime now) {

@@ -127,6 +127,7 @@ class RankLife {
 
   void set_phase(Phase phase);
   bool start_processes(MonoTime now);
+  void leave_termination_message() const;
   void tell_end(MonoTime now);
   [[nodiscard]] bool is_ending() const { return phase_ >= Phase::kEnding; }
   [[nodiscard]] bool keeps_lease() const;

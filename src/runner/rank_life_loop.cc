@@ -120,10 +120,20 @@ void RankLife::on_rank_reports(MonoTime now) {
         script_ended(report.value, now);
         break;
       case InitReport::Kind::kNoShell: {
-        const Error failure = errno_error("bash cannot be started in this image", report.value);
-        end_before_user_code(failure.message, phase_ == Phase::kSetup, now);
+        // The image is the task's choice, so its want of a shell is to be mended there.
+        end_before_user_code(
+            report.value == 0
+                ? "the image has no shell, neither bash nor sh, to run a task with; use an "
+                  "image that has one"
+                : errno_error("the image's shell cannot be started", report.value).message,
+            true, now);
         break;
       }
+      case InitReport::Kind::kPlainShell:
+        uplink_.note("shell",
+                     "the image has no bash, so setup and run are run by its sh, which knows "
+                     "nothing of bash's own features such as [[ ]], arrays and source");
+        break;
       case InitReport::Kind::kUsage:
         vitals_.tell_usage(report, now);
         break;

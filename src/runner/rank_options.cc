@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "base/file.h"
+
 namespace quad::runner {
 namespace {
 
@@ -16,6 +18,18 @@ std::vector<std::string> own_environment() {
     entries.emplace_back(*entry);
   }
   return entries;
+}
+
+// An image may have no /tmp, or one that cannot be written to; what needs one (bash itself, for a
+// long here-document) would fail in odd ways.
+void give_temporary_folder(std::vector<std::string>& environment,
+                           const std::filesystem::path& folder) {
+  const bool said =
+      std::any_of(environment.begin(), environment.end(),
+                  [](const std::string& entry) { return entry.starts_with("TMPDIR="); });
+  if (!said && ::access("/tmp", W_OK | X_OK) != 0 && make_folders(folder / "tmp", 0700).ok()) {
+    environment.push_back(fmt::format("TMPDIR={}", (folder / "tmp").string()));
+  }
 }
 
 }  // namespace
@@ -38,6 +52,7 @@ RankOptions rank_options(const Start& start, const Order& order, const Places& p
   options.init.uid = ::geteuid();
   options.init.gid = ::getegid();
   options.init.environment = process_environment(own_environment(), start, order, places);
+  give_temporary_folder(options.init.environment, places.folder);
   options.init.setup_script = setup_script_of(places).string();
   options.init.run_script = run_script_of(places).string();
   options.init.home = places.home.string();

@@ -2,7 +2,7 @@
 //
 // With what a rank's first process is started: its marks, limits, environment and scripts, put
 // together from what the engine (start) and the server (order) say. Reads the runner's own
-// environment, nothing else.
+// environment, and makes FOLDER/tmp where the image has no /tmp to write to.
 
 #pragma once
 

@@ -1,37 +1,21 @@
 #include "runner/result_file.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdio>
+#include <string>
 
 #include "base/file.h"
+#include "base/json.h"
 #include "runner/own_file.h"
 
 namespace quad::runner {
 
 namespace fs = std::filesystem;
-
-json::object to_json(const RankResult& result) {
-  return {{"how", result.how},           {"code", result.code},
-          {"by_quad", result.by_quad},   {"out_of_memory", result.out_of_memory},
-          {"in_setup", result.in_setup}, {"detail", result.detail},
-          {"log_end", result.log_end},   {"at_ms", result.at_ms}};
-}
-
-RankResult result_from(const json::object& object) {
-  RankResult result;
-  result.how = get_string(object, "how", "exited");
-  result.code = static_cast<std::int32_t>(get_int(object, "code"));
-  result.by_quad = get_bool(object, "by_quad");
-  result.out_of_memory = get_bool(object, "out_of_memory");
-  result.in_setup = get_bool(object, "in_setup");
-  result.detail = get_string(object, "detail");
-  result.log_end = static_cast<std::uint64_t>(get_int(object, "log_end"));
-  result.at_ms = get_int(object, "at_ms");
-  return result;
-}
 
 Status write_result(const std::filesystem::path& folder, const RankResult& result) {
   const fs::path temporary = folder / "result.json.tmp";
@@ -57,6 +41,20 @@ Status sync_result(const std::filesystem::path& folder) {
     return errno_error("Cannot sync result.json", errno);
   }
   return sync_folder(folder);  // which has the name only since the rename
+}
+
+Status write_termination_message(const std::filesystem::path& file, const RankResult& result) {
+  // User code may have put a pipe in its place, which is not waited for.
+  const UniqueFd fd(::open(file.c_str(), O_WRONLY | O_TRUNC | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+  struct stat facts {};
+  if (!fd || ::fstat(fd.get(), &facts) != 0) {
+    return errno_error(fmt::format("Cannot open the termination message {}", file.string()), errno);
+  }
+  if (!S_ISREG(facts.st_mode)) {
+    return error(ErrorCode::kInvalid,
+                 fmt::format("The termination message {} is no regular file", file.string()));
+  }
+  return write_all(fd.get(), termination_message(result));
 }
 
 std::optional<RankResult> read_result(const std::filesystem::path& folder) {

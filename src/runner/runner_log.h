@@ -1,13 +1,12 @@
 // runner/runner_log.h
 //
-// runner.log in the rank's folder: the runner's own messages, a line each with its time. A line
-// costs an open and a write; a disk that takes none loses it.
+// runner.log in the rank's folder: the runner's own messages, a line each with its time, which go
+// to stderr too. A line costs an open and two writes; a disk that takes none loses it.
 
 #pragma once
 
 #include <filesystem>
 #include <string_view>
-#include <utility>
 
 #include "base/time.h"
 
@@ -15,8 +14,8 @@ namespace quad::runner {
 
 class RunnerLog {
  public:
-  RunnerLog(std::filesystem::path folder, const Clock& clock)
-      : path_(std::move(folder) / "runner.log"), clock_(clock) {}
+  RunnerLog(const std::filesystem::path& folder, const Clock& clock)
+      : path_(folder / "runner.log"), clock_(clock) {}
 
   void write(std::string_view text) const;
 

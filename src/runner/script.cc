@@ -18,21 +18,24 @@ namespace {
 // is: no process is started, and nothing at all where there is no conda. A SIGTERM is a stop: bash
 // would carry on with the next line once the command that it waits for has died of it, so the
 // script ends, unless the task sets a trap of its own. An interactive bash writes a history of what
-// it ran, secrets too; here nobody would ever read it.
+// it ran, secrets too; here nobody would ever read it. An image without bash has sh run all of
+// this, which must be able to read it, hence the eval; its users have no ~/.bashrc and no conda.
 constexpr std::string_view kBegin = R"(exec 2>&1
 unset HISTFILE
-[ -f ~/.bashrc ] && source ~/.bashrc
-if [ -n "$CONDA_EXE" ]; then
-  set -- "${CONDA_EXE%/*/*}"
-elif hash conda 2>/dev/null; then
-  set -- "${BASH_CMDS[conda]%/*/*}"
+if [ -n "$BASH_VERSION" ]; then
+  [ -f ~/.bashrc ] && source ~/.bashrc
+  if [ -n "$CONDA_EXE" ]; then
+    set -- "${CONDA_EXE%/*/*}"
+  elif hash conda 2>/dev/null; then
+    eval 'set -- "${BASH_CMDS[conda]%/*/*}"'
+  fi
+  if [ -f "$1/etc/profile.d/conda.sh" ]; then
+    set -a
+    . "$1/etc/profile.d/conda.sh" >/dev/null 2>&1 || true
+    set +a
+  fi
+  set --
 fi
-if [ -f "$1/etc/profile.d/conda.sh" ]; then
-  set -a
-  . "$1/etc/profile.d/conda.sh" >/dev/null 2>&1 || true
-  set +a
-fi
-set --
 )";
 
 constexpr std::string_view kMiddle = R"(export PYTHONUNBUFFERED=1

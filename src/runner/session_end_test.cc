@@ -9,6 +9,7 @@
 
 #include <chrono>
 #include <filesystem>
+#include <fstream>
 #include <string>
 
 #include "base/file.h"
@@ -71,6 +72,29 @@ TEST_P(EachWay, AOneLineJobRunsAndItsEndIsDurableBeforeItIsTold) {
   ASSERT_TRUE(server.until([&] { return runner.ended(); }));
   EXPECT_EQ(runner.wait(), 0);
   EXPECT_EQ(server.faults, std::vector<std::string>());
+}
+
+TEST_P(EachWay, AResultIsLeftAsATerminationMessageToo) {
+  const fs::path message = root_ / "termination-log";
+  std::ofstream(message) << "what the job itself has written";
+  fs::permissions(message, fs::perms(0666));  // as the kubelet makes it
+  RunnerProcess::Options some = options();
+  some.termination_message = message.string();
+  FakeServer server(socket());
+  server.order = order("exit 3");
+  server.say_bye = false;
+  RunnerProcess runner(folder(), socket(), some);
+  ASSERT_TRUE(server.until([&] { return server.exited(); }));
+  EXPECT_EQ(read_file(message).value(), termination_message(*read_result(folder())));
+
+  // A container that is started anew has a new file, and the result of its folder.
+  runner.signal(SIGKILL);
+  (void)runner.wait();
+  std::ofstream(message, std::ios::trunc).flush();
+  server.forget();
+  RunnerProcess another(folder(), socket(), some);
+  ASSERT_TRUE(server.until([&] { return server.hellos.size() >= 2; }));
+  EXPECT_EQ(read_file(message).value(), termination_message(*read_result(folder())));
 }
 
 TEST_P(EachWay, ANormalEndTakesEverythingWithItThatTheJobLeftRunning) {

@@ -1,6 +1,7 @@
 // The runner's smaller parts: start.json, addresses, scripts, progress, places, /proc.
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -8,6 +9,8 @@
 #include <filesystem>
 #include <fstream>
 
+#include "base/file.h"
+#include "base/json.h"
 #include "base/text.h"
 #include "runner/cgroup.h"
 #include "runner/endpoint.h"
@@ -28,13 +31,15 @@ TEST(StartFile, IsReadWhole) {
   const auto start = parse_start(
       R"({"server":"https://h:7","ca":"/c","token":"t","job":17,"epoch":2,"rank":1,"node":"n",
           "address":"10.0.0.1","gpus":[0,3],"gpu_env":"CUDA_VISIBLE_DEVICES","cpu_milli":4000,
-          "memory_bytes":16000000000,"hot":"/hot","cpus":[0,3],"limits":{"spool_bytes":1000}})");
+          "memory_bytes":16000000000,"hot":"/hot","cpus":[0,3],"limits":{"spool_bytes":1000},
+          "termination_message":"/dev/termination-log"})");
   ASSERT_TRUE(start.ok()) << start.error().message;
   EXPECT_EQ(to_string(start.value().key), "17-2-1");
   EXPECT_EQ(start.value().gpus, (std::vector<std::int32_t>{0, 3}));
   EXPECT_EQ(start.value().memory_bytes, 16'000'000'000);
   EXPECT_EQ(start.value().spool_bytes, 1000U);
   EXPECT_EQ(start.value().cpus, (std::vector<int>{0, 3}));
+  EXPECT_EQ(start.value().termination_message, "/dev/termination-log");
 }
 
 TEST(StartFile, NamesWhatIsMissing) {
@@ -178,6 +183,48 @@ TEST(ResultFile, IsReadAsItWasWritten) {
   EXPECT_EQ(read->how, "signaled");
   EXPECT_EQ(read->code, 11);
   EXPECT_EQ(read->log_end, 12345U);
+  fs::remove_all(folder);
+}
+
+TEST(TerminationMessage, IsTheResultInAtMostWhatKubernetesKeeps) {
+  RankResult result;
+  result.how = "signaled";
+  result.code = 11;
+  result.detail = "killed by signal 11";
+  EXPECT_EQ(termination_message(result), to_text(to_json(result)));
+  for (const std::string_view part : {"x", "ä", "…", "\x1b", "\"\\", "\xff", "😀"}) {
+    result.detail.clear();
+    while (result.detail.size() < 20'000) {
+      result.detail += part;
+    }
+    const std::string text = termination_message(result);
+    EXPECT_LE(text.size(), kTerminationMessageBytes);
+    EXPECT_GT(text.size(), kTerminationMessageBytes - 20);  // and not much is lost
+    EXPECT_EQ(text, valid_utf8(text));
+    const auto read = parse_json_object(text);
+    ASSERT_TRUE(read.ok()) << part;
+    EXPECT_EQ(result_from(*read).code, 11);
+    EXPECT_TRUE(result_from(*read).detail.ends_with("…"));
+  }
+}
+
+TEST(TerminationMessage, ReplacesWhatIsInTheFileAndMakesNone) {
+  const fs::path folder = fs::temp_directory_path() / ("quad-message-" + random_hex(6));
+  fs::create_directories(folder);
+  RankResult result;
+  result.code = 3;
+  EXPECT_FALSE(write_termination_message(folder / "none", result).ok());
+  EXPECT_FALSE(fs::exists(folder / "none"));
+
+  std::ofstream(folder / "message") << std::string(5000, 'x');
+  ASSERT_TRUE(write_termination_message(folder / "message", result).ok());
+  EXPECT_EQ(read_file(folder / "message").value(), to_text(to_json(result)));
+
+  // What user code may have put in its place neither holds the runner up nor leads it elsewhere.
+  ASSERT_EQ(::mkfifo((folder / "pipe").c_str(), 0666), 0);
+  EXPECT_FALSE(write_termination_message(folder / "pipe", result).ok());
+  fs::create_symlink(folder / "message", folder / "link");
+  EXPECT_FALSE(write_termination_message(folder / "link", result).ok());
   fs::remove_all(folder);
 }
 

@@ -4,6 +4,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "runner/endpoint.h"
 
 namespace quad::runner {
 
@@ -44,6 +45,7 @@ Result<Start> parse_start(std::string_view text) {
   start.memory_bytes = get_int(object, "memory_bytes");
   start.hot = get_string(object, "hot");
   start.home = get_string(object, "home");
+  start.termination_message = get_string(object, "termination_message");
   if (const json::object* limits = get_object(object, "limits")) {
     const std::int64_t bytes = get_int(*limits, "spool_bytes", 1LL << 30U);
     start.spool_bytes = bytes < 0 ? 0 : static_cast<std::uint64_t>(bytes);
@@ -51,6 +53,9 @@ Result<Start> parse_start(std::string_view text) {
   }
   if (start.server.empty()) {
     return error(ErrorCode::kInvalid, "start.json: \"server\" is missing");
+  }
+  if (const auto endpoint = parse_endpoint(start.server); !endpoint.ok()) {
+    return error(ErrorCode::kInvalid, "start.json: " + endpoint.error().message);
   }
   if (start.key.job.value() <= 0 || start.key.epoch.value() <= 0 || start.key.rank.value() < 0) {
     return error(ErrorCode::kInvalid,

@@ -26,10 +26,11 @@ struct Start {
   std::vector<std::int32_t> gpus;  ///< indices on the node
   std::string gpu_env;  ///< the variable that hides the others; empty: the engine has done so
   std::int64_t cpu_milli = 0;
-  std::vector<int> cpus;          ///< that the rank may run on; empty: all
-  std::int64_t memory_bytes = 0;  ///< 0: no limit
-  std::string hot;                ///< the hot tier; empty: none
-  std::string home;               ///< the rank's HOME; empty: `home` in the runner's folder
+  std::vector<int> cpus;            ///< that the rank may run on; empty: all
+  std::int64_t memory_bytes = 0;    ///< 0: no limit
+  std::string hot;                  ///< the hot tier; empty: none
+  std::string home;                 ///< the rank's HOME; empty: `home` in the runner's folder
+  std::string termination_message;  ///< the file that a pod's end is told in; empty: none
   std::uint64_t spool_bytes = 1ULL << 30U;
   bool namespaces =
       true;  ///< false: the rank's processes stay in the namespaces that the runner is in

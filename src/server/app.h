@@ -17,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include "config/config.h"
 #include "control/control.h"
 #include "net/exchange.h"
 #include "net/http_server.h"
@@ -52,9 +53,12 @@ class RunnerSession;
 struct App {
   boost::asio::io_context io{1};
   std::filesystem::path data_dir;
-  std::string hot;
+  std::string hot;                                   ///< this machine's hot tier
+  std::function<std::string(const NodeId&)> hot_of;  ///< the hot tier, as ranks on a node see it
+  std::vector<std::string> clusters;                 ///< the names of its Kubernetes engines
   std::string secret_key;
-  std::string url;
+  std::string url;    ///< where people reach it
+  config::Jobs jobs;  ///< defaults and limits
   WallTime started_at;
   const Clock* clock = nullptr;
   store::Store* store = nullptr;

@@ -114,6 +114,7 @@ Result<Taken> take(App& app, const Caller& caller, const json::object& body,
   context.owner = caller.user;
   context.secret_key = app.secret_key;
   context.snapshot = &snapshot;
+  context.clusters = app.clusters;
   ObjectReader reader(body);
   const auto yaml = reader.text("yaml");
   const auto command = reader.text("command");
@@ -140,6 +141,7 @@ Result<Taken> take(App& app, const Caller& caller, const json::object& body,
   if (!context.workdir_blob.empty()) {
     QUAD_TRY(check_blob(app, context.workdir_blob, "workdir_blob"));
   }
+  context.jobs = app.jobs;
   context.uploads_follow = only_validate || taken.dryrun;
   spec::Overrides overrides;
   if (given != nullptr) {

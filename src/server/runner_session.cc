@@ -372,7 +372,12 @@ control::RunnerOrders runner_orders(App& app) {
         }
         body = std::move(stored).value();
       }
-      auto order = make_order(*job, body, key, app.secret_key, app.hot);
+      const job::Attempt* attempt = job->live();
+      if (attempt == nullptr) {
+        return;  // it has ended meanwhile
+      }
+      auto order = make_order(*job, body, key, app.secret_key,
+                              app.hot_of(attempt->ranks.front().holding.node));
       if (order.ok()) {
         session->send(*order);
       } else {

@@ -16,9 +16,9 @@
 
 #include "base/file.h"
 #include "base/text.h"
-#include "engine/local/local.h"
 #include "server/app.h"
 #include "server/crypto.h"
+#include "server/engines.h"
 #include "server/timed_store.h"
 
 namespace quad::server {
@@ -53,27 +53,15 @@ Result<std::string> socket_path(const fs::path& data_dir) {
   return (folder / "quad.sock").string();
 }
 
-bool is_loopback(std::string_view address) {
-  return address == "localhost" || address == "::1" || address.starts_with("127.");
-}
-
 Result<std::uint16_t> listen(net::HttpServer& http, const ServeOptions& options) {
-  const bool tls = !options.tls_certificate.empty();
-  if (tls != !options.tls_key.empty()) {
-    return error(ErrorCode::kInvalid,
-                 "--tls-cert and --tls-key belong together: give both, or neither");
-  }
-  if (!is_loopback(options.listen) && !tls) {
-    return error(ErrorCode::kDenied, fmt::format("Listening on {} would show tokens to the "
-                                                 "network: give --tls-cert and --tls-key as well",
-                                                 options.listen));
-  }
+  const config::Config& config = options.config;
   const auto try_port = [&](std::uint16_t port) {
-    return tls ? http.listen_tls(options.listen, port, {options.tls_certificate, options.tls_key})
-               : http.listen_tcp(options.listen, port);
+    return config.tls.certificate.empty()
+               ? http.listen_tcp(config.listen, port)
+               : http.listen_tls(config.listen, port, {config.tls.certificate, config.tls.key});
   };
-  if (options.port >= 0) {
-    return try_port(static_cast<std::uint16_t>(options.port));
+  if (config.port >= 0) {
+    return try_port(static_cast<std::uint16_t>(config.port));
   }
   // As last time, so that addresses that people noted down go on working.
   if (const auto last = read_endpoint(options.data_dir); last.ok()) {
@@ -110,15 +98,18 @@ std::size_t most_connections() {
 }
 
 /// Where runners find this server.
-std::string runners_url(const App& app, const ServeOptions& options, const std::string& socket,
-                        std::uint16_t port) {
-  if (!options.runners_over_tcp) {
+std::string runners_url(const config::Config& config, const std::string& listened,
+                        const std::string& socket, std::uint16_t port) {
+  if (!config.runners_over_tcp) {
     return "unix:" + socket;
   }
+  if (!config.url.empty()) {
+    return config.url;
+  }
   // All addresses are no address that one can connect to.
-  const bool any = options.listen == "0.0.0.0" || options.listen == "::";
-  return any ? fmt::format("{}127.0.0.1:{}", app.url.substr(0, app.url.find("//") + 2), port)
-             : app.url;
+  const bool any = config.listen == "0.0.0.0" || config.listen == "::";
+  return any ? fmt::format("{}127.0.0.1:{}", listened.substr(0, listened.find("//") + 2), port)
+             : listened;
 }
 
 /// The first administrator's token, in a file that only the server's user can read. Made again when
@@ -169,6 +160,7 @@ Result<Endpoint> read_endpoint(const fs::path& data_dir) {
 }
 
 Status serve(const ServeOptions& options) {
+  const config::Config& config = options.config;
   ::signal(SIGPIPE, SIG_IGN);
   spdlog::set_default_logger(spdlog::stderr_logger_mt("quad"));
   spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %l %v");
@@ -188,7 +180,9 @@ Status serve(const ServeOptions& options) {
   QUAD_ASSIGN(app.secret_key, load_or_make_key(app.data_dir / "secret.key"));
   QUAD_ASSIGN(const std::string attempt_key, load_or_make_key(app.data_dir / "attempt.key"));
   QUAD_ASSIGN(const std::string socket, socket_path(app.data_dir));
-  app.hot = (app.data_dir / "hot").string();
+  app.jobs = config.jobs;
+  app.hot = config.hot_tier.host_path.empty() ? (app.data_dir / "hot").string()
+                                              : config.hot_tier.host_path;
   app.logs = std::make_unique<LogStore>(app.data_dir / "logs");
 
   const std::uint64_t open_files = raise_open_files();
@@ -204,31 +198,35 @@ Status serve(const ServeOptions& options) {
   net::HttpServer http(app.io, make_routes(app), http_options);
   app.http = &http;
   QUAD_ASSIGN(const std::uint16_t port, listen(http, options));
-  const bool tls = !options.tls_certificate.empty();
   const std::string host =
-      options.listen.find(':') == std::string::npos ? options.listen : "[" + options.listen + "]";
-  app.url = fmt::format("{}://{}:{}", tls ? "https" : "http", host, port);
+      config.listen.find(':') == std::string::npos ? config.listen : "[" + config.listen + "]";
+  const std::string listened =
+      fmt::format("{}://{}:{}", config.tls.certificate.empty() ? "http" : "https", host, port);
+  app.url = config.url.empty() ? listened : config.url;
 
-  engine::LocalOptions local;
-  local.data_dir = app.data_dir;
-  local.runner = options.runner;
-  local.server_url = runners_url(app, options, socket, port);
-  local.server_ca = options.tls_ca.empty() ? "" : fs::absolute(options.tls_ca).string();
-  local.open_files = open_files;
-  local.nodes = options.nodes;
-  local.gpus = options.gpus;
-  local.cpu_milli = static_cast<std::int64_t>(options.cpus * 1000);
-  local.memory_bytes = static_cast<std::int64_t>(options.memory_gb * 1e9);
-  local.spool_bytes = static_cast<std::uint64_t>(options.spool_gb * 1e9);
-  QUAD_ASSIGN(const auto engine, engine::make_local(std::move(local)));
+  EngineContext context;
+  context.data_dir = app.data_dir;
+  context.hot = app.hot;
+  context.runner = options.runner;
+  context.local_url = runners_url(config, listened, socket, port);
+  context.url = app.url;
+  context.server_id = sha256_hex("server " + attempt_key).substr(0, 8);
+  context.open_files = open_files;
+  context.secret_key = app.secret_key;
+  QUAD_ASSIGN(const auto engine, make_engines(config, context, clock));
+  for (const config::Kubernetes& cluster : config.kubernetes) {
+    app.clusters.push_back(cluster.name);
+  }
+  app.hot_of = [&](const NodeId& node) {
+    return hot_folder(config, context, engine->engine_of(node));
+  };
 
   control::Options control_options;
   control_options.attempt_key = attempt_key;
-  control_options.node_lost_after =
-      Millis(static_cast<std::int64_t>(options.node_lost_after * 1000));
-  control_options.strict_lease = Millis(static_cast<std::int64_t>(options.strict_lease * 1000));
-  control_options.suspect_after =
-      std::min(control_options.suspect_after, control_options.node_lost_after);
+  control_options.node_lost_after = config.node_lost_after;
+  control_options.suspect_after = config.suspect_after;
+  control_options.strict_lease = config.strict_lease;
+  control_options.active_per_user = config.jobs.limits.active_per_user;
   control::Control control(control_options, *store, *engine, plan::make_fifo(), clock);
   app.control = &control;
   control.on_commit([&app](const std::shared_ptr<const control::Snapshot>& /*snapshot*/,
@@ -243,13 +241,13 @@ Status serve(const ServeOptions& options) {
   QUAD_TRY(first_token(app));
   QUAD_TRY(write_file_atomically(
       app.data_dir / "server.json",
-      to_pretty_text(json::object{{"url", app.url},
+      to_pretty_text(json::object{{"url", listened},
                                   {"socket", socket},
                                   {"pid", ::getpid()},
                                   {"version", QUAD_VERSION},
                                   {"started_at", format_rfc3339(app.started_at)}}),
       0600));
-  spdlog::info("Quad {} serves {} (data in {})", QUAD_VERSION, app.url, app.data_dir.string());
+  spdlog::info("Quad {} serves {} (data in {})", QUAD_VERSION, listened, app.data_dir.string());
 
   asio::signal_set signals(app.io, SIGTERM, SIGINT);
   signals.async_wait([&](const boost::system::error_code& failure, int /*signal*/) {

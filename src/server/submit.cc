@@ -9,18 +9,12 @@
 
 #include "base/text.h"
 #include "server/crypto.h"
+#include "server/pod_wishes.h"
 #include "server/unhonoured.h"
 
 namespace quad::server {
 
 namespace {
-
-// Defaults of a task that names no amount, as SkyPilot's on Kubernetes: a CPU task gets 2 CPUs and
-// 2 GB, a GPU task 4 CPUs and 16 GB for each GPU.
-constexpr std::int64_t kCpuTaskCpus = 2'000;
-constexpr std::int64_t kCpuTaskMemory = 2'000'000'000;
-constexpr std::int64_t kGpuTaskCpus = 4'000;
-constexpr std::int64_t kGpuTaskMemory = 16'000'000'000;
 
 /// What SkyPilot asks for a pod: as many G, of 10^9 bytes, as the task has GB, which are 2^30
 /// elsewhere.
@@ -37,7 +31,9 @@ bool same_ignoring_case(std::string_view a, std::string_view b) {
 
 class Preparer {
  public:
-  Preparer(const SubmitContext& context, Prepared& out) : context_(context), out_(out) {}
+  Preparer(const SubmitContext& context, Prepared& out) : context_(context), out_(out) {
+    findings_.containers = !context.clusters.empty();
+  }
 
   void add(const spec::Task& task);
 
@@ -46,6 +42,7 @@ class Preparer {
   /// not be tried.
   void refuse(bool alone, std::string key, std::string message, std::string hint = {});
   std::optional<job::Shape> shape_of(const spec::Resources& resources, bool alone);
+  std::optional<Millis> max_duration_of(const spec::Task& task);
   json::array mounts_of(const spec::Task& task);
 
   void check_exclusions(const spec::Task& task);
@@ -90,11 +87,26 @@ std::optional<job::Shape> Preparer::shape_of(const spec::Resources& resources, b
     return std::nullopt;
   }
   job::Shape shape;
+  if (is_kubernetes(resources) && resources.region && !context_.clusters.empty()) {
+    const std::vector<std::string_view> names(context_.clusters.begin(), context_.clusters.end());
+    if (std::find(names.begin(), names.end(), *resources.region) == names.end()) {
+      const auto near = nearest(*resources.region, names);
+      refuse(alone, place_key(resources),
+             fmt::format("There is no Kubernetes cluster '{}' here; there are {}.",
+                         *resources.region, join_words(names)),
+             near ? fmt::format("did you mean {}?", *near) : "");
+      return std::nullopt;
+    }
+    shape.engine = *resources.region;
+  }
   std::int64_t biggest_cpus = 0;
   std::int64_t biggest_memory = 0;
   std::vector<std::string_view> models;
   std::int32_t most_gpus = 0;
   for (const auto& [id, node] : context_.snapshot->pool.nodes()) {
+    if (!shape.engine.empty() && node.spec.engine != shape.engine) {
+      continue;
+    }
     biggest_cpus = std::max(biggest_cpus, node.spec.capacity.cpu_milli);
     biggest_memory = std::max(biggest_memory, node.spec.capacity.memory_bytes);
     if (node.spec.capacity.gpus > 0 &&
@@ -120,7 +132,8 @@ std::optional<job::Shape> Preparer::shape_of(const spec::Resources& resources, b
     biggest_cpus = 0;
     biggest_memory = 0;
     for (const auto& [id, node] : context_.snapshot->pool.nodes()) {
-      if (node.spec.gpu_model == shape.gpu_model) {
+      if (node.spec.gpu_model == shape.gpu_model &&
+          (shape.engine.empty() || node.spec.engine == shape.engine)) {
         most_gpus = std::max(most_gpus, node.spec.capacity.gpus);
         biggest_cpus = std::max(biggest_cpus, node.spec.capacity.cpu_milli);
         biggest_memory = std::max(biggest_memory, node.spec.capacity.memory_bytes);
@@ -133,10 +146,11 @@ std::optional<job::Shape> Preparer::shape_of(const spec::Resources& resources, b
       return std::nullopt;
     }
   }
+  const config::JobDefaults& usual = context_.jobs.defaults;
   const std::int64_t usual_cpus =
-      shape.per_rank.gpus > 0 ? kGpuTaskCpus * shape.per_rank.gpus : kCpuTaskCpus;
+      shape.per_rank.gpus > 0 ? usual.gpu_cpu_milli * shape.per_rank.gpus : usual.cpu_milli;
   const std::int64_t usual_memory =
-      shape.per_rank.gpus > 0 ? kGpuTaskMemory * shape.per_rank.gpus : kCpuTaskMemory;
+      shape.per_rank.gpus > 0 ? usual.gpu_memory_bytes * shape.per_rank.gpus : usual.memory_bytes;
   // A default never makes a job impossible; what the user asked for may.
   shape.per_rank.cpu_milli =
       resources.cpus ? resources.cpus->milli : std::min(usual_cpus, biggest_cpus);
@@ -162,6 +176,17 @@ std::optional<job::Shape> Preparer::shape_of(const spec::Resources& resources, b
     return std::nullopt;
   }
   return shape;
+}
+
+std::optional<Millis> Preparer::max_duration_of(const spec::Task& task) {
+  const auto asked = task.quad ? task.quad->max_duration : std::nullopt;
+  const auto& most = context_.jobs.limits.max_duration;
+  if (asked && most && *asked > *most) {
+    findings_.refuse("quad.max_duration",
+                     fmt::format("A job may run for at most {} here, not {}.",
+                                 format_duration(*most), format_duration(*asked)));
+  }
+  return asked ? asked : context_.jobs.defaults.max_duration;
 }
 
 json::array Preparer::mounts_of(const spec::Task& task) {
@@ -220,16 +245,19 @@ void Preparer::add(const spec::Task& task) {
   request.name = task.name.value_or("job");
   request.ranks = task.num_nodes;
   request.priority = task.priority();
+  json::array pods;  // one for each shape
   for (const spec::Resources& one : task.resources) {
     check_resources(one, findings_);
     if (auto shape = shape_of(one, task.resources.size() == 1)) {
       request.shapes.push_back(std::move(*shape));
+      pods.push_back(pod_wishes(task, one));
     }
   }
   findings_.look_at(task.marks);
   if (request.shapes.empty() && task.resources.size() > 1) {
     findings_.refuse("resources", "None of the alternatives fits any node here.");
   }
+  request.max_duration = max_duration_of(task);
   const spec::JobRecovery recovery = task.job_recovery();
   request.recovery.max_restarts_on_errors = recovery.max_restarts_on_errors;
   request.recovery.recover_on_exit_codes.assign(recovery.recover_on_exit_codes.begin(),
@@ -237,7 +265,6 @@ void Preparer::add(const spec::Task& task) {
   json::object checkpoint;
   if (task.quad) {
     request.stop_grace = task.quad->stop_grace;
-    request.max_duration = task.quad->max_duration;
     request.recovery.strict_fence = task.quad->fence == spec::Fence::kStrict;
     check_exclusions(task);
     for (const std::string& node : task.quad->exclude_nodes) {
@@ -274,11 +301,14 @@ void Preparer::add(const spec::Task& task) {
     body["workdir"] = json::object{{"git", git->url}, {"ref", git->ref.value_or("")}};
   }
   body["mounts"] = mounts_of(task);
+  if (!context_.clusters.empty()) {
+    body["pods"] = std::move(pods);
+  }
   if (!secrets.empty()) {
     // Their values may stand in addresses as well: all that they were filled into is sealed with
     // them.
     json::object sealed{{"secrets", std::move(secrets)}};
-    for (const std::string_view part : {"workdir", "mounts"}) {
+    for (const std::string_view part : {"workdir", "mounts", "pods"}) {
       if (const json::value* value = body.if_contains(part)) {
         sealed[part] = *value;
         body.erase(part);
@@ -293,7 +323,8 @@ void Preparer::add(const spec::Task& task) {
   std::move(findings_.errors.begin(), findings_.errors.end(), std::back_inserter(out_.errors));
   std::move(findings_.warnings.begin(), findings_.warnings.end(),
             std::back_inserter(out_.warnings));
-  findings_ = {};
+  findings_.errors.clear();
+  findings_.warnings.clear();
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "config/config.h"
 #include "control/core.h"
 #include "spec/parse.h"
 
@@ -25,6 +26,8 @@ struct SubmitContext {
   std::map<std::string, bool> mount_is_file;
   bool uploads_follow = false;  ///< only looking: local files need not have been uploaded yet
   const control::Snapshot* snapshot = nullptr;  ///< for what nodes there are
+  std::vector<std::string> clusters;            ///< the names of this server's Kubernetes engines
+  config::Jobs jobs = config::default_config().jobs;  ///< what a task gets that asks for nothing
 };
 
 struct Prepared {

@@ -73,6 +73,34 @@ TEST_F(Submit, GpuDefaultsFitTheNodesThatHaveTheGpu) {
   EXPECT_LE(got.requests.at(0).shapes.at(0).per_rank.memory_bytes, 16'000'000'000);
 }
 
+TEST_F(Submit, TheConfigurationSaysWhatATaskGetsThatAsksForNothing) {
+  node("n1", 64, 256, "H100", 8);
+  config::JobDefaults& usual = context_.jobs.defaults;
+  usual.cpu_milli = 3'000;
+  usual.memory_bytes = 5'000'000'000;
+  usual.gpu_cpu_milli = 7'000;
+  usual.gpu_memory_bytes = 9'000'000'000;
+  usual.max_duration = Millis(3'600'000);
+  const Prepared cpu = prepared("run: x\n");
+  EXPECT_EQ(cpu.requests.at(0).shapes.at(0).per_rank, (pool::Resources{3'000, 5'000'000'000, 0}));
+  EXPECT_EQ(cpu.requests.at(0).max_duration, Millis(3'600'000));
+  const Prepared gpu = prepared("resources: {gpus: 'H100:2', memory: 1}\nrun: x\n");
+  EXPECT_EQ(gpu.requests.at(0).shapes.at(0).per_rank, (pool::Resources{14'000, 1'000'000'000, 2}));
+  const Prepared asked = prepared("run: x\nquad: {max_duration: 2h}\n");
+  EXPECT_EQ(asked.requests.at(0).max_duration, Millis(7'200'000));
+}
+
+TEST_F(Submit, NoTaskMayRunLongerThanTheConfigurationAllows) {
+  node("n1", 64, 256);
+  context_.jobs.limits.max_duration = Millis(3'600'000);
+  EXPECT_TRUE(prepared("run: x\nquad: {max_duration: 60m}\n").errors.empty());
+  const Prepared refused = prepared("run: x\nquad: {max_duration: 61m}\n");
+  ASSERT_EQ(refused.errors.size(), 1U);
+  EXPECT_EQ(refused.errors[0].key, "quad.max_duration");
+  EXPECT_NE(refused.errors[0].message.find("at most 1 h here, not 1 h 1 min"), std::string::npos)
+      << refused.errors[0].message;
+}
+
 TEST_F(Submit, AskingForMoreThanAnyNodeHasSaysWhatThereIs) {
   node("n1", 8, 32);
   const Prepared cpus = prepared("resources: {cpus: 16}\nrun: echo hi\n");

@@ -15,10 +15,6 @@ bool same_ignoring_case(std::string_view a, std::string_view b) {
   });
 }
 
-bool is_kubernetes(const spec::Resources& resources) {
-  return resources.cloud && same_ignoring_case(*resources.cloud, "kubernetes");
-}
-
 void check_secrets(const spec::Task& task, Findings& findings) {
   for (const spec::Secret& secret : task.secrets) {
     if (!secret.value) {
@@ -60,7 +56,7 @@ void check_quad(const spec::QuadBlock& quad, Findings& findings) {
 }
 
 void check_places(const spec::Resources& resources, Findings& findings) {
-  if (is_kubernetes(resources)) {
+  if (is_kubernetes(resources) && !findings.containers) {
     findings.warn(place_key(resources),
                   "This server has no Kubernetes; the job runs on local nodes.");
   }
@@ -82,6 +78,9 @@ void check_places(const spec::Resources& resources, Findings& findings) {
 }
 
 void check_images(const spec::Resources& resources, Findings& findings) {
+  if (findings.containers) {
+    return;
+  }
   if (!resources.images.empty() || resources.docker_image) {
     findings.warn("resources.image_id",
                   "Local nodes run jobs without containers; the image is ignored.");
@@ -97,7 +96,7 @@ void check_images(const spec::Resources& resources, Findings& findings) {
 }
 
 void check_disks(const spec::Resources& resources, Findings& findings) {
-  if (resources.disk_gigabytes) {
+  if (resources.disk_gigabytes && !findings.containers) {
     findings.warn("resources.disk_size",
                   "A job may fill the disk that the machine has; disk_size is no bound here.");
   }
@@ -144,6 +143,10 @@ void Findings::warn_at(spec::Mark mark, std::string key, std::string message) {
   }
 }
 
+bool is_kubernetes(const spec::Resources& resources) {
+  return resources.cloud && same_ignoring_case(*resources.cloud, "kubernetes");
+}
+
 bool is_elsewhere(const spec::Resources& resources) {
   return !is_kubernetes(resources) && (resources.cloud || resources.region || resources.zone);
 }
@@ -164,7 +167,7 @@ void check_task(const spec::Task& task, Findings& findings) {
                     "Services and pools cannot be launched yet; leave this section out to run the "
                     "task as a job.");
   }
-  if (!task.volumes.empty()) {
+  if (!task.volumes.empty() && !findings.containers) {
     findings.refuse(
         "volumes",
         "Volumes are not brought to local nodes; use a path under the job's home instead.");
@@ -187,6 +190,9 @@ void check_task(const spec::Task& task, Findings& findings) {
     findings.warn("outputs", "outputs only estimates a cloud's costs, and is ignored.");
   }
   for (const auto& section : task.config) {
+    if (section.key() == "kubernetes" && findings.containers) {
+      continue;
+    }
     findings.warn(fmt::format("config.{}", std::string_view(section.key())),
                   "This setting is for another engine, and has no effect on local nodes.");
   }
@@ -215,14 +221,14 @@ void check_resources(const spec::Resources& resources, Findings& findings) {
     findings.warn("resources.job_recovery.strategy",
                   "A job is recovered on whatever nodes are free; the strategy has no effect.");
   }
-  if (resources.network_tier) {
+  if (resources.network_tier && !findings.containers) {
     findings.warn("resources.network_tier",
                   "Local nodes have the network that they have; network_tier has no effect.");
   }
-  if (!resources.ports.empty()) {
+  if (!resources.ports.empty() && !findings.containers) {
     findings.warn("resources.ports", "Ports of local nodes are open to this machine only.");
   }
-  if (!resources.labels.empty()) {
+  if (!resources.labels.empty() && !findings.containers) {
     findings.warn("resources.labels",
                   "Local nodes carry no labels; they are kept with the task and do nothing.");
   }
@@ -230,7 +236,7 @@ void check_resources(const spec::Resources& resources, Findings& findings) {
     findings.warn("resources.autostop",
                   "A job's nodes are free when it ends; autostop has no effect.");
   }
-  if (resources.priority_class) {
+  if (resources.priority_class && !findings.containers) {
     findings.warn("resources.priority_class",
                   "There are no priority classes here; write priority, from -1000 to 1000.");
   }

@@ -28,6 +28,8 @@ class Findings {
   void warn_at(spec::Mark mark, std::string key, std::string message);
 
   std::vector<spec::Diagnostic> errors, warnings;
+  /// An engine of this server runs ranks in containers, so what is about those has its effect.
+  bool containers = false;
 
  private:
   const spec::Marks* marks_ = nullptr;
@@ -37,7 +39,9 @@ class Findings {
 void check_task(const spec::Task& task, Findings& findings);
 /// One alternative of the resources, but for what the nodes have (GPUs, CPUs, memory).
 void check_resources(const spec::Resources& resources, Findings& findings);
-/// Whether an alternative asks for another place than this machine.
+/// Whether an alternative asks for a Kubernetes cluster.
+bool is_kubernetes(const spec::Resources& resources);
+/// Whether an alternative asks for another place than this machine or a Kubernetes cluster.
 bool is_elsewhere(const spec::Resources& resources);
 /// The key that says where: "resources.infra", or what it was called before.
 std::string place_key(const spec::Resources& resources);

@@ -19,6 +19,7 @@ namespace {
 
 constexpr std::int64_t kStart = 1'800'000'000'000;  // wall time at the beginning
 constexpr Millis kStepTime{500};
+constexpr const char* kEngine = "simulated";
 /// A zombie that wakes up, or whose storage answers again, reads the fence within this time, and
 /// dies of it.
 constexpr Millis kZombieGrace{5'000};
@@ -158,14 +159,14 @@ struct Cluster::World final : engine::Engine {
     control_options.attempt_key = "simulated";
     core = std::make_unique<control::Core>(control_options, *store, *this, plan::make_fifo(),
                                            std::move(orders), control::CommitListener());
-    auto existing = begin({});
-    if (auto loaded = core->load(existing.value(), now()); !loaded.ok()) {
+    auto inventories = begin({});
+    if (auto loaded = core->load(inventories.value(), now()); !loaded.ok()) {
       broken("the store cannot be loaded: " + loaded.error().message);
       return;
     }
     for (const NodeSim& node : nodes) {
-      pool::NodeSpec spec{
-          node.id, "127.0.0.1", {64'000, 512LL << 30, options.gpus_per_node}, "H100", true};
+      pool::NodeSpec spec{node.id, "127.0.0.1", {64'000, 512LL << 30, options.gpus_per_node},
+                          "H100",  true,        kEngine};
       inbox.emplace_back(engine::Observation(engine::NodeFound{spec}));
       if (node.off) {
         inbox.emplace_back(engine::Observation(engine::NodeDown{node.id, "powered off"}));
@@ -237,16 +238,20 @@ struct Cluster::World final : engine::Engine {
   // --- the engine
   // -----------------------------------------------------------------------------------------------
 
-  Result<std::vector<engine::Existing>> begin(engine::Sink /*sink*/) override {
-    std::vector<engine::Existing> existing;
+  Result<std::vector<engine::Inventory>> begin(engine::Sink /*sink*/) override {
+    engine::Inventory inventory;
+    inventory.engine = kEngine;
+    std::vector<engine::Existing>& existing = inventory.existing;
     for (const auto& [key, runner] : runners) {
-      existing.push_back({key, true, std::nullopt});
+      existing.push_back(
+          {key, true, std::nullopt, nodes[static_cast<std::size_t>(runner.node)].id});
     }
     for (const auto& [key, result] : left_behind) {
-      existing.push_back({key, false, result});
+      existing.push_back({key, false, result, NodeId()});
     }
-    return existing;
+    return std::vector<engine::Inventory>{std::move(inventory)};
   }
+  [[nodiscard]] std::string engine_of(const NodeId& /*node*/) const override { return kEngine; }
 
   void start(const engine::StartOrder& order) override {
     if (runners.contains(order.key) || left_behind.contains(order.key)) {
@@ -272,7 +277,7 @@ struct Cluster::World final : engine::Engine {
     reconnect(order.key);
   }
 
-  void kill(const RankKey& key) override {
+  void kill(const RankKey& key, const NodeId& /*node*/) override {
     at(jitter(), [this, key] {
       const bool out_of_sight =
           std::any_of(hidden_ends.begin(), hidden_ends.end(),
@@ -286,7 +291,7 @@ struct Cluster::World final : engine::Engine {
       }
     });
   }
-  void forget(const RankKey& key) override { left_behind.erase(key); }
+  void forget(const RankKey& key, const NodeId& /*node*/) override { left_behind.erase(key); }
   Status node_action(const NodeId& /*node*/, const std::string& /*verb*/) override { return {}; }
   void end() override {}
 

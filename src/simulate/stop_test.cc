@@ -12,12 +12,13 @@ namespace {
 
 class NotingEngine final : public engine::Engine {
  public:
-  Result<std::vector<engine::Existing>> begin(engine::Sink /*sink*/) override {
-    return std::vector<engine::Existing>();
+  Result<std::vector<engine::Inventory>> begin(engine::Sink /*sink*/) override {
+    return std::vector<engine::Inventory>();
   }
+  [[nodiscard]] std::string engine_of(const NodeId& /*node*/) const override { return "noting"; }
   void start(const engine::StartOrder& order) override { started.push_back(order.key); }
-  void kill(const RankKey& key) override { killed.push_back(key); }
-  void forget(const RankKey& /*key*/) override {}
+  void kill(const RankKey& key, const NodeId& /*node*/) override { killed.push_back(key); }
+  void forget(const RankKey& /*key*/, const NodeId& /*node*/) override {}
   Status node_action(const NodeId& /*node*/, const std::string& /*verb*/) override { return {}; }
   void end() override {}
 

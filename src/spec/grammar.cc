@@ -142,8 +142,10 @@ bool is_secret(std::string_view path) {
   return path.starts_with("secrets") || path.find("_docker_login_config") != std::string_view::npos;
 }
 
-std::string shown_at(const std::string& path, const Node& node) {
-  return is_secret(path) && !node.is_mapping() && !node.is_sequence() ? "the value" : shown(node);
+std::string shown_at(const std::string& path, const Node& node, const Rule& rule) {
+  return (rule.secret || is_secret(path)) && !node.is_mapping() && !node.is_sequence()
+             ? "the value"
+             : shown(node);
 }
 
 }  // namespace
@@ -183,8 +185,6 @@ std::string describe(const Rule& rule) {
   return {};
 }
 
-namespace {
-
 bool right_kind(const Node& node, const Rule& rule) {
   switch (rule.kind) {
     case Rule::Kind::kAny:
@@ -211,6 +211,8 @@ bool right_kind(const Node& node, const Rule& rule) {
   return false;
 }
 
+namespace {
+
 class Checker {
  public:
   explicit Checker(Issues& issues) : issues_(issues) {}
@@ -222,7 +224,7 @@ class Checker {
     if (!right_kind(node, rule)) {
       issues_.fail(path, node.mark,
                    fmt::format("{} must be {}, not {}", path.empty() ? "this" : path,
-                               describe(rule), shown_at(path, node)),
+                               describe(rule), shown_at(path, node, rule)),
                    hint_for(node, rule));
       return;
     }
@@ -305,7 +307,7 @@ class Checker {
     } else if (rule.matches != nullptr && !rule.matches(node.text)) {
       issues_.fail(
           path, node.mark,
-          fmt::format("{} must be {}, not {}", path, describe(rule), shown_at(path, node)));
+          fmt::format("{} must be {}, not {}", path, describe(rule), shown_at(path, node, rule)));
     }
   }
 
@@ -320,10 +322,11 @@ class Checker {
     if (hint.empty()) {
       hint = nearest(node.text, rule.choices).value_or("");
     }
-    issues_.fail(path, node.mark,
-                 fmt::format("{} must be {}, not {}{}", path, describe(rule), shown_at(path, node),
-                             hint.empty() ? "" : fmt::format("; did you mean {}?", hint)),
-                 hint);
+    issues_.fail(
+        path, node.mark,
+        fmt::format("{} must be {}, not {}{}", path, describe(rule), shown_at(path, node, rule),
+                    hint.empty() ? "" : fmt::format("; did you mean {}?", hint)),
+        hint);
   }
 
   void check_list(const Node& node, const Rule& rule, const std::string& path) {
@@ -340,7 +343,7 @@ class Checker {
       if (rule.unique && !seen.insert(python_repr(node.items[i])).second) {
         issues_.fail(item_path, node.items[i].mark,
                      fmt::format("{} holds {} twice; give each value once", path,
-                                 shown_at(path, node.items[i])));
+                                 shown_at(path, node.items[i], *rule.item)));
       }
     }
   }

@@ -34,6 +34,7 @@ struct Rule {
   enum class Kind { kAny, kNull, kBool, kInteger, kNumber, kText, kList, kMap, kEither };
 
   Kind kind = Kind::kAny;
+  bool secret = false;  ///< the value is never shown, whatever is wrong with it
 
   // kText
   std::vector<std::string_view> choices;
@@ -87,6 +88,9 @@ Rule open_map(std::string_view name, std::vector<Field> fields);
 /// A mapping from names to values of one kind.
 Rule map_of(RuleRef item);
 RuleRef make(Rule rule);
+
+/// Whether the value could be what the rule asks for: of its kind, or of one of its alternatives'.
+bool right_kind(const Node& node, const Rule& rule);
 
 /// What a rule allows, in words: "an integer of at least 0", "one of low, medium and high".
 std::string describe(const Rule& rule);

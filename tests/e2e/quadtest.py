@@ -397,6 +397,7 @@ def _main():
     spec = importlib.util.spec_from_file_location(args.file.stem, args.file)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
+    sys.path.insert(0, str(Path(spec.origin).parent))  # for what stands beside it
     spec.loader.exec_module(module)
     tests = _tests_in(unittest.defaultTestLoader.loadTestsFromModule(module))
     suite = unittest.TestSuite(test for test in tests if _is_wanted(test, args))

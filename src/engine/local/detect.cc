@@ -12,8 +12,8 @@
 
 #include "base/file.h"
 #include "base/text.h"
-#include "engine/local/gpu_names.h"
 #include "engine/local/nvidia.h"
+#include "pool/gpu_names.h"
 
 namespace quad::engine {
 namespace {
@@ -152,7 +152,7 @@ std::vector<Gpu> gpus_of_kfd(const fs::path& sys) {
       continue;
     }
     Gpu gpu;
-    gpu.model = amd_gpu_model(properties["device_id"]);
+    gpu.model = pool::amd_gpu_model(properties["device_id"]);
     gpu.name = trim(text_of(it->path() / "name").value_or(""));
     if (gpu.name.empty() || gpu.name == "ip discovery") {
       // 90402 is gfx942: its instruction set is all that an unknown device says of itself.
@@ -232,7 +232,7 @@ Machine detect_machine(const DetectOptions& options) {
   }
   for (Gpu& gpu : machine.gpus) {
     if (gpu.model.empty()) {
-      gpu.model = canonical_gpu(gpu.name);
+      gpu.model = pool::canonical_gpu(gpu.name);
     }
   }
   if (visible) {

@@ -211,9 +211,9 @@ std::vector<Existing> Bench::begin(int nodes) {
   engine_.reset();
   seen_.clear();
   engine_ = std::make_unique<LocalEngine>(options(nodes));
-  auto existing = engine_->begin(seen_.sink());
-  EXPECT_TRUE(existing.ok()) << (existing.ok() ? "" : existing.error().message);
-  return std::move(existing).value_or({});
+  auto begun = engine_->begin(seen_.sink());
+  EXPECT_TRUE(begun.ok()) << (begun.ok() ? "" : begun.error().message);
+  return begun.ok() ? std::move(begun->at(0).existing) : std::vector<Existing>();
 }
 
 RankKey Bench::key(std::int64_t job, std::int32_t epoch, std::int32_t rank) {

@@ -14,8 +14,8 @@
 
 #include "base/file.h"
 #include "engine/local/detect.h"
-#include "engine/local/gpu_names.h"
 #include "engine/local/local_engine.h"
+#include "pool/gpu_names.h"
 
 namespace quad::engine {
 namespace {
@@ -38,7 +38,7 @@ Result<PretendGpus> parse_gpus(const std::string& text) {
     return PretendGpus{};
   }
   const std::size_t colon = text.find(':');
-  PretendGpus gpus{canonical_gpu(std::string_view(text).substr(0, colon)), 1};
+  PretendGpus gpus{pool::canonical_gpu(std::string_view(text).substr(0, colon)), 1};
   bool known = !gpus.model.empty();
   if (colon != std::string::npos) {
     const std::string_view number = std::string_view(text).substr(colon + 1);
@@ -133,6 +133,7 @@ Result<std::unique_ptr<Engine>> make_local(LocalOptions options) {
   std::error_code failure;
   LocalEngineOptions engine;
   engine.data_dir = fs::absolute(options.data_dir, failure).lexically_normal();
+  engine.hot = options.hot;
   engine.runner = fs::absolute(options.runner, failure);
   engine.server_url = options.server_url;
   engine.server_ca = options.server_ca;

@@ -35,6 +35,7 @@ namespace quad::engine {
 
 struct LocalOptions {
   std::filesystem::path data_dir;
+  std::filesystem::path hot;     ///< where checkpoints are kept; empty: hot in the data directory
   std::filesystem::path runner;  ///< the quad-runner program
   std::string server_url;  ///< where runners reach the server: "unix:/…", "http://…" or "https://…"
   std::string

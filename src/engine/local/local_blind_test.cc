@@ -70,7 +70,7 @@ TEST_F(LocalBlind, AKillWaitsUntilItFindsWhatToKill) {
   {
     const FewFiles few(8);
     const auto taken = take_all_files();
-    engine_->kill(key(1));
+    kill(key(1));
     let_beats_pass();
     EXPECT_EQ(ends(), 0U);
   }
@@ -140,14 +140,15 @@ TEST_F(LocalBlind, ABeginThatCannotSeeIsRefusedAndEndsNobody) {
     seen_.clear();
     LocalEngine engine(options(2));
     const FewFiles few(files);
-    const auto existing = engine.begin(seen_.sink());
-    begun = existing.ok();
+    const auto inventories = engine.begin(seen_.sink());
+    begun = inventories.ok();
     refusals += begun ? 0 : 1;
     if (!begun) {
       continue;
     }
-    ASSERT_EQ(existing->size(), 2U) << files;
-    for (const Existing& one : *existing) {
+    const auto& existing = inventories->at(0).existing;
+    ASSERT_EQ(existing.size(), 2U) << files;
+    for (const Existing& one : existing) {
       EXPECT_EQ(one.alive, one.key == key(1)) << files;
       EXPECT_EQ(one.result.has_value(), one.key == key(2)) << files;
     }

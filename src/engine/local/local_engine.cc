@@ -77,6 +77,9 @@ Result<std::vector<fs::path>> entries_of(const fs::path& folder) {
 
 LocalEngine::LocalEngine(LocalEngineOptions options)
     : options_(std::move(options)), cpu_shares_(options_.cpus) {
+  if (options_.hot.empty()) {
+    options_.hot = options_.data_dir / "hot";
+  }
   for (const LocalNode& node : options_.nodes) {
     nodes_[node.spec.id].what = node;
   }
@@ -121,14 +124,14 @@ Result<std::optional<Existing>> LocalEngine::take_over(const NodeId& node, const
     runner.handle = std::move(handle);
     cpu_shares_.restore(key, read_cpus(folder));
     watch(std::move(runner));
-    return std::optional<Existing>({key, true, std::nullopt});
+    return std::optional<Existing>({key, true, std::nullopt, node});
   }
   QUAD_ASSIGN(const auto result, read_result(folder));
   ended_[key] = {folder, result};
-  return std::optional<Existing>({key, false, result});
+  return std::optional<Existing>({key, false, result, node});
 }
 
-Result<std::vector<Existing>> LocalEngine::begin(Sink sink) {
+Result<std::vector<Inventory>> LocalEngine::begin(Sink sink) {
   sink_ = std::move(sink);
   QUAD_ASSIGN(boot_id_, read_boot_id());
   epoll_.reset(::epoll_create1(EPOLL_CLOEXEC));
@@ -138,14 +141,15 @@ Result<std::vector<Existing>> LocalEngine::begin(Sink sink) {
   if (!epoll_ || !wake_ || ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, wake_.get(), &event) != 0) {
     return errno_error("Cannot watch processes", errno);
   }
-  QUAD_TRY(make_folders(options_.data_dir / "hot", 0700));
+  QUAD_TRY(make_folders(options_.hot, 0700));
   QUAD_TRY(make_folders(options_.data_dir / "trash", 0700));
   trash_ = std::make_unique<Trash>(options_.data_dir / "trash");
   for (auto& [id, node] : nodes_) {
     QUAD_TRY(load_power(id, node));
   }
 
-  std::vector<Existing> existing;
+  Inventory inventory;
+  inventory.engine = "local";
   std::vector<Family> dead;
   QUAD_ASSIGN(const auto node_paths, entries_of(options_.data_dir / "nodes"));
   for (const fs::path& node_path : node_paths) {
@@ -173,7 +177,7 @@ Result<std::vector<Existing>> LocalEngine::begin(Sink sink) {
           ended_[*key].result = found->result;
         }
       }
-      existing.push_back(std::move(*found));
+      inventory.existing.push_back(std::move(*found));
     }
   }
   QUAD_TRY(kill_what_outlived(dead));
@@ -203,7 +207,11 @@ Result<std::vector<Existing>> LocalEngine::begin(Sink sink) {
     }
   }
   thread_ = std::thread([this] { run(); });
-  return existing;
+  return std::vector<Inventory>{std::move(inventory)};
+}
+
+std::string LocalEngine::engine_of(const NodeId& /*node*/) const {
+  return "local";
 }
 
 void LocalEngine::post(Task task) {
@@ -218,10 +226,10 @@ void LocalEngine::post(Task task) {
 void LocalEngine::start(const StartOrder& order) {
   post(order);
 }
-void LocalEngine::kill(const RankKey& key) {
+void LocalEngine::kill(const RankKey& key, const NodeId& /*node*/) {
   post(Kill{key});
 }
-void LocalEngine::forget(const RankKey& key) {
+void LocalEngine::forget(const RankKey& key, const NodeId& /*node*/) {
   post(Forget{key});
 }
 

@@ -47,6 +47,7 @@ struct LocalNode {
 
 struct LocalEngineOptions {
   std::filesystem::path data_dir;  ///< absolute
+  std::filesystem::path hot;       ///< absolute; empty: the folder hot of data_dir
   std::filesystem::path runner;    ///< absolute
   std::string server_url;
   std::string server_ca;
@@ -71,10 +72,11 @@ class LocalEngine final : public Engine {
   explicit LocalEngine(LocalEngineOptions options);
   ~LocalEngine() override;
 
-  Result<std::vector<Existing>> begin(Sink sink) override;
+  Result<std::vector<Inventory>> begin(Sink sink) override;
+  [[nodiscard]] std::string engine_of(const NodeId& node) const override;
   void start(const StartOrder& order) override;
-  void kill(const RankKey& key) override;
-  void forget(const RankKey& key) override;
+  void kill(const RankKey& key, const NodeId& node) override;
+  void forget(const RankKey& key, const NodeId& node) override;
   Status node_action(const NodeId& node, const std::string& verb) override;
   void end() override;
 

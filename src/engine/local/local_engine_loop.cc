@@ -205,7 +205,7 @@ void LocalEngine::carry_out(StartOrder& order) {
   file.cpu_milli = order.holding.amount.cpu_milli;
   file.cpus = cpu_shares_.take(order.key, file.cpu_milli);
   file.memory_bytes = order.holding.amount.memory_bytes;
-  file.hot = (options_.data_dir / "hot").string();
+  file.hot = options_.hot.string();
   file.spool_bytes = options_.spool_bytes;
   const fs::path folder = node_folder(order.holding.node) / to_string(order.key);
   if (const Status prepared = prepare_rank_folder(folder, file); !prepared.ok()) {

@@ -144,7 +144,7 @@ TEST_F(Local, KillsARunnerWithEverythingItStarted) {
     family[said.word] = said.pid;
   }
   ASSERT_EQ(family.size(), 3U);
-  engine_->kill(key(1));
+  kill(key(1));
   const auto ended = seen_.ended(key(1));
   ASSERT_TRUE(ended);
   EXPECT_FALSE(ended->result);
@@ -177,13 +177,13 @@ TEST_F(Local, KillsOneRankAndNoOther) {
   const Said first = hear();
   engine_->start(order(key(1, 1, 1), "wait"));
   const Said second = hear();
-  engine_->kill(key(1, 1, 0));
-  engine_->kill(key(9));
+  kill(key(1, 1, 0));
+  kill(key(9));
   ASSERT_TRUE(seen_.ended(key(1, 1, 0)));
   EXPECT_FALSE(lives(first.pid));
   EXPECT_TRUE(lives(second.pid));
-  engine_->kill(key(1, 1, 0));
-  engine_->kill(key(1, 1, 1));
+  kill(key(1, 1, 0));
+  kill(key(1, 1, 1));
   ASSERT_TRUE(seen_.ended(key(1, 1, 1)));
   // Whoever has one killed that is not there any more has not heard of its end, and is told again.
   EXPECT_EQ(seen_.ended(key(9))->detail, "its runner is not there");
@@ -202,7 +202,7 @@ TEST_F(Local, RemovesTheControlGroupOfARunnerItKilledWithThoseBelowIt) {
   engine_->start(order(key(1), "wait"));
   hear();
   ASSERT_TRUE(write_file_atomically(folder(key(1)) / "cgroup", group.string()).ok());
-  engine_->kill(key(1));
+  kill(key(1));
   ASSERT_TRUE(seen_.ended(key(1)));
   EXPECT_FALSE(fs::exists(group));
 }
@@ -212,12 +212,12 @@ TEST_F(Local, ForgetsTheFolderOfARankThatEndedOrThatStillEnds) {
   engine_->start(order(key(1), "end"));
   ASSERT_TRUE(seen_.ended(key(1)));
   ASSERT_TRUE(fs::exists(folder(key(1))));
-  engine_->forget(key(1));
+  forget(key(1));
   engine_->start(order(key(2), "wait"));
   hear();
   EXPECT_FALSE(fs::exists(folder(key(1))));
-  engine_->forget(key(2));
-  engine_->kill(key(2));
+  forget(key(2));
+  kill(key(2));
   ASSERT_TRUE(seen_.ended(key(2)));
   engine_->end();
   EXPECT_FALSE(fs::exists(folder(key(2))));
@@ -249,7 +249,7 @@ TEST_F(Local, StartsTwoHundredAtOnceAndSeesEachEnd) {
   }
   EXPECT_EQ(up.size(), static_cast<std::size_t>(kMany));
   for (int job = 1; job <= kMany; ++job) {
-    engine_->kill(key(job));
+    kill(key(job));
   }
   for (int job = 1; job <= kMany; ++job) {
     ASSERT_TRUE(seen_.ended(key(job))) << job;
@@ -276,7 +276,7 @@ TEST_F(Local, FindsRunnersThatOutlivedTheirServerAndSeesThemEnd) {
   EXPECT_EQ(hear().key, "3-1-0");
   ::kill(pids["1-1-0"], SIGKILL);
   EXPECT_TRUE(seen_.ended(key(1)));
-  engine_->kill(key(2));
+  kill(key(2));
   EXPECT_TRUE(seen_.ended(key(2)));
   EXPECT_FALSE(lives(pids["2-1-0"]));
 }
@@ -302,7 +302,7 @@ TEST_F(Local, FindsRunnersThatEndedWhileThereWasNoServer) {
   EXPECT_EQ(existing[0].result->how, job::RankEnd::How::kSignaled);
   EXPECT_FALSE(lives(family["child"]));
   EXPECT_FALSE(lives(family["stray"]));
-  engine_->forget(key(1));
+  forget(key(1));
   engine_->end();
   EXPECT_FALSE(fs::exists(folder(key(1))));
 }
@@ -342,7 +342,7 @@ TEST_F(Local, DoesNotTakeAnotherProcessWithTheSameNumberForItsRunner) {
   const auto existing = begin();
   ASSERT_EQ(existing.size(), 1U);
   EXPECT_FALSE(existing[0].alive);
-  engine_->kill(key(1));
+  kill(key(1));
   engine_->start(order(key(2), "wait"));
   EXPECT_EQ(hear().key, "2-1-0");
 }
@@ -391,7 +391,7 @@ TEST_F(Local, WatchesRunnersOnNodesThatAreNotConfiguredAnyMore) {
   const auto existing = begin(1);
   ASSERT_EQ(existing.size(), 1U);
   EXPECT_TRUE(existing[0].alive);
-  engine_->kill(key(1));
+  kill(key(1));
   EXPECT_TRUE(seen_.ended(key(1)));
   EXPECT_FALSE(lives(said.pid));
 }
@@ -438,11 +438,11 @@ TEST_F(Local, FindsEachRunnerExactlyOnceWheneverItsServerIsKilled) {
       EXPECT_EQ(pids.size(), 1U) << name;
     }
     for (int i = 0; i < kJobs; ++i) {
-      engine_->forget(key(first + i));
-      engine_->kill(key(first + i));
+      forget(key(first + i));
+      kill(key(first + i));
     }
-    engine_->forget(key(first, 99));
-    engine_->kill(key(first, 99));
+    forget(key(first, 99));
+    kill(key(first, 99));
     ASSERT_TRUE(seen_.ended(key(first, 99)));
     for (int i = 0; i < kJobs; ++i) {
       ASSERT_TRUE(seen_.ended(key(first + i)));

@@ -172,7 +172,7 @@ TEST_F(LocalPower, FreezeCatchesARankThatForksAllTheTime) {
     ASSERT_TRUE(back());
     seen_.clear();
   }
-  engine_->kill(key(1));
+  kill(key(1));
   EXPECT_TRUE(seen_.ended(key(1)));
 }
 
@@ -181,10 +181,10 @@ TEST_F(LocalPower, OrdersToAFrozenNodeWaitForItsThaw) {
   engine_->start(order(key(1), "wait"));
   const Said said = hear();
   ASSERT_TRUE(act("freeze").ok());
-  engine_->kill(key(1));
+  kill(key(1));
   engine_->start(order(key(2), "wait"));
   engine_->start(order(key(3), "wait"));
-  engine_->kill(key(3));
+  kill(key(3));
   EXPECT_TRUE(
       seen_.wait_for<StartFailed>([&](const StartFailed& one) { return one.key == key(3); }));
   EXPECT_TRUE(lives(said.pid));

@@ -1,10 +1,10 @@
-#include "engine/local/gpu_names.h"
+#include "pool/gpu_names.h"
 
 #include <gtest/gtest.h>
 
 #include <string_view>
 
-namespace quad::engine {
+namespace quad::pool {
 namespace {
 
 struct Spelling {
@@ -89,4 +89,4 @@ TEST(GpuNames, KnowAmdsDevicesByNumber) {
 }
 
 }  // namespace
-}  // namespace quad::engine
+}  // namespace quad::pool

@@ -1,4 +1,4 @@
-// engine/local/gpu_names.h
+// pool/gpu_names.h
 //
 // What a GPU is called in task files. Drivers spell one model in many ways ("NVIDIA
 // A100-SXM4-80GB", "A100 80GB PCIe"); users ask for it by SkyPilot's name ("A100-80GB"). Pure, any
@@ -10,7 +10,7 @@
 #include <string>
 #include <string_view>
 
-namespace quad::engine {
+namespace quad::pool {
 
 /// SkyPilot's name of a model that a driver calls `driver_name`. A model without one keeps its own
 /// words, without the maker's: "NVIDIA GeForce GTX 1080 Ti" is "GTX1080-TI". Empty for an empty
@@ -21,4 +21,4 @@ std::string canonical_gpu(std::string_view driver_name);
 /// AMD's compute driver gives no name that users would know.
 std::string_view amd_gpu_model(std::int64_t pci_device);
 
-}  // namespace quad::engine
+}  // namespace quad::pool

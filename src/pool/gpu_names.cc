@@ -1,11 +1,11 @@
-#include "engine/local/gpu_names.h"
+#include "pool/gpu_names.h"
 
 #include <array>
 #include <vector>
 
 #include "base/text.h"
 
-namespace quad::engine {
+namespace quad::pool {
 namespace {
 
 bool is_word_letter(char c) {
@@ -165,4 +165,4 @@ std::string_view amd_gpu_model(std::int64_t pci_device) {
   }
 }
 
-}  // namespace quad::engine
+}  // namespace quad::pool

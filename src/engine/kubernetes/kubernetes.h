@@ -1,0 +1,38 @@
+// engine/kubernetes/kubernetes.h
+//
+// A Kubernetes cluster as an engine: one pod for each rank, made and removed through the API
+// server, and what its watches tell of nodes, leases, pods and events as observations. It places
+// and looks; it never decides. kubernetes_engine.h says how.
+//
+// When the API server does not answer, begin() succeeds all the same: the engine says that it is
+// away, keeps its orders, and tells its inventory once it has seen the cluster.
+
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "base/result.h"
+#include "base/time.h"
+#include "engine/engine.h"
+#include "engine/kubernetes/client/client.h"
+#include "engine/kubernetes/views/pod_request.h"
+
+namespace quad::kubernetes {
+
+struct KubernetesOptions {
+  std::string name;  ///< of the engine
+  ClusterAccess access;
+  ApiOptions api;
+  PodSettings settings;  ///< the root's uid is filled in once it is known
+  int writers = 8;       ///< connections for writes
+  /// What a rank's task asks of its pod; kInvalid if it cannot be. Called on the engine's thread.
+  std::function<Result<PodRequest>(const engine::StartOrder&)> describe;
+};
+
+/// `clock` outlives the engine. Connects to nothing before begin().
+Result<std::unique_ptr<engine::Engine>> make_kubernetes(KubernetesOptions options,
+                                                        const Clock& clock);
+
+}  // namespace quad::kubernetes

@@ -1,0 +1,384 @@
+// The threads, what comes in, and what the watches tell. The ranks are in kubernetes_ranks.cc.
+
+#include "engine/kubernetes/kubernetes_engine.h"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "engine/kubernetes/views/attempt_manifest.h"
+#include "engine/kubernetes/views/pod_names.h"
+
+namespace quad::kubernetes {
+
+namespace {
+
+/// How long a watch may be broken before it is said that the cluster is not seen: a restart of the
+/// API server's process is no news.
+constexpr Millis kBrokenWatch{3'000};
+/// With leases renewed each ten seconds and a node or more, something is always said sooner.
+constexpr Millis kSilentLeases{15'000};
+constexpr Millis kTick{250};
+
+std::optional<NodeView> project_node(const json::object& object) {
+  auto view = read_node(object);
+  if (!view.ok()) {
+    spdlog::warn("a node cannot be read: {}", view.error().message);
+    return std::nullopt;
+  }
+  // The kubelet's word that all is as it was: its lease says it sooner.
+  for (Condition& condition : view->conditions) {
+    condition.heartbeat.reset();
+  }
+  return std::move(view).value();
+}
+
+std::optional<LeaseView> project_lease(const json::object& object) {
+  auto view = read_lease(object);
+  return view.ok() ? std::optional(std::move(view).value()) : std::nullopt;
+}
+
+std::optional<PodSeen> project_pod(const json::object& object, const std::string& server) {
+  auto view = read_pod(object, server);
+  if (!view.ok()) {
+    return std::nullopt;
+  }
+  PodSeen seen;
+  seen.node = view->node;
+  if (!view->rank && !view->finished()) {
+    seen.uses = view->requests;
+  }
+  if (view->rank) {
+    const json::object* metadata = get_object(object, "metadata");
+    seen.version = get_string(*metadata, "resourceVersion");
+    seen.rank = std::make_shared<const PodView>(std::move(view).value());
+  }
+  return seen;
+}
+
+std::optional<EventSeen> project_event(const json::object& object) {
+  const auto view = read_event(object);
+  if (!view.ok() || !view->warning || view->kind != "Pod") {
+    return std::nullopt;
+  }
+  std::string words = event_in_words(*view);
+  if (words.empty()) {
+    return std::nullopt;
+  }
+  return EventSeen{view->name, std::move(words)};
+}
+
+}  // namespace
+
+KubernetesEngine::KubernetesEngine(KubernetesOptions options, std::shared_ptr<ApiServer> server,
+                                   std::shared_ptr<net::Cancel> cancel, const Clock& clock)
+    : options_(std::move(options)),
+      server_(std::move(server)),
+      cancel_(std::move(cancel)),
+      clock_(clock) {}
+
+KubernetesEngine::~KubernetesEngine() {
+  end();
+}
+
+Result<std::vector<engine::Inventory>> KubernetesEngine::begin(engine::Sink sink) {
+  sink_ = std::move(sink);
+  away_ = "the API server has not answered yet";
+  sink_(engine::EngineAway{options_.name, away_});
+  writers_ = std::make_unique<Writers>(server_, cancel_, options_.writers);
+
+  const auto watch = [this](const ResourceType& type, std::string name_space) {
+    WatchOptions watched;
+    watched.type = type;
+    watched.name_space = std::move(name_space);
+    return watched;
+  };
+  node_watch_ = std::make_unique<Watcher<NodeView>>(
+      server_, watch(kNodes, ""), project_node,
+      [this](Change<NodeView> change) { post(std::move(change)); });
+  WatchOptions leases = watch(kLeases, std::string(kLeaseNamespace));
+  leases.silence = kSilentLeases;
+  lease_watch_ = std::make_unique<Watcher<LeaseView>>(
+      server_, std::move(leases), project_lease,
+      [this](Change<LeaseView> change) { post(std::move(change)); });
+  pod_watch_ = std::make_unique<Watcher<PodSeen>>(
+      server_, watch(kPods, ""),
+      [id = options_.settings.server](const json::object& object) {
+        return project_pod(object, id);
+      },
+      [this](Change<PodSeen> change) { post(std::move(change)); },
+      [this](const WatchState& state) {
+        if (state.synced) {
+          post(Synced{});
+        }
+      });
+  WatchOptions events = watch(kEvents, options_.settings.namespace_name);
+  events.selection.fields = "type=Warning,involvedObject.kind=Pod";
+  event_watch_ = std::make_unique<Watcher<EventSeen>>(
+      server_, std::move(events), project_event,
+      [this](Change<EventSeen> change) { post(std::move(change)); });
+  thread_ = std::thread([this] { run(); });
+  QUAD_TRY(node_watch_->start());
+  QUAD_TRY(lease_watch_->start());
+  QUAD_TRY(pod_watch_->start());
+  QUAD_TRY(event_watch_->start());
+  return std::vector<engine::Inventory>();
+}
+
+std::string KubernetesEngine::engine_of(const NodeId& /*node*/) const {
+  return options_.name;
+}
+
+void KubernetesEngine::end() {
+  if (node_watch_ != nullptr) {
+    node_watch_->stop();
+    lease_watch_->stop();
+    pod_watch_->stop();
+    event_watch_->stop();
+  }
+  if (writers_ != nullptr) {
+    writers_->end();
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    ending_ = true;
+    arrived_.notify_one();
+  }
+  if (thread_.joinable()) {
+    thread_.join();
+  }
+}
+
+void KubernetesEngine::post(Item item) {
+  const std::lock_guard lock(mutex_);
+  inbox_.push_back(std::move(item));
+  if (inbox_.size() == 1) {
+    arrived_.notify_one();
+  }
+}
+
+void KubernetesEngine::start(const engine::StartOrder& order) {
+  post(order);
+}
+void KubernetesEngine::kill(const RankKey& key, const NodeId& /*node*/) {
+  post(Kill{key});
+}
+void KubernetesEngine::forget(const RankKey& key, const NodeId& /*node*/) {
+  post(Forget{key});
+}
+
+Status KubernetesEngine::node_action(const NodeId& node, const std::string& verb) {
+  return error(ErrorCode::kUnsupported,
+               fmt::format("{} is a machine of the cluster {}; '{}' is only for pretend nodes",
+                           node.value(), options_.name, verb));
+}
+
+void KubernetesEngine::run() {
+  for (;;) {
+    std::deque<Item> items;
+    {
+      std::unique_lock lock(mutex_);
+      arrived_.wait_for(lock, kTick, [this] { return ending_ || !inbox_.empty(); });
+      if (ending_) {
+        return;
+      }
+      items.swap(inbox_);
+    }
+    for (Item& item : items) {
+      std::visit([this](auto& one) { take(one); }, item);
+    }
+    tell_nodes();
+    const MonoTime now = clock_.now().mono;
+    if (now - looked_at_ >= kTick) {
+      looked_at_ = now;
+      watch_the_watchers();
+      retry();
+    }
+  }
+}
+
+void KubernetesEngine::watch_the_watchers() {
+  const MonoTime now = clock_.now().mono;
+  std::string trouble;
+  for (const WatchState& state :
+       {node_watch_->state(), lease_watch_->state(), pod_watch_->state()}) {
+    if (!state.synced && trouble.empty()) {
+      trouble = state.trouble.empty() ? "the API server has not answered yet" : state.trouble;
+    }
+  }
+  if (trouble.empty()) {
+    unsynced_since_.reset();
+  } else if (!unsynced_since_) {
+    unsynced_since_ = now;
+  }
+  const bool away = unsynced_since_ && (!away_.empty() || now - *unsynced_since_ > kBrokenWatch);
+  if (away == !away_.empty()) {
+    return;
+  }
+  away_ = away ? trouble : std::string();
+  sink_(engine::EngineAway{options_.name, away_});
+}
+
+// Nodes.
+
+void KubernetesEngine::take(Change<NodeView>& change) {
+  Node& node = nodes_[change.name];
+  const NodeId id(change.name);
+  if (change.kind == ChangeKind::kRemoved) {
+    node.view.reset();
+    node.told.reset();
+    node.gone = true;
+    sink_(engine::NodeDown{id, "it was removed from the cluster"});
+    return;
+  }
+  if (node.gone) {
+    node.gone = false;
+    sink_(engine::NodeBack{id});
+  }
+  node.view = std::move(change.value);
+  node.changed = true;
+  nodes_changed_ = true;
+}
+
+void KubernetesEngine::take(const Change<LeaseView>& change) {
+  if (change.kind == ChangeKind::kRemoved) {
+    return;
+  }
+  Node& node = nodes_[change.value.node];
+  const bool renewed = change.value.renewed != node.renewed;
+  // Only a change is evidence: how old the lease is when it is first seen depends on two clocks.
+  if (change.kind == ChangeKind::kChanged && renewed) {
+    sink_(engine::NodeSeen{NodeId(change.value.node)});
+  }
+  node.renewed = change.value.renewed;
+  // A kubelet renews its lease four times in its duration.
+  const Millis beat(change.value.duration_seconds * 1000 / 4);
+  if (beat != node.beat) {
+    node.beat = beat;
+    node.changed = true;
+    nodes_changed_ = true;
+  }
+}
+
+void KubernetesEngine::count_use(const std::string& node, const pool::Resources& uses, int sign) {
+  if (node.empty() || uses == pool::Resources()) {
+    return;
+  }
+  Node& known = nodes_[node];
+  known.used_by_others.cpu_milli += sign * uses.cpu_milli;
+  known.used_by_others.memory_bytes += sign * uses.memory_bytes;
+  known.used_by_others.gpus += sign * uses.gpus;
+  known.changed = true;
+  nodes_changed_ = true;
+}
+
+void KubernetesEngine::tell_nodes() {
+  // Before all pods are known, a node would look empty that is not.
+  if (!synced_ || !nodes_changed_) {
+    return;
+  }
+  nodes_changed_ = false;
+  for (auto& [name, node] : nodes_) {
+    if (!node.changed || !node.view) {
+      continue;
+    }
+    node.changed = false;
+    pool::NodeSpec spec = node_spec(*node.view, node.used_by_others);
+    spec.engine = options_.name;
+    spec.closed = node_trouble(*node.view);
+    spec.beat = node.beat;
+    if (node.told != spec) {
+      node.told = spec;
+      sink_(engine::NodeFound{std::move(spec)});
+    }
+  }
+}
+
+// Pods and events.
+
+void KubernetesEngine::take(const Synced& /*synced*/) {
+  if (synced_) {
+    return;
+  }
+  synced_ = true;
+  nodes_changed_ = true;
+  engine::Inventory inventory;
+  inventory.engine = options_.name;
+  for (auto& [attempt, state] : attempts_) {
+    for (auto& [rank, known] : state.ranks) {
+      const PodState pod = state_of(*known.pod, false, false);
+      const bool ended = pod.kind == PodState::Kind::kEnded;
+      known.told_end = ended;
+      inventory.existing.push_back(
+          {{attempt.first, attempt.second, rank}, !ended, pod.end, known.node});
+    }
+  }
+  sink_(std::move(inventory));
+  for (engine::StartOrder& order : std::exchange(early_, {})) {
+    take(order);
+  }
+  for (const Kill& kill : std::exchange(early_kills_, {})) {
+    take(kill);
+  }
+  for (const Forget& forget : std::exchange(early_forgets_, {})) {
+    take(forget);
+  }
+}
+
+void KubernetesEngine::take(const Change<PodSeen>& change) {
+  const bool removed = change.kind == ChangeKind::kRemoved;
+  if (const auto before = others_.find(change.uid); before != others_.end()) {
+    count_use(before->second.node, before->second.uses, -1);
+    others_.erase(before);
+  }
+  if (change.value.rank == nullptr) {
+    if (!removed) {
+      count_use(change.value.node, change.value.uses, +1);
+      others_.emplace(change.uid, OtherPod{change.value.node, change.value.uses});
+    }
+    return;
+  }
+  const PodView& pod = *change.value.rank;
+  const RankKey key = *pod.rank;
+  Attempt& attempt = attempts_[{key.job, key.epoch}];
+  RankState& rank = attempt.ranks[key.rank];
+  rank.order.reset();
+  rank.node = NodeId(pod.wanted_node.empty() ? pod.node : pod.wanted_node);
+  rank.pod = removed ? nullptr : change.value.rank;
+  if (synced_) {
+    judge(key, rank, pod, removed);
+    advance({key.job, key.epoch}, attempt);
+    drop_if_gone({key.job, key.epoch});
+  }
+}
+
+void KubernetesEngine::take(const Change<EventSeen>& change) {
+  if (!synced_ || change.kind == ChangeKind::kRemoved) {
+    return;
+  }
+  // Few ranks are starting at a time, and events are rare.
+  for (auto& [attempt, state] : attempts_) {
+    for (auto& [rank, known] : state.ranks) {
+      const RankKey key{attempt.first, attempt.second, rank};
+      if (change.value.about != pod_name(options_.settings.server, key) || known.pod == nullptr) {
+        continue;
+      }
+      if (state_of(*known.pod, known.to_kill, false).kind == PodState::Kind::kStarting) {
+        note_wait(known, change.value.words);
+      }
+      return;
+    }
+  }
+}
+
+Result<std::unique_ptr<engine::Engine>> make_kubernetes(KubernetesOptions options,
+                                                        const Clock& clock) {
+  QUAD_ASSIGN(auto server, ApiServer::create(options.access, options.api, clock));
+  QUAD_ASSIGN(auto cancel, net::Cancel::create());
+  return std::unique_ptr<engine::Engine>(std::make_unique<KubernetesEngine>(
+      std::move(options), std::move(server), std::move(cancel), clock));
+}
+
+}  // namespace quad::kubernetes

@@ -1,0 +1,230 @@
+// engine/kubernetes/kubernetes_engine.h
+//
+// How kubernetes.h keeps its promises. One thread owns all state; everything comes to it through an
+// inbox: orders from control, changes from the watchers' threads, and what became of a write from
+// the writers'. It blocks on nothing else.
+//
+// A rank's way: ordered -> (the attempt's Secret and Services are made, once) -> its pod is made ->
+// seen in the watch -> ended -> reported. What is known of a rank is what the watch says of its
+// pod; a write's answer only tells whether to try again. So a server that is killed at any moment
+// finds every pod again, by its labels, and an order that is given again finds its pod made.
+//
+// A refusal that may pass (a quota, an API server that is away) is tried again, with pauses of up
+// to ten seconds, and told as the reason for the wait; one that will not is a failed start.
+//
+// API writes for a job of one rank: its Secret, its pod, the Secret's removal, with which the
+// cluster's own garbage collection removes the pod.
+
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "engine/kubernetes/client/watch.h"
+#include "engine/kubernetes/kubernetes.h"
+#include "engine/kubernetes/views/event_view.h"
+#include "engine/kubernetes/views/lease_view.h"
+#include "engine/kubernetes/views/node_view.h"
+#include "engine/kubernetes/views/pod_end.h"
+#include "engine/kubernetes/views/pod_view.h"
+#include "engine/kubernetes/writers.h"
+
+namespace quad::kubernetes {
+
+/// What is kept of any pod of the cluster: what it takes of its node, and all of it if it is a rank
+/// of this server's.
+struct PodSeen {
+  std::string node;
+  pool::Resources uses;  ///< nothing once it has finished
+  std::string version;   ///< of a rank's
+  std::shared_ptr<const PodView> rank;
+  bool operator==(const PodSeen& other) const {
+    return node == other.node && uses == other.uses && version == other.version;
+  }
+};
+
+/// A warning about something in Quad's namespace.
+struct EventSeen {
+  std::string about;  ///< "Pod/quad-…"
+  std::string words;
+  bool operator==(const EventSeen&) const = default;
+};
+
+class KubernetesEngine final : public engine::Engine {
+ public:
+  KubernetesEngine(KubernetesOptions options, std::shared_ptr<ApiServer> server,
+                   std::shared_ptr<net::Cancel> cancel, const Clock& clock);
+  ~KubernetesEngine() override;
+
+  Result<std::vector<engine::Inventory>> begin(engine::Sink sink) override;
+  [[nodiscard]] std::string engine_of(const NodeId& node) const override;
+  void start(const engine::StartOrder& order) override;
+  void kill(const RankKey& key, const NodeId& node) override;
+  void forget(const RankKey& key, const NodeId& node) override;
+  Status node_action(const NodeId& node, const std::string& verb) override;
+  void end() override;
+
+ private:
+  using AttemptKey = std::pair<JobId, Epoch>;
+
+  // What comes in.
+  struct Kill {
+    RankKey key;
+  };
+  struct Forget {
+    RankKey key;
+  };
+  struct Synced {};  ///< every pod there is has been told
+  /// Of a write: nothing, or why it failed.
+  struct RootMade {
+    Result<std::string> uid;
+  };
+  struct AttemptMade {
+    AttemptKey attempt;
+    Result<std::string> secret_uid;
+    bool hopeless = false;
+  };
+  struct AttemptRemoved {
+    AttemptKey attempt;
+    Status status;
+  };
+  struct PodMade {
+    RankKey key;
+    Status status;
+    bool hopeless = false;
+  };
+  struct PodRemoved {
+    RankKey key;
+    Result<Removal> removal;
+  };
+  using Item = std::variant<engine::StartOrder, Kill, Forget, Synced, RootMade, AttemptMade,
+                            AttemptRemoved, PodMade, PodRemoved, Change<NodeView>,
+                            Change<LeaseView>, Change<PodSeen>, Change<EventSeen>>;
+
+  struct Node {
+    std::optional<NodeView> view;
+    pool::Resources used_by_others;
+    Millis beat{10'000};
+    std::optional<WallTime> renewed;  ///< as its lease says, by its own clock
+    std::optional<pool::NodeSpec> told;
+    bool gone = false;  ///< told that it was removed
+    bool changed = true;
+  };
+  struct RankState {
+    std::optional<engine::StartOrder> order;  ///< until its pod has been seen
+    NodeId node;
+    std::shared_ptr<const PodView> pod;
+    bool making = false;    ///< a write is under way
+    bool removing = false;  ///< likewise
+    bool to_kill = false;
+    bool told_end = false;
+    bool forgotten = false;
+    int failures = 0;
+    MonoTime next_try;
+    std::string reason;  ///< why it has not started, as it stands now
+    MonoTime reason_since;
+    std::string told;  ///< the last reason that was told
+    MonoTime told_at;
+  };
+  struct Attempt {
+    std::string secret_uid;  ///< empty until it is made
+    bool making = false;
+    bool removing = false;
+    bool removed = false;  ///< its Secret is; its pods follow
+    int failures = 0;
+    MonoTime next_try;
+    std::map<Rank, RankState> ranks;
+  };
+  struct OtherPod {
+    std::string node;
+    pool::Resources uses;
+  };
+
+  void post(Item item);
+  void run();
+
+  // Orders.
+  void take(engine::StartOrder& order);
+  void take(const Kill& kill);
+  void take(const Forget& forget);
+  // Observations.
+  void take(const Synced& synced);
+  void take(Change<NodeView>& change);
+  void take(const Change<LeaseView>& change);
+  void take(const Change<PodSeen>& change);
+  void take(const Change<EventSeen>& change);
+  // Ends of writes.
+  void take(const RootMade& made);
+  void take(const AttemptMade& made);
+  void take(const AttemptRemoved& removed);
+  void take(const PodMade& made);
+  void take(const PodRemoved& removed);
+
+  void make_root();
+  void make_attempt(const AttemptKey& key, Attempt& attempt);
+  void make_pod(const RankKey& key, RankState& rank, const std::string& secret_uid);
+  void remove_pod(const RankKey& key, RankState& rank);
+  void remove_attempt(const AttemptKey& key, Attempt& attempt);
+  void advance(const AttemptKey& key, Attempt& attempt);
+  void drop_if_gone(const AttemptKey& key);
+  void judge(const RankKey& key, RankState& rank, const PodView& pod, bool gone);
+  void tell_end(const RankKey& key, RankState& rank, std::optional<job::RankEnd> end,
+                std::string detail);
+  /// A reason is told when it has stood for a moment: most pass by themselves.
+  void note_wait(RankState& rank, const std::string& reason);
+  void tell_waits(const RankKey& key, RankState& rank, MonoTime now);
+  void count_use(const std::string& node, const pool::Resources& uses, int sign);
+  void tell_nodes();
+  void watch_the_watchers();
+  void retry();
+  [[nodiscard]] RankState* find(const RankKey& key);
+  [[nodiscard]] Millis pause_after(int failures) const;
+  [[nodiscard]] Result<std::vector<PodRequest>> describe_all(const engine::StartOrder& order) const;
+
+  KubernetesOptions options_;
+  std::shared_ptr<ApiServer> server_;
+  std::shared_ptr<net::Cancel> cancel_;
+  const Clock& clock_;
+  engine::Sink sink_;
+
+  std::mutex mutex_;  ///< of the inbox
+  std::condition_variable arrived_;
+  std::deque<Item> inbox_;
+  bool ending_ = false;
+
+  // The engine's thread only, once it runs.
+  bool synced_ = false;
+  bool root_made_ = false;
+  bool root_making_ = false;
+  MonoTime next_root_;
+  int root_failures_ = 0;
+  std::vector<engine::StartOrder> early_;  ///< ordered before all pods were known
+  std::vector<Kill> early_kills_;
+  std::vector<Forget> early_forgets_;
+  std::map<AttemptKey, Attempt> attempts_;
+  std::map<std::string, Node> nodes_;
+  std::unordered_map<std::string, OtherPod> others_;  ///< by uid
+  std::string away_;                                  ///< why the cluster is not seen, as told
+  std::optional<MonoTime> unsynced_since_;
+  bool nodes_changed_ = false;
+  MonoTime looked_at_;  ///< when what waits for time to pass was last looked at
+
+  std::unique_ptr<Writers> writers_;
+  std::unique_ptr<Watcher<NodeView>> node_watch_;
+  std::unique_ptr<Watcher<LeaseView>> lease_watch_;
+  std::unique_ptr<Watcher<PodSeen>> pod_watch_;
+  std::unique_ptr<Watcher<EventSeen>> event_watch_;
+  std::thread thread_;
+};
+
+}  // namespace quad::kubernetes

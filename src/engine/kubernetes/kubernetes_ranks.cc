@@ -1,0 +1,477 @@
+// From an order to a pod, and from a pod's end to its removal.
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "engine/kubernetes/kubernetes_engine.h"
+#include "engine/kubernetes/views/attempt_manifest.h"
+#include "engine/kubernetes/views/pod_manifest.h"
+#include "engine/kubernetes/views/pod_names.h"
+
+namespace quad::kubernetes {
+
+namespace {
+
+/// For the runner to deliver the end, where there is still a kubelet that asks it to go.
+constexpr std::int64_t kKillGrace = 1;  // seconds
+constexpr Millis kFirstPause{500};
+constexpr Millis kLongestPause{10'000};
+/// How long a reason for a wait stands before it is told.
+constexpr Millis kPatience{2'000};
+/// That it still waits: a start has no limit of time as long as its engine tells so.
+constexpr Millis kReminder{30'000};
+
+/// Whether to try again would be in vain.
+bool is_hopeless(const ApiFailure& failure, std::string_view message) {
+  const auto says = [message](std::string_view part) {
+    return message.find(part) != std::string_view::npos;
+  };
+  if (says("exceeded quota") || says("failed calling webhook") || says("is being terminated")) {
+    return false;
+  }
+  return failure.http == 400 || failure.http == 403 || failure.http == 413 || failure.http == 422;
+}
+
+std::string in_words(const Error& failed, const ApiFailure& failure) {
+  if (failure.http == 0 || failure.http >= 500) {
+    return failed.message;
+  }
+  return refusal_in_words(json::object{
+      {"message", failed.message}, {"reason", failure.reason}, {"code", failure.http}});
+}
+
+std::string uid_of(const json::object& object) {
+  const json::object* metadata = get_object(object, "metadata");
+  return metadata == nullptr ? std::string() : std::string(get_string(*metadata, "uid"));
+}
+
+const ResourceType& type_of(const json::object& manifest) {
+  const std::string_view kind = get_string(manifest, "kind");
+  return kind == "Service" ? kServices : kind == "PersistentVolumeClaim" ? kClaims : kSecrets;
+}
+
+}  // namespace
+
+KubernetesEngine::RankState* KubernetesEngine::find(const RankKey& key) {
+  const auto attempt = attempts_.find({key.job, key.epoch});
+  if (attempt == attempts_.end()) {
+    return nullptr;
+  }
+  const auto rank = attempt->second.ranks.find(key.rank);
+  return rank == attempt->second.ranks.end() ? nullptr : &rank->second;
+}
+
+Millis KubernetesEngine::pause_after(int failures) const {
+  return std::min(kLongestPause, kFirstPause * (1 << std::min(failures, 6)));
+}
+
+// Orders.
+
+void KubernetesEngine::take(engine::StartOrder& order) {
+  if (!synced_) {
+    early_.push_back(std::move(order));
+    return;
+  }
+  const AttemptKey key{order.key.job, order.key.epoch};
+  Attempt& attempt = attempts_[key];
+  RankState& rank = attempt.ranks[order.key.rank];
+  if (rank.pod != nullptr || rank.order || rank.told_end) {
+    return;  // given before
+  }
+  rank.node = order.holding.node;
+  rank.order = std::move(order);
+  advance(key, attempt);
+}
+
+void KubernetesEngine::take(const Kill& kill) {
+  if (!synced_) {
+    early_kills_.push_back(kill);
+    return;
+  }
+  RankState* rank = find(kill.key);
+  if (rank == nullptr) {
+    sink_(engine::RunnerEnded{kill.key, std::nullopt, "its pod is not there"});
+    return;
+  }
+  rank->to_kill = true;
+  if (rank->pod == nullptr && !rank->making) {
+    rank->order.reset();
+    tell_end(kill.key, *rank, std::nullopt, "its pod is not there");
+  } else if (rank->told_end) {
+    rank->told_end = false;  // whoever asks has not heard
+    if (rank->pod != nullptr) {
+      judge(kill.key, *rank, *rank->pod, false);
+    }
+  }
+  advance({kill.key.job, kill.key.epoch}, attempts_[{kill.key.job, kill.key.epoch}]);
+}
+
+void KubernetesEngine::take(const Forget& forget) {
+  if (!synced_) {
+    early_forgets_.push_back(forget);
+    return;
+  }
+  if (RankState* rank = find(forget.key); rank != nullptr) {
+    rank->forgotten = true;
+    advance({forget.key.job, forget.key.epoch}, attempts_[{forget.key.job, forget.key.epoch}]);
+  }
+}
+
+// What follows.
+
+/// Gives whatever writes an attempt is ready for.
+void KubernetesEngine::advance(const AttemptKey& key, Attempt& attempt) {
+  const MonoTime now = clock_.now().mono;
+  const bool all_forgotten = std::all_of(attempt.ranks.begin(), attempt.ranks.end(),
+                                         [](const auto& one) { return one.second.forgotten; });
+  const bool busy = attempt.making || attempt.removing ||
+                    std::any_of(attempt.ranks.begin(), attempt.ranks.end(), [](const auto& one) {
+                      return one.second.making || one.second.removing;
+                    });
+  if (all_forgotten) {
+    if (!busy && !attempt.removed && attempt.next_try <= now) {
+      remove_attempt(key, attempt);
+    }
+    return;
+  }
+  const bool wanted = std::any_of(attempt.ranks.begin(), attempt.ranks.end(), [](const auto& one) {
+    return one.second.order.has_value() && !one.second.to_kill;
+  });
+  if (wanted && attempt.secret_uid.empty()) {
+    if (!root_made_) {
+      make_root();
+    } else if (!attempt.making && attempt.next_try <= now) {
+      make_attempt(key, attempt);
+    }
+    return;
+  }
+  for (auto& [number, rank] : attempt.ranks) {
+    const RankKey rank_key{key.first, key.second, number};
+    if (rank.making || rank.removing || rank.next_try > now) {
+      continue;
+    }
+    if (rank.to_kill && rank.pod != nullptr && !rank.pod->deleted && !rank.pod->finished()) {
+      remove_pod(rank_key, rank);
+    } else if (rank.order && !rank.to_kill && rank.pod == nullptr) {
+      make_pod(rank_key, rank, attempt.secret_uid);
+    }
+  }
+}
+
+void KubernetesEngine::retry() {
+  if (!synced_) {
+    return;
+  }
+  std::vector<AttemptKey> keys;
+  for (const auto& [key, attempt] : attempts_) {
+    keys.push_back(key);
+  }
+  const MonoTime now = clock_.now().mono;
+  for (const AttemptKey& key : keys) {
+    if (const auto found = attempts_.find(key); found != attempts_.end()) {
+      for (auto& [number, rank] : found->second.ranks) {
+        tell_waits({key.first, key.second, number}, rank, now);
+      }
+      advance(key, found->second);
+    }
+  }
+}
+
+void KubernetesEngine::make_root() {
+  if (root_making_ || next_root_ > clock_.now().mono) {
+    return;
+  }
+  root_making_ = true;
+  writers_->give([this](ApiClient& client) {
+    PodSettings settings = options_.settings;
+    auto made = client.create(kConfigMaps, settings.namespace_name, root_manifest(settings));
+    if (made.ok()) {
+      settings.root_uid = uid_of(made->object);
+      const auto budget = client.create(kDisruptionBudgets, settings.namespace_name,
+                                        disruption_budget_manifest(settings));
+      if (!budget.ok()) {
+        spdlog::warn("kubectl drain will not wait for ranks: {}", budget.error().message);
+      }
+    }
+    post(RootMade{made.ok()
+                      ? Result<std::string>(uid_of(made->object))
+                      : error(made.error().code, in_words(made.error(), client.last_failure()))});
+  });
+}
+
+void KubernetesEngine::take(const RootMade& made) {
+  root_making_ = false;
+  if (made.uid.ok()) {
+    options_.settings.root_uid = made.uid.value();
+    root_made_ = true;
+    retry();
+    return;
+  }
+  next_root_ = clock_.now().mono + pause_after(root_failures_++);
+  for (auto& [key, attempt] : attempts_) {
+    for (auto& [number, rank] : attempt.ranks) {
+      if (rank.order) {
+        note_wait(rank, made.uid.error().message);
+      }
+    }
+  }
+}
+
+/// What each rank of the order's attempt asks for: they share what the attempt has.
+Result<std::vector<PodRequest>> KubernetesEngine::describe_all(
+    const engine::StartOrder& order) const {
+  std::vector<PodRequest> requests;
+  const auto& attempts = order.job->attempts;
+  const auto attempt = std::find_if(attempts.begin(), attempts.end(), [&](const job::Attempt& one) {
+    return one.epoch == order.key.epoch;
+  });
+  if (attempt == attempts.end()) {
+    return error(ErrorCode::kInternal, "its attempt is not in its record");
+  }
+  for (std::size_t i = 0; i < attempt->ranks.size(); ++i) {
+    engine::StartOrder one = order;
+    one.key.rank = Rank(static_cast<std::int32_t>(i));
+    one.holding = attempt->ranks[i].holding;
+    QUAD_ASSIGN(PodRequest request, options_.describe(one));
+    requests.push_back(std::move(request));
+  }
+  return requests;
+}
+
+void KubernetesEngine::make_attempt(const AttemptKey& key, Attempt& attempt) {
+  const auto ordered = std::find_if(attempt.ranks.begin(), attempt.ranks.end(),
+                                    [](const auto& one) { return one.second.order.has_value(); });
+  const engine::StartOrder& order = *ordered->second.order;
+  const auto requests = describe_all(order);
+  if (!requests.ok()) {
+    post(AttemptMade{key, requests.error(), true});
+    attempt.making = true;
+    return;
+  }
+  std::vector<json::object> start_files;
+  for (const PodRequest& request : *requests) {
+    start_files.push_back(start_file(request, options_.settings, order.token));
+  }
+  auto secret = secret_manifest(requests->front(), options_.settings, start_files);
+  if (!secret.ok()) {
+    post(AttemptMade{key, secret.error(), true});
+    attempt.making = true;
+    return;
+  }
+  attempt.making = true;
+  writers_->give([this, key, request = requests->front(), settings = options_.settings,
+                  secret = std::move(secret).value()](ApiClient& client) {
+    const auto failed = [&](const Error& why) {
+      const ApiFailure& failure = client.last_failure();
+      post(AttemptMade{key, error(why.code, in_words(why, failure)),
+                       is_hopeless(failure, why.message)});
+    };
+    const auto made = client.create(kSecrets, settings.namespace_name, secret);
+    if (!made.ok()) {
+      return failed(made.error());
+    }
+    const std::string uid = uid_of(made->object);
+    for (const json::object& manifest : attempt_manifests(request, settings, uid)) {
+      const ResourceType& type = type_of(manifest);
+      // The Service of the job's ports outlives an attempt: each takes it over.
+      const auto also =
+          client.apply({type, settings.namespace_name,
+                        std::string(get_string(manifest.at("metadata").as_object(), "name")), ""},
+                       manifest);
+      if (!also.ok()) {
+        return failed(also.error());
+      }
+    }
+    post(AttemptMade{key, uid, false});
+  });
+}
+
+void KubernetesEngine::take(const AttemptMade& made) {
+  const auto found = attempts_.find(made.attempt);
+  if (found == attempts_.end()) {
+    return;
+  }
+  Attempt& attempt = found->second;
+  attempt.making = false;
+  if (made.secret_uid.ok()) {
+    attempt.secret_uid = made.secret_uid.value();
+    attempt.failures = 0;
+  } else {
+    attempt.next_try = clock_.now().mono + pause_after(attempt.failures++);
+    for (auto& [number, rank] : attempt.ranks) {
+      const RankKey key{made.attempt.first, made.attempt.second, number};
+      if (!rank.order) {
+        continue;
+      }
+      if (made.hopeless) {
+        rank.order.reset();
+        rank.told_end = true;
+        sink_(engine::StartFailed{key, made.secret_uid.error().message});
+      } else {
+        note_wait(rank, made.secret_uid.error().message);
+      }
+    }
+  }
+  advance(made.attempt, attempt);
+}
+
+void KubernetesEngine::make_pod(const RankKey& key, RankState& rank,
+                                const std::string& secret_uid) {
+  rank.making = true;
+  auto request = options_.describe(*rank.order);
+  if (const auto node = nodes_.find(rank.node.value());
+      request.ok() && node != nodes_.end() && node->second.view) {
+    request->gpu_resource = node->second.view->gpu_resource;
+  }
+  auto manifest = request.ok() ? pod_manifest(*request, options_.settings, secret_uid)
+                               : Result<json::object>(request.error());
+  if (!manifest.ok()) {
+    post(PodMade{key, manifest.error(), true});
+    return;
+  }
+  writers_->give([this, key, pod = std::move(manifest).value()](ApiClient& client) {
+    const auto made = client.create(kPods, options_.settings.namespace_name, pod);
+    if (made.ok()) {
+      post(PodMade{key, Status(), false});
+      return;
+    }
+    const ApiFailure& failure = client.last_failure();
+    post(PodMade{key, error(made.error().code, in_words(made.error(), failure)),
+                 is_hopeless(failure, made.error().message)});
+  });
+}
+
+void KubernetesEngine::take(const PodMade& made) {
+  RankState* rank = find(made.key);
+  if (rank == nullptr) {
+    return;
+  }
+  const AttemptKey key{made.key.job, made.key.epoch};
+  rank->making = false;
+  if (made.status.ok()) {
+    // The watch tells of it; should it have told of its removal already, it does not come again.
+    rank->failures = 0;
+    if (rank->to_kill && rank->pod == nullptr) {
+      rank->next_try = clock_.now().mono;
+    }
+    if (rank->order) {
+      rank->next_try = clock_.now().mono + kLongestPause;
+    }
+  } else if (made.hopeless) {
+    rank->order.reset();
+    rank->told_end = true;
+    sink_(engine::StartFailed{made.key, made.status.error().message});
+  } else {
+    rank->next_try = clock_.now().mono + pause_after(rank->failures++);
+    note_wait(*rank, made.status.error().message);
+    if (rank->to_kill) {
+      rank->order.reset();
+      tell_end(made.key, *rank, std::nullopt, "its pod was never made");
+    }
+  }
+  advance(key, attempts_[key]);
+}
+
+void KubernetesEngine::remove_pod(const RankKey& key, RankState& rank) {
+  rank.removing = true;
+  writers_->give([this, key, uid = rank.pod->uid](ApiClient& client) {
+    RemoveOptions remove;
+    remove.grace_seconds = kKillGrace;
+    remove.uid = uid;
+    post(PodRemoved{key, client.remove({kPods, options_.settings.namespace_name,
+                                        pod_name(options_.settings.server, key), ""},
+                                       remove)});
+  });
+}
+
+void KubernetesEngine::take(const PodRemoved& removed) {
+  RankState* rank = find(removed.key);
+  if (rank == nullptr) {
+    return;
+  }
+  rank->removing = false;
+  // What it says is told by the watch as well; until then it is not asked for again.
+  rank->next_try =
+      clock_.now().mono + (removed.removal.ok() ? kLongestPause : pause_after(rank->failures++));
+}
+
+/// Removes the attempt's Secret, and with it, by the cluster's garbage collection, all the rest.
+void KubernetesEngine::remove_attempt(const AttemptKey& key, Attempt& attempt) {
+  attempt.removing = true;
+  const std::string name = attempt_name(options_.settings.server, key.first, key.second);
+  writers_->give([this, key, name](ApiClient& client) {
+    const auto removal = client.remove({kSecrets, options_.settings.namespace_name, name, ""});
+    post(AttemptRemoved{key, removal.ok() ? Status() : Status(removal.error())});
+  });
+}
+
+void KubernetesEngine::take(const AttemptRemoved& removed) {
+  const auto found = attempts_.find(removed.attempt);
+  if (found == attempts_.end()) {
+    return;
+  }
+  Attempt& attempt = found->second;
+  attempt.removing = false;
+  if (removed.status.ok()) {
+    attempt.removed = true;
+    drop_if_gone(removed.attempt);
+  } else {
+    attempt.next_try = clock_.now().mono + pause_after(attempt.failures++);
+  }
+}
+
+/// Nothing is kept of an attempt that is removed, pods and all.
+void KubernetesEngine::drop_if_gone(const AttemptKey& key) {
+  const auto found = attempts_.find(key);
+  if (found != attempts_.end() && found->second.removed &&
+      std::all_of(found->second.ranks.begin(), found->second.ranks.end(),
+                  [](const auto& one) { return one.second.pod == nullptr; })) {
+    attempts_.erase(found);
+  }
+}
+
+// What is told.
+
+void KubernetesEngine::judge(const RankKey& key, RankState& rank, const PodView& pod, bool gone) {
+  const PodState state = state_of(pod, rank.to_kill || rank.forgotten, gone);
+  if (state.kind == PodState::Kind::kEnded || (state.hopeless && state.end)) {
+    if (state.hopeless) {
+      rank.to_kill = true;  // it would go on trying
+    }
+    tell_end(key, rank, state.end, state.words);
+  } else {
+    note_wait(rank, state.kind == PodState::Kind::kStarting ? state.words : std::string());
+  }
+}
+
+void KubernetesEngine::tell_end(const RankKey& key, RankState& rank,
+                                std::optional<job::RankEnd> end, std::string detail) {
+  if (rank.told_end) {
+    return;
+  }
+  rank.told_end = true;
+  sink_(engine::RunnerEnded{key, std::move(end), std::move(detail)});
+}
+
+void KubernetesEngine::note_wait(RankState& rank, const std::string& reason) {
+  if (rank.reason != reason) {
+    rank.reason = reason;
+    rank.reason_since = clock_.now().mono;
+  }
+}
+
+void KubernetesEngine::tell_waits(const RankKey& key, RankState& rank, MonoTime now) {
+  if (rank.reason.empty() || rank.told_end || now - rank.reason_since < kPatience ||
+      (rank.reason == rank.told && now - rank.told_at < kReminder)) {
+    return;
+  }
+  rank.told = rank.reason;
+  rank.told_at = now;
+  sink_(engine::StartWaits{key, fmt::format("Rank {} on {} has not started yet: {}.",
+                                            key.rank.value(), rank.node.value(), rank.reason)});
+}
+
+}  // namespace quad::kubernetes

@@ -1,0 +1,330 @@
+#include "engine/kubernetes/views/pod_manifest.h"
+
+#include <gtest/gtest.h>
+
+#include "engine/kubernetes/views/attempt_manifest.h"
+#include "engine/kubernetes/views/pod_names.h"
+#include "engine/kubernetes/views/pod_view.h"
+#include "engine/kubernetes/views/test_json.h"
+
+namespace quad::kubernetes {
+namespace {
+
+PodRequest request() {
+  PodRequest one;
+  one.key = {JobId(17), Epoch(2), Rank(1)};
+  one.job_name = "train";
+  one.owner = "ana@example.edu";
+  one.ranks = 2;
+  one.node = NodeId("gpu-07");
+  one.amount = {8'000, 32'000'000'000, 2};
+  one.gpu_resource = "nvidia.com/gpu";
+  one.image = "nvcr.io/nvidia/pytorch:25.10-py3";
+  return one;
+}
+
+PodSettings settings() {
+  PodSettings some;
+  some.server = "1a2b3c4d";
+  some.namespace_name = "jobs";
+  some.root_name = "quad-1a2b3c4d";
+  some.root_uid = "root-uid";
+  some.server_url = "https://quad.quad.svc:8470";
+  some.quad_image = "registry.example.edu/quad:0.1";
+  some.default_image = "docker.io/library/python:3.12";
+  return some;
+}
+
+json::value pod_of(const PodRequest& one, const PodSettings& some = settings()) {
+  Result<json::object> pod = pod_manifest(one, some, "secret-uid");
+  EXPECT_TRUE(pod.ok()) << pod.error().message;
+  return pod.ok() ? json::value(*pod) : json::value();
+}
+
+/// The item of a list whose `key` is `value`; null if there is none.
+json::value item(const json::value& list, std::string_view key, std::string_view value) {
+  const json::array* items = list.if_array();
+  for (std::size_t i = 0; items != nullptr && i < items->size(); ++i) {
+    if ((*items)[i].is_object() && get_string((*items)[i].get_object(), key) == value) {
+      return (*items)[i];
+    }
+  }
+  return {};
+}
+
+json::value variable(const json::value& pod, std::string_view name) {
+  return at(item(at(pod, "/spec/containers/0/env"), "name", name), "/value");
+}
+
+// Reviewed as a whole: what a rank of a plain GPU job is.
+TEST(PodManifest, OfARankOfAGangIsThis) {
+  EXPECT_EQ(pod_of(request()), json::value(object_of(R"({
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {
+      "name": "quad-1a2b3c4d-j17-e2-r1",
+      "namespace": "jobs",
+      "labels": {
+        "app.kubernetes.io/managed-by": "quad", "quad.io/server": "1a2b3c4d", "quad.io/job": "17", "quad.io/epoch": "2",
+        "quad.io/rank": "1", "quad.io/name": "train", "quad.io/owner": "ana_example.edu"
+      },
+      "ownerReferences": [{"apiVersion": "v1", "kind": "Secret", "name": "quad-1a2b3c4d-j17-e2", "uid": "secret-uid"}],
+      "annotations": {
+        "quad.io/job-name": "train", "quad.io/owner-name": "ana@example.edu",
+        "kubectl.kubernetes.io/default-container": "rank",
+        "cluster-autoscaler.kubernetes.io/safe-to-evict": "false", "karpenter.sh/do-not-disrupt": "true"
+      }
+    },
+    "spec": {
+      "restartPolicy": "Never",
+      "hostname": "train-17-r1",
+      "subdomain": "quad-1a2b3c4d-j17-e2",
+      "terminationGracePeriodSeconds": 45,
+      "automountServiceAccountToken": false,
+      "enableServiceLinks": false,
+      "tolerations": [
+        {"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute"},
+        {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute"},
+        {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+      ],
+      "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
+      "initContainers": [{
+        "name": "quad-install",
+        "image": "registry.example.edu/quad:0.1",
+        "command": ["/usr/bin/quad-runner", "install", "/quad"],
+        "resources": {"requests": {"cpu": "8", "memory": "32G"}},
+        "volumeMounts": [{"name": "quad", "mountPath": "/quad"}, {"name": "quad-start", "mountPath": "/quad-start", "readOnly": true}],
+        "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}}
+      }],
+      "containers": [{
+        "name": "rank",
+        "image": "nvcr.io/nvidia/pytorch:25.10-py3",
+        "command": ["/quad/quad-runner", "/quad/rank"],
+        "resources": {"requests": {"cpu": "8", "memory": "32G", "nvidia.com/gpu": "2"}, "limits": {"nvidia.com/gpu": "2"}},
+        "env": [
+          {"name": "SKYPILOT_POD_NODE_TYPE", "value": "worker"}, {"name": "SKYPILOT_POD_CPU_CORE_LIMIT", "value": "8"},
+          {"name": "SKYPILOT_POD_MEMORY_BYTES_LIMIT", "value": "32000000000"}
+        ],
+        "volumeMounts": [{"name": "quad", "mountPath": "/quad"}, {"name": "dshm", "mountPath": "/dev/shm"}],
+        "terminationMessagePolicy": "FallbackToLogsOnError"
+      }],
+      "volumes": [
+        {"name": "quad", "emptyDir": {}},
+        {"name": "quad-start", "secret": {"secretName": "quad-1a2b3c4d-j17-e2", "defaultMode": 292,
+                                          "items": [{"key": "start-1.json", "path": "start.json"}]}},
+        {"name": "dshm", "emptyDir": {"medium": "Memory"}}
+      ],
+      "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+        {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["gpu-07"]}]}]}}}
+    }
+  })")));
+}
+
+TEST(PodManifest, IsReadBackAsTheRankThatItIs) {
+  const auto view = read_pod(pod_of(request()).get_object(), "1a2b3c4d");
+  ASSERT_TRUE(view.ok());
+  EXPECT_EQ(view->rank, request().key);
+  EXPECT_EQ(view->wanted_node, "gpu-07");
+  EXPECT_EQ(view->requests, request().amount);  // the installer asks for no more
+}
+
+TEST(PodManifest, IsTheSameEachTime) {
+  EXPECT_EQ(to_text(pod_of(request())), to_text(pod_of(request())));
+}
+
+TEST(PodManifest, OfACpuTaskHidesTheNodesGpus) {
+  PodRequest one = request();
+  one.ranks = 1;
+  one.key.rank = Rank(0);
+  one.amount = {500, 2'000'000'000, 0};
+  one.image = "";
+  const json::value pod = pod_of(one);
+  EXPECT_EQ(variable(pod, "NVIDIA_VISIBLE_DEVICES"), "none");
+  EXPECT_EQ(variable(pod, "SKYPILOT_POD_NODE_TYPE"), "head");
+  EXPECT_EQ(at(pod, "/spec/containers/0/resources"),
+            json::value(object_of(R"({"requests": {"cpu": "500m", "memory": "2G"}})")));
+  EXPECT_EQ(at(pod, "/spec/containers/0/image"), "docker.io/library/python:3.12");
+  EXPECT_TRUE(at(pod, "/spec/subdomain").is_null());
+  EXPECT_EQ(at(pod, "/spec/tolerations").as_array().size(), 2U);
+}
+
+TEST(PodManifest, ShowsThePartsOfGpusThatAPodConfigAsksFor) {
+  PodRequest one = request();
+  one.amount.gpus = 0;
+  one.pod_config = object_of(
+      R"({"spec": {"tolerations": null,
+                   "containers": [{"resources": {"limits": {"nvidia.com/mig-1g.5gb": 1}}}]}})");
+  const json::value pod = pod_of(one);
+  EXPECT_TRUE(variable(pod, "NVIDIA_VISIBLE_DEVICES").is_null());
+  EXPECT_EQ(at(pod, "/spec/tolerations").as_array().size(), 2U);  // null undoes nothing
+}
+
+TEST(PodManifest, HasLimitsWhereTheyAreWanted) {
+  PodSettings some = settings();
+  some.limit_factor = 1.0;
+  EXPECT_EQ(at(pod_of(request(), some), "/spec/containers/0/resources/limits"),
+            json::value(object_of(R"({"cpu": "8", "memory": "32G", "nvidia.com/gpu": "2"})")));
+  EXPECT_EQ(at(pod_of(request(), some), "/spec/initContainers/0/resources/limits/memory"), "32G");
+  PodRequest one = request();
+  one.limit_factor = 1.5;
+  EXPECT_EQ(at(pod_of(one, some), "/spec/containers/0/resources/limits/cpu"), "12");
+  one.limit_factor = 0;  // set_pod_resource_limits: false
+  EXPECT_EQ(at(pod_of(one, some), "/spec/containers/0/resources/limits"),
+            json::value(object_of(R"({"nvidia.com/gpu": "2"})")));
+}
+
+TEST(PodManifest, RunsAsTheUserAndStaysSo) {
+  PodRequest one = request();
+  one.identity = Identity{5001, 500, {501, 502}, {}};
+  one.pod_config = object_of(R"({"spec": {"initContainers": [{"name": "fetch", "image": "x"}]}})");
+  const json::value pod = pod_of(one);
+  EXPECT_EQ(
+      at(pod, "/spec/securityContext"),
+      json::value(object_of(
+          R"({"seccompProfile": {"type": "RuntimeDefault"}, "runAsUser": 5001, "runAsGroup": 500, "runAsNonRoot": true,
+                                      "supplementalGroups": [501, 502]})")));
+  EXPECT_EQ(at(pod, "/spec/containers/0/securityContext"),
+            json::value(object_of(
+                R"({"capabilities": {"drop": ["ALL"]}, "allowPrivilegeEscalation": false})")));
+  EXPECT_EQ(at(pod, "/spec/initContainers/1/securityContext"),
+            json::value(object_of(
+                R"({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}})")));
+  one.identity->fs_group = 500;
+  EXPECT_EQ(at(pod_of(one), "/spec/securityContext/fsGroupChangePolicy"), "OnRootMismatch");
+  EXPECT_EQ(at(pod_of(one), "/spec/volumes/1/secret/defaultMode"), json::value(0400));
+  one.pod_config = object_of(R"({"spec": {"securityContext": {"runAsUser": 0}}})");
+  EXPECT_FALSE(pod_manifest(one, settings(), "u").ok());
+}
+
+TEST(PodManifest, LeavesAPrivilegedContainerAsTheAdministratorPermits) {
+  PodSettings some = settings();
+  some.permissions.privileged = true;
+  PodRequest one = request();
+  one.identity = Identity{5001, 500, {}, {}};
+  one.pod_config = object_of(
+      R"({"spec": {"initContainers": [{"name": "a", "securityContext": {"privileged": true}},
+                   {"name": "b", "securityContext": {"capabilities": {"drop": []}}}]}})");
+  const json::value pod = pod_of(one, some);
+  EXPECT_EQ(at(pod, "/spec/initContainers/1/securityContext"),
+            json::value(object_of(R"({"privileged": true})")));
+  EXPECT_EQ(at(pod, "/spec/initContainers/2/securityContext/capabilities/drop/0"), "ALL");
+}
+
+TEST(PodManifest, LaysTheAdministratorsConfigBelowTheTasks) {
+  PodSettings some = settings();
+  some.pod_config = object_of(
+      R"({"spec": {"runtimeClassName": "a", "schedulerName": "s", "containers": [{"env": [{"name": "X", "value": "1"}]}]}})");
+  PodRequest one = request();
+  one.pod_config = object_of(R"({"metadata": {"labels": {"team": "vision"}},
+    "spec": {"runtimeClassName": "b", "volumes": [{"name": "dshm", "emptyDir": {"sizeLimit": "64Gi"}}],
+             "containers": [{"name": "ray-node", "env": [{"name": "X", "value": "2"}], "securityContext": {"capabilities": {"add": ["IPC_LOCK"]}}}]}})");
+  const json::value pod = pod_of(one, some);
+  EXPECT_EQ(at(pod, "/spec/runtimeClassName"), "b");
+  EXPECT_EQ(at(pod, "/spec/schedulerName"), "s");
+  EXPECT_EQ(variable(pod, "X"), "2");
+  EXPECT_EQ(at(pod, "/spec/containers/0/name"), "rank");
+  EXPECT_EQ(at(pod, "/spec/containers/0/securityContext/capabilities/add/0"), "IPC_LOCK");
+  EXPECT_EQ(at(pod, "/metadata/labels/team"), "vision");
+  EXPECT_EQ(at(item(at(pod, "/spec/volumes"), "name", "dshm"), "/emptyDir"),
+            json::value(object_of(R"({"medium": "Memory", "sizeLimit": "64Gi"})")));
+}
+
+TEST(PodManifest, SaysWhoseConfigIsWrong) {
+  PodRequest one = request();
+  one.pod_config = object_of(R"({"spec": {"containers": [{"command": ["sh"]}]}})");
+  EXPECT_EQ(pod_manifest(one, settings(), "u").error().where,
+            "config.kubernetes.pod_config.spec.containers[0].command");
+  PodSettings some = settings();
+  some.pod_config = one.pod_config;
+  EXPECT_EQ(pod_manifest(request(), some, "u").error().where,
+            "kubernetes.pod_config.spec.containers[0].command");
+}
+
+TEST(PodManifest, PinsEveryTermOfTheTasksOwnAffinity) {
+  PodRequest one = request();
+  one.pod_config = object_of(
+      R"({"spec": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+    {"matchExpressions": [{"key": "pool", "operator": "In", "values": ["a"]}]},
+    {"matchExpressions": [{"key": "pool", "operator": "DoesNotExist"}]}]}},
+    "podAntiAffinity": {}}}})");
+  const json::value terms = at(pod_of(one),
+                               "/spec/affinity/nodeAffinity/"
+                               "requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms");
+  ASSERT_EQ(terms.as_array().size(), 2U);
+  for (const json::value& term : terms.as_array()) {
+    EXPECT_EQ(at(term, "/matchFields/0/values/0"), "gpu-07");
+    EXPECT_EQ(at(term, "/matchExpressions/0/key"), "pool");
+  }
+}
+
+TEST(PodManifest, CarriesLabelsAndMetadataOfTheTask) {
+  PodRequest one = request();
+  one.labels = {{"project", "p1"}};
+  one.custom_metadata = object_of(R"({"labels": {"cost": "c1"}, "annotations": {"note": "n1"}})");
+  const json::value pod = pod_of(one);
+  EXPECT_EQ(at(pod, "/metadata/labels/project"), "p1");
+  EXPECT_EQ(at(pod, "/metadata/labels/cost"), "c1");
+  EXPECT_EQ(at(pod, "/metadata/annotations/note"), "n1");
+  EXPECT_EQ(rank_of_labels(at(pod, "/metadata/labels").as_object(), "1a2b3c4d"), one.key);
+  one.labels = {{"quad.io/job", "18"}};
+  EXPECT_EQ(
+      pod_manifest(one, settings(), "u").error().message,
+      "resources.labels: 'quad.io/job' begins with quad.io/, which is kept for Quad's own labels.");
+}
+
+TEST(PodManifest, HasRdmaForTheBestNetwork) {
+  PodSettings some = settings();
+  some.rdma = RdmaSettings{{{"rdma/hca_shared_devices_a", 1}},
+                           "train/rail0,train/rail1",
+                           true,
+                           {{"NCCL_IB_HCA", "^mlx5_bond"}, {"NCCL_SOCKET_IFNAME", "eth1"}}};
+  EXPECT_TRUE(at(pod_of(request(), some), "/spec/containers/0/securityContext").is_null());
+  PodRequest one = request();
+  one.best_network = true;
+  one.env = {{"NCCL_CROSS_NIC", "1"}};
+  const json::value pod = pod_of(one, some);
+  EXPECT_EQ(at(pod, "/spec/containers/0/resources/limits/rdma~1hca_shared_devices_a"), "1");
+  EXPECT_EQ(at(pod, "/spec/containers/0/resources/requests/rdma~1hca_shared_devices_a"), "1");
+  EXPECT_EQ(at(pod, "/metadata/annotations/k8s.v1.cni.cncf.io~1networks"),
+            "train/rail0,train/rail1");
+  EXPECT_EQ(at(pod, "/spec/containers/0/securityContext/capabilities"),
+            json::value(object_of(R"({"add": ["IPC_LOCK"]})")));
+  EXPECT_EQ(variable(pod, "NCCL_IB_HCA"), "^mlx5_bond");
+  EXPECT_EQ(variable(pod, "NCCL_SOCKET_IFNAME"), "eth1");  // the site's own before the default
+  EXPECT_EQ(variable(pod, "NCCL_CROSS_NIC"), "1");         // and the task's before both
+  EXPECT_EQ(variable(pod, "TORCH_NCCL_ASYNC_ERROR_HANDLING"), "1");
+  EXPECT_TRUE(pod_warnings(one, settings()).size() > pod_warnings(one, some).size());
+}
+
+TEST(PodManifest, KeepsSecretsOutOfThePod) {
+  PodRequest one = request();
+  one.login = RegistryLogin{"registry.example.edu", "ana", "hunter2"};
+  one.secret_files = {{"/etc/hf/token", "hf_secret"}};
+  const json::object start = start_file(one, settings(), "attempt-token");
+  const auto secret = secret_manifest(one, settings(), {start, start});
+  ASSERT_TRUE(secret.ok());
+  const json::value pod = pod_of(one);
+  for (const std::string_view hidden : {"hunter2", "hf_secret", "attempt-token"}) {
+    EXPECT_EQ(to_text(pod).find(hidden), std::string::npos) << hidden;
+  }
+  EXPECT_EQ(at(pod, "/spec/imagePullSecrets/0/name"), "quad-1a2b3c4d-j17-e2-pull");
+  EXPECT_EQ(
+      item(at(pod, "/spec/containers/0/volumeMounts"), "name", "quad-files"),
+      json::value(object_of(
+          R"({"name": "quad-files", "mountPath": "/etc/hf/token", "subPath": "file-0", "readOnly": true})")));
+  // The start files reach the installer alone.
+  EXPECT_TRUE(item(at(pod, "/spec/containers/0/volumeMounts"), "name", "quad-start").is_null());
+}
+
+TEST(PodWarnings, TellWhatTheClusterLacks) {
+  PodRequest one = request();
+  PodSettings some = settings();
+  const auto without = pod_warnings(one, some);
+  ASSERT_EQ(without.size(), 1U);
+  EXPECT_NE(without[0].second.find("starts from step 0"), std::string::npos);
+  some.hot = HotTier{};
+  EXPECT_TRUE(pod_warnings(one, some).empty());
+}
+
+}  // namespace
+}  // namespace quad::kubernetes

@@ -1,0 +1,43 @@
+// server/engines.h
+//
+// The engines of a server, as its configuration names them: this machine, Kubernetes clusters, or
+// both.
+
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "base/time.h"
+#include "config/config.h"
+#include "engine/engine.h"
+
+namespace quad::server {
+
+struct EngineContext {
+  std::filesystem::path data_dir;  ///< absolute
+  std::filesystem::path runner;
+  std::string hot;        ///< this machine's hot tier
+  std::string server_id;  ///< by which this server's objects are told from others' in a cluster
+  std::string local_url;  ///< where runners of this machine find the server
+  std::string url;        ///< where everybody else does
+  std::uint64_t open_files = 0;  ///< that this machine's ranks may open
+  std::string secret_key;        ///< with which secrets in jobs' bodies are sealed
+};
+
+/// Where the ranks of an engine find its hot tier.
+std::string hot_folder(const config::Config& config, const EngineContext& context,
+                       const std::string& engine);
+
+/// This machine first, if it is one of them: the nodes of the first engine keep plain names
+/// (engine/engines.h). kInvalid or kNotFound with what to change; no cluster is connected to yet.
+/// `clock` outlives the engine.
+Result<std::unique_ptr<engine::Engine>> make_engines(const config::Config& config,
+                                                     const EngineContext& context,
+                                                     const Clock& clock);
+
+}  // namespace quad::server

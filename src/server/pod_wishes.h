@@ -1,0 +1,24 @@
+// server/pod_wishes.h
+//
+// What a task asks of the containers that its ranks run in, between its submission and the engine
+// that makes pods: kept in the request's body as JSON, one for each shape of the job, and read
+// again for each rank that is started. Pure; any thread.
+
+#pragma once
+
+#include "base/json.h"
+#include "engine/engine.h"
+#include "engine/kubernetes/views/pod_request.h"
+#include "spec/task.h"
+
+namespace quad::server {
+
+/// Of one alternative of the task's resources. May hold the password of a registry.
+json::object pod_wishes(const spec::Task& task, const spec::Resources& resources);
+
+/// The rank's pod, from what was kept of the task. kInternal if the body does not hold it; kDenied
+/// if what is sealed in it cannot be opened.
+Result<kubernetes::PodRequest> pod_request(const engine::StartOrder& order,
+                                           const std::string& secret_key);
+
+}  // namespace quad::server

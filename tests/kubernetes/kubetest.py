@@ -1,0 +1,157 @@
+"""A Quad server on a real Kubernetes, for end-to-end tests: the testbed, its images, and the server in its network."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent / "e2e"), str(HERE / "testbed")]
+
+import builder  # noqa: E402  of the testbed
+import images  # noqa: E402
+import quadtest  # noqa: E402
+
+PROGRAM = HERE / "testbed" / "testbed"
+ADDRESS = "10.99.0.1"  # of the control plane's network, which pods reach
+PORT = 8443
+
+CONFIG = """
+listen: {address}
+port: {port}
+url: https://{address}:{port}
+tls: {{certificate: server.pem, key: server.key, ca: server.pem}}
+engines:
+  kubernetes:
+    kubeconfig: {kubeconfig}
+    image: quad.test/runner:1
+    default_image: quad.test/bash:1
+    hot_tier: {{host_path: /home, mount: /home}}
+"""
+
+
+def why_not_here():
+    """Why a testbed cannot be had, or nothing."""
+    if os.geteuid() != 0:
+        return "a testbed of Kubernetes needs root"
+    missing = [one for one in ("containerd", "runc", "busybox", "openssl") if not shutil.which(one)]
+    if missing or not Path("/bin/bash-static").exists():
+        return f"the testbed lacks {', '.join(missing) or 'bash-static'} (./dev setup kubernetes)"
+    if not builder.is_built():
+        return "the testbed's programs are not built (./dev testbed build)"
+    return None
+
+
+class Testbed:
+    """A cluster in a folder of its own."""
+
+    def __init__(self, nodes=3, **options):
+        self.folder = Path(tempfile.mkdtemp(prefix="quad-testbed-"))
+        flags = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+        self.kubeconfig = self.call("up", "--nodes", str(nodes), *flags, timeout=300).split()[-1]
+        for archive in (self.runner_image(), self.bash_image()):
+            self.call("image", "load", str(archive))
+
+    def call(self, *words, timeout=120, check=True):
+        done = subprocess.run(
+            [PROGRAM, "--dir", self.folder, *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True, timeout=timeout,
+        )  # fmt: skip
+        assert not check or done.returncode == 0, f"testbed {' '.join(words)}: {done.stderr}{done.stdout}"
+        return done.stdout
+
+    def get(self, *what):
+        """The items of `kubectl get WHAT -o json`."""
+        return json.loads(self.call("kubectl", "get", *what, "-o", "json"))["items"]
+
+    def down(self):
+        self.call("down")
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def runner_image(self):
+        root = self.folder / "image" / "runner"
+        (root / "usr/bin").mkdir(parents=True)
+        shutil.copy(Path(quadtest.quad_bin()).with_name("quad-runner"), root / "usr/bin")
+        images.make_image("quad.test/runner:1", root, ["/usr/bin/quad-runner"], root.with_suffix(".tar"))
+        return root.with_suffix(".tar")
+
+    def bash_image(self):
+        """busybox and a bash, which tasks need."""
+        root = self.folder / "image" / "bash"
+        for name in ("bin", "tmp", "etc", "usr"):
+            (root / name).mkdir(parents=True)
+        shutil.copy(shutil.which("busybox"), root / "bin/busybox")
+        listed = subprocess.run([root / "bin/busybox", "--list"], stdout=subprocess.PIPE, text=True, check=True)
+        for applet in listed.stdout.split():
+            if applet not in ("busybox", "bash"):
+                (root / "bin" / applet).symlink_to("busybox")
+        shutil.copy("/bin/bash-static", root / "bin/bash")
+        (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
+        (root / "usr/bin").symlink_to("../bin")
+        images.make_image("quad.test/bash:1", root, ["/bin/bash"], root.with_suffix(".tar"))
+        return root.with_suffix(".tar")
+
+
+class Server(quadtest.Server):
+    """`quad serve` on a testbed's cluster."""
+
+    def __init__(self, testbed):
+        super().__init__(nodes=0, gpus="")
+        self.testbed = testbed
+        self.prefix = [str(PROGRAM), "--dir", str(testbed.folder), "exec"]
+        self.port = None
+        self.folder.chmod(0o755)
+        config = self.folder / "config.yaml"
+        config.write_text(CONFIG.format(address=ADDRESS, port=PORT, kubeconfig=testbed.kubeconfig))
+        config.chmod(0o644)
+        self.options = ["--config", str(config)]
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=quad",
+             "-addext", f"subjectAltName=IP:{ADDRESS}", "-keyout", "server.key", "-out", "server.pem"],
+            cwd=self.folder, check=True, capture_output=True,
+        )  # fmt: skip
+
+    def start(self, timeout=20):
+        super().start(timeout)
+        quadtest.wait_until(lambda: self.json("node", "list")["nodes"], 60, "the cluster's nodes are known")
+        return self
+
+
+class TestCase(unittest.TestCase):
+    """One testbed for all tests of a class; a server for each test."""
+
+    nodes = 3
+    options = {"gpus": 1}
+
+    @classmethod
+    def setUpClass(cls):
+        reason = why_not_here()
+        if reason:
+            raise unittest.SkipTest(reason)
+        cls.testbed = Testbed(cls.nodes, **cls.options)
+        cls.addClassCleanup(cls.testbed.down)
+
+    def server(self):
+        one = Server(self.testbed)
+        self.addCleanup(self.remove_all)
+        self.addCleanup(one.close)
+        return one.start()
+
+    def remove_all(self):
+        """Whatever a test that failed has left: all of it belongs to the server's ConfigMap."""
+        self.testbed.call("kubectl", "delete", "configmaps,secrets,pods", "-l", "quad.io/server", "--grace-period=1", "--wait=false")
+
+    def expect_nothing_left(self, server, timeout=60):
+        """Of jobs that have ended: no pod, no Secret, no Service."""
+
+        def nothing():
+            left = [f"{one['kind']} {one['metadata']['name']}"
+                    for one in self.testbed.get("pods,secrets,services", "-l", "quad.io/server")]  # fmt: skip
+            assert not left, ", ".join(left)
+            return True
+
+        quadtest.wait_until(nothing, timeout, "nothing is left in the cluster")

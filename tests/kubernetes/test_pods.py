@@ -1,0 +1,124 @@
+"""Jobs as pods of a real Kubernetes: they run, and come back from what happens to pods and nodes."""
+
+import time
+import unittest
+
+import kubetest
+import quadtest
+
+TIMEOUT_SECONDS = 600
+
+COUNT = """
+step=${QUAD_RESUME_STEP:-0}
+echo "rank $SKYPILOT_NODE_RANK begins at $step"
+while [ $step -lt $STEPS ]; do
+  sleep 0.5
+  step=$((step + 1))
+  echo "step $step"
+  if [ "$SKYPILOT_NODE_RANK" = 0 ] && [ $((step % 2)) = 0 ]; then
+    printf '\\x02\\0\\0\\0\\0\\0\\0\\0{}' > $QUAD_CHECKPOINT_DIR/tmp
+    mv $QUAD_CHECKPOINT_DIR/tmp $QUAD_CHECKPOINT_DIR/step-$step.safetensors
+  fi
+done
+"""
+
+
+def task(name, ranks=1, run=COUNT, **more):
+    return {
+        "name": name, "num_nodes": ranks, "envs": {"STEPS": "1000"},
+        "resources": {"accelerators": "H100:1", "cpus": 0.5, "memory": 0.5}, "run": run, **more,
+    }  # fmt: skip
+
+
+class Pods(kubetest.TestCase):
+    def launch(self, server, *args, **more):
+        return server.launch(task(*args, **more))
+
+    def wait_for_attempt(self, server, job, epoch, timeout=90):
+        def reached():
+            view = server.job(job)
+            assert (view["epoch"], view["status"]) == (epoch, "RUNNING"), f"{view['status']}: {view['message']}"
+            return view
+
+        return quadtest.wait_until(reached, timeout, f"attempt {epoch} of job {job} runs")
+
+    def wait_for_step(self, server, job, step, timeout=60):
+        quadtest.wait_until(
+            lambda: f"step {step}\n" in server.ok("logs", job, "--no-follow"), timeout, f"job {job} has written step {step}"
+        )
+
+    def all_ready(self, server):
+        nodes = server.json("node", "list")["nodes"]
+        return len(nodes) == self.nodes and all(one["health"] == "ready" for one in nodes)
+
+    def cancel(self, server, job):
+        server.ok("cancel", job, "-y")
+        server.wait_for_status(job, "CANCELLED")
+
+    def test_a_job_runs_and_leaves_nothing(self):
+        server = self.server()
+        out = server.ok("launch", "-y", "echo hello; exit 0")
+        self.assertIn("hello", out)
+        code, out, _ = server.quad("launch", "-y", "exit 7")
+        self.assertEqual(code, 7, out)
+        self.expect_nothing_left(server)
+
+    def test_ranks_of_a_gang_find_each_other_by_name(self):
+        server = self.server()
+        run = 'for i in 0 1; do until ping -c1 -W1 "${HOSTNAME%-r*}-r$i.$(hostname -d | cut -d. -f1)"; do sleep 0.2; done; done; echo met'
+        self.assertEqual(server.ok("launch", "-y", "--num-nodes", "2", run, timeout=90).count("met"), 2)
+
+    def test_what_happens_to_pods(self):
+        server = self.server()
+        job = self.launch(server, "deleted", ranks=2)
+        self.wait_for_attempt(server, job, 1)
+        self.wait_for_step(server, job, 4)
+        with self.subTest("deleted by hand"):
+            pods = self.testbed.get("pods", "-l", f"quad.io/rank=0,quad.io/job={job}")
+            began = time.monotonic()
+            self.testbed.call("kubectl", "delete", "pod", pods[0]["metadata"]["name"], "--wait=false")
+            view = self.wait_for_attempt(server, job, 2)
+            print(f"pod deleted by hand: the next attempt ran after {time.monotonic() - began:.1f} s")
+            self.assertGreaterEqual(view["attempts"][1]["resumed_step"], 4)
+        with self.subTest("server killed; the pods are adopted"):
+            server.kill()
+            server.start()
+            self.assertEqual(len(server.wait_for_status(job, "RUNNING")["attempts"]), 2)
+        self.cancel(server, job)
+        self.expect_nothing_left(server)
+
+    def test_an_image_that_is_not_there_is_said(self):
+        server = self.server()
+        job = server.launch(task("absent", resources={"image_id": "docker:quad.test/absent:1", "cpus": 0.5, "memory": 0.5}))
+        quadtest.wait_until(lambda: "quad.test/absent:1" in server.ok("why", job), 60, "the reason is told")
+        self.cancel(server, job)
+
+    def test_a_power_cut_and_an_absent_api_server(self):
+        server = self.server()
+        job = self.launch(server, "cut", ranks=2)
+        self.wait_for_step(server, job, 4)
+        with self.subTest("API server away: nothing is restarted"):
+            self.testbed.call("apiserver", "stop")
+            quadtest.wait_until(
+                lambda: "does not see its nodes" in server.ok("events"), 60, "it is said"
+            )
+            time.sleep(30)  # longer than node_lost_after: the time itself is what is tested
+            self.testbed.call("apiserver", "start")
+            quadtest.wait_until(lambda: self.all_ready(server), 60, "all is well again")
+            view = server.wait_for_status(job, "RUNNING")
+            self.assertEqual(len(view["attempts"]), 1, view)
+        lost = view["attempts"][0]["nodes"][0]
+        began = time.monotonic()
+        self.testbed.call("node", "off", lost)
+        view = self.wait_for_attempt(server, job, 2)
+        print(f"node powered off: the next attempt ran after {time.monotonic() - began:.1f} s")
+        self.assertNotIn(lost, view["attempts"][1]["nodes"])
+        self.assertGreaterEqual(view["attempts"][1]["resumed_step"], 4)
+        self.testbed.call("node", "on", lost)
+        quadtest.wait_until(lambda: self.all_ready(server), 90, "the node is back")
+        self.cancel(server, job)
+        self.expect_nothing_left(server, 120)
+
+
+if __name__ == "__main__":
+    unittest.main()
