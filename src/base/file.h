@@ -39,8 +39,9 @@ class UniqueFd {
 Result<std::string> read_file(const std::filesystem::path& path,
                               std::uint64_t max_bytes = 64ULL << 20U);
 
-/// The same where somebody else may have put what is there: kInvalid for a link, a pipe, a socket or
-/// a device, and it never waits for one to write into a pipe. A folder is kIo, as in read_file().
+/// The same where somebody else may have put what is there: kInvalid for a link, a pipe, a socket
+/// or a device, and it never waits for one to write into a pipe. A folder is kIo, as in
+/// read_file().
 Result<std::string> read_regular_file(const std::filesystem::path& path,
                                       std::uint64_t max_bytes = 64ULL << 20U);
 

@@ -109,10 +109,9 @@ struct Unplaceable {
   std::string reason;
 };
 
-using Happening =
-    std::variant<Placed, RankHello, RankSettingUp, RankReady, RankEnded, ResumeChosen,
-                 CheckpointSeen, CheckpointsGone, Noted, StartDelayed, NodeLost, CancelAsked,
-                 DurationExceeded, Unplaceable>;
+using Happening = std::variant<Placed, RankHello, RankSettingUp, RankReady, RankEnded, ResumeChosen,
+                               CheckpointSeen, CheckpointsGone, Noted, StartDelayed, NodeLost,
+                               CancelAsked, DurationExceeded, Unplaceable>;
 
 // What must be done once the record is durable.
 

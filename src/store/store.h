@@ -65,8 +65,8 @@ class Store {
   /// Everything but the bodies of finished jobs' requests, which are read on demand.
   virtual Result<Loaded> load() = 0;
   virtual Status commit(const Batch& batch) = 0;
-  /// kExhausted, in a sentence, while nothing new may begin: there is too little room, or the folder
-  /// is read-only. What has begun may still be recorded. Any thread; one system call.
+  /// kExhausted, in a sentence, while nothing new may begin: there is too little room, or the
+  /// folder is read-only. What has begun may still be recorded. Any thread; one system call.
   [[nodiscard]] virtual Status room() const = 0;
   /// Events that match, oldest first unless asked otherwise. Any thread.
   virtual Result<std::vector<job::Event>> events(const EventFilter& filter) const = 0;
