@@ -297,17 +297,12 @@ void Core::handle(RunnerReport& message, Now now) {
     if (attempt == nullptr || attempt->epoch != message.key.epoch || !attempt->stopping) {
       kill_at_.erase(message.key);  // it came in time; one that is being stopped has to end as well
     }
-  } else if (const job::Job* job = find(message.key.job); job != nullptr) {
+  } else if (const job::RankRecord* rank = find_rank(message.key);
+             rank != nullptr && rank->nonce != message.nonce) {
     // Only the runner that was accepted speaks for its rank.
-    const auto rank = static_cast<std::size_t>(message.key.rank.value());
-    for (const job::Attempt& attempt : job->attempts) {
-      if (attempt.epoch == message.key.epoch && rank < attempt.ranks.size() &&
-          attempt.ranks[rank].nonce != message.nonce) {
-        effects_.emplace_back(
-            job::DismissRunner{message.key, message.nonce, "another runner has this rank"});
-        return;
-      }
-    }
+    effects_.emplace_back(
+        job::DismissRunner{message.key, message.nonce, "another runner has this rank"});
+    return;
   }
   apply(message.key.job, message.happening, now);
   if (message.durable) {

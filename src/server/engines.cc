@@ -6,7 +6,7 @@
 #include "engine/engines.h"
 #include "engine/kubernetes/kubernetes.h"
 #include "engine/kubernetes/views/merge.h"
-#include "engine/kubernetes/views/pod_config.h"
+#include "engine/kubernetes/views/pod_manifest.h"
 #include "engine/local/local.h"
 #include "server/pod_wishes.h"
 
@@ -136,8 +136,7 @@ std::string hot_folder(const config::Config& config, const EngineContext& contex
                        const std::string& engine) {
   for (const config::Kubernetes& cluster : config.kubernetes) {
     if (cluster.name == engine) {
-      const auto hot = hot_tier(cluster.hot_tier, context.server_id);
-      return hot ? hot->folder : fmt::format("{}/hot", kubernetes::kQuadFolder);
+      return kubernetes::hot_folder(hot_tier(cluster.hot_tier, context.server_id));
     }
   }
   return context.hot;

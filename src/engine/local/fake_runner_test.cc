@@ -253,6 +253,35 @@ Said Bench::hear() {
   }
 }
 
+std::map<std::string, pid_t> Bench::start_family(const RankKey& key) {
+  engine_->start(order(key, "family"));
+  std::map<std::string, pid_t> family;
+  for (int i = 0; i < 3; ++i) {
+    const Said said = hear();
+    family[said.word] = said.pid;
+  }
+  return family;
+}
+
+void Bench::expect_going_on(const std::map<std::string, pid_t>& family) {
+  for (const auto& [word, pid] : family) {
+    for (int i = 0; i < 5000 && stands_still(pid); ++i) {
+      ::usleep(1000);
+    }
+    EXPECT_FALSE(stands_still(pid)) << word;
+  }
+}
+
+void Bench::let_beats_pass(std::size_t count) {
+  const auto beats = [&] {
+    return seen_.count<NodeSeen>([](const NodeSeen& one) { return one.node.value() == "local-2"; });
+  };
+  const std::size_t before = beats();
+  while (beats() < before + count) {
+    ::usleep(1000);
+  }
+}
+
 bool Bench::lives(pid_t pid) {
   const auto process = find_process(pid).value();
   return process && !process->dead();

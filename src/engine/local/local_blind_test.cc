@@ -22,26 +22,6 @@ namespace fs = std::filesystem;
 
 class LocalBlind : public Bench {
  protected:
-  std::map<std::string, pid_t> start_family(const RankKey& key) {
-    engine_->start(order(key, "family"));
-    std::map<std::string, pid_t> family;
-    for (int i = 0; i < 3; ++i) {
-      const Said said = hear();
-      family[said.word] = said.pid;
-    }
-    return family;
-  }
-  // Beats of the second node: what the engine does not do in that time, it does not do.
-  void let_beats_pass(std::size_t count = 1) {
-    const auto beats = [&] {
-      return seen_.count<NodeSeen>(
-          [](const NodeSeen& one) { return one.node.value() == "local-2"; });
-    };
-    const std::size_t before = beats();
-    while (beats() < before + count) {
-      ::usleep(1000);
-    }
-  }
   // Takes every file that this program may still open, and those that the engine's threads have
   // open just now as soon as they are closed.
   std::vector<UniqueFd> take_all_files() {
@@ -118,12 +98,7 @@ TEST_F(LocalBlind, AThawWaitsUntilEverythingCanGoOn) {
     EXPECT_EQ(seen_.count<NodeBack>(back), 0U);
   }
   ASSERT_TRUE(seen_.wait_for<NodeBack>(back));
-  for (const auto& [word, pid] : family) {
-    for (int i = 0; i < 5000 && stands_still(pid); ++i) {
-      ::usleep(1000);
-    }
-    EXPECT_FALSE(stands_still(pid)) << word;
-  }
+  expect_going_on(family);
 }
 
 TEST_F(LocalBlind, ABeginThatCannotSeeIsRefusedAndEndsNobody) {

@@ -23,31 +23,11 @@ class LocalPower : public Bench {
   std::optional<NodeBack> back() {
     return seen_.wait_for<NodeBack>([&](const NodeBack& one) { return one.node == first_; });
   }
-  // Two beats of the other node: what this node does not do in that time, it does not do.
-  void let_beats_pass() {
-    for (int i = 0; i < 2; ++i) {
-      const std::size_t before =
-          seen_.count<NodeSeen>([&](const NodeSeen& one) { return one.node == second_; });
-      while (seen_.count<NodeSeen>([&](const NodeSeen& one) { return one.node == second_; }) ==
-             before) {
-        ::usleep(1000);
-      }
-    }
-  }
   std::size_t told_of_first() {
     return seen_.count<NodeSeen>([&](const NodeSeen& one) { return one.node == first_; }) +
            seen_.count<NodeDown>([&](const NodeDown& one) { return one.node == first_; }) +
            seen_.count<NodeBack>([&](const NodeBack& one) { return one.node == first_; }) +
            seen_.count<RunnerEnded>([](const RunnerEnded&) { return true; });
-  }
-  std::map<std::string, pid_t> start_family(const RankKey& key) {
-    engine_->start(order(key, "family"));
-    std::map<std::string, pid_t> family;
-    for (int i = 0; i < 3; ++i) {
-      const Said said = hear();
-      family[said.word] = said.pid;
-    }
-    return family;
   }
 };
 
@@ -67,7 +47,7 @@ TEST_F(LocalPower, FailEndsEverythingOnTheNodeBeforeItIsCalledDown) {
   EXPECT_EQ(seen_.count<RunnerEnded>([](const RunnerEnded&) { return true; }), 0U)
       << "a node without power does not tell how its ranks ended";
   seen_.clear();
-  let_beats_pass();
+  let_beats_pass(2);
   EXPECT_EQ(told_of_first(), 0U);
 }
 
@@ -127,7 +107,7 @@ TEST_F(LocalPower, FreezeStopsEveryProcessAndTheEngineSaysNothing) {
   EXPECT_FALSE(stands_still(other.pid));
   seen_.clear();
   ::kill(family.at("up"), SIGKILL);
-  let_beats_pass();
+  let_beats_pass(2);
   EXPECT_EQ(told_of_first(), 0U);
   ASSERT_TRUE(act("thaw").ok());
   ASSERT_TRUE(back());
@@ -142,11 +122,8 @@ TEST_F(LocalPower, ThawLetsEverythingGoOn) {
   ASSERT_TRUE(act("freeze").ok());
   ASSERT_TRUE(act("thaw").ok());
   ASSERT_TRUE(back());
+  expect_going_on(family);
   for (const auto& [word, pid] : family) {
-    for (int i = 0; i < 5000 && stands_still(pid); ++i) {
-      ::usleep(1000);
-    }
-    EXPECT_FALSE(stands_still(pid)) << word;
     EXPECT_TRUE(lives(pid)) << word;
   }
 }
@@ -204,7 +181,7 @@ TEST_F(LocalPower, AFrozenNodeStaysFrozenOverARestart) {
   for (const auto& [word, pid] : family) {
     EXPECT_TRUE(stands_still(pid)) << word;
   }
-  let_beats_pass();
+  let_beats_pass(2);
   EXPECT_EQ(told_of_first(), 0U);
   ASSERT_TRUE(act("thaw").ok());
   EXPECT_TRUE(back());
@@ -217,12 +194,7 @@ TEST_F(LocalPower, AServerKilledInTheMiddleOfAThawIsFinishedByTheNext) {
   engine_->end();
   ASSERT_TRUE(write_file_atomically(data_ / "nodes/local-1/state", "thawed\n").ok());
   begin();
-  for (const auto& [word, pid] : family) {
-    for (int i = 0; i < 5000 && stands_still(pid); ++i) {
-      ::usleep(1000);
-    }
-    EXPECT_FALSE(stands_still(pid)) << word;
-  }
+  expect_going_on(family);
 }
 
 TEST_F(LocalPower, WhatSomebodyElseStoppedStaysStoppedOverARestart) {
@@ -238,7 +210,7 @@ TEST_F(LocalPower, WhatSomebodyElseStoppedStaysStoppedOverARestart) {
       ::kill(family.begin()->second, SIGSTOP);
     }
   }
-  let_beats_pass();
+  let_beats_pass(2);
   EXPECT_TRUE(stands_still(family.begin()->second));
   ::kill(family.begin()->second, SIGCONT);
 }

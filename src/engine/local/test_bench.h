@@ -13,6 +13,7 @@
 #include <condition_variable>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -99,6 +100,12 @@ class Bench : public ::testing::Test {
 
   /// The next word of any runner; fails the test after 60 s.
   Said hear();
+  /// A runner with what it started: {word: pid} of the three of them.
+  std::map<std::string, pid_t> start_family(const RankKey& key);
+  /// Waits until none of them stands still any more, for at most five seconds each.
+  static void expect_going_on(const std::map<std::string, pid_t>& family);
+  /// Beats of the second node: what the engine does not do in that time, it does not do.
+  void let_beats_pass(std::size_t count = 1);
   /// Whether a process runs (not a zombie) under this number.
   static bool lives(pid_t pid);
   static bool stands_still(pid_t pid);

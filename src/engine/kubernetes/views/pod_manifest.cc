@@ -420,6 +420,10 @@ class PodMaker {
 
 }  // namespace
 
+std::string hot_folder(const std::optional<HotTier>& hot) {
+  return hot ? hot->folder : fmt::format("{}/hot", kQuadFolder);
+}
+
 json::object start_file(const PodRequest& request, const PodSettings& settings,
                         std::string_view token) {
   return {{"server", settings.server_url},
@@ -435,7 +439,7 @@ json::object start_file(const PodRequest& request, const PodSettings& settings,
           {"cpu_milli", request.amount.cpu_milli},
           {"cpus", json::array()},
           {"memory_bytes", 0},  // limits are the kubelet's, where the pod has any
-          {"hot", settings.hot ? settings.hot->folder : fmt::format("{}/hot", kQuadFolder)},
+          {"hot", hot_folder(settings.hot)},
           {"home", request.home},
           {"termination_message", kTerminationMessage},
           {"limits", {{"spool_bytes", settings.spool_bytes}, {"namespaces", false}}}};

@@ -10,6 +10,7 @@
 
 #pragma once
 
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -24,6 +25,10 @@ inline constexpr Millis kDeliveryMargin{15'000};
 /// What the runner is told (docs/runner-protocol.md): the rank's start.json.
 json::object start_file(const PodRequest& request, const PodSettings& settings,
                         std::string_view token);
+
+/// Where the ranks of this cluster find their hot tier; without one, a folder that is lost with the
+/// pod.
+std::string hot_folder(const std::optional<HotTier>& hot);
 
 /// The rank's pod. `secret_uid` is that of the attempt's Secret. kInvalid or kDenied if the task
 /// asks for what cannot be, with a sentence that names the key.
