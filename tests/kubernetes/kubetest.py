@@ -17,6 +17,7 @@ import images  # noqa: E402
 import quadtest  # noqa: E402
 
 PROGRAM = HERE / "testbed" / "testbed"
+IMAGE = HERE.parents[1] / "tools" / "image"
 ADDRESS = "10.99.0.1"  # of the control plane's network, which pods reach
 PORT = 8443
 
@@ -73,11 +74,12 @@ class Testbed:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def runner_image(self):
-        root = self.folder / "image" / "runner"
-        (root / "usr/bin").mkdir(parents=True)
-        shutil.copy(Path(quadtest.quad_bin()).with_name("quad-runner"), root / "usr/bin")
-        images.make_image("quad.test/runner:1", root, ["/usr/bin/quad-runner"], root.with_suffix(".tar"))
-        return root.with_suffix(".tar")
+        archive = self.folder / "image" / "runner.tar"
+        archive.parent.mkdir()
+        build = Path(quadtest.quad_bin()).parent
+        command = [IMAGE, "runner", "--tag", "quad.test/runner:1", "--bin", build, "--output", archive]
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        return archive
 
     def bash_image(self):
         """busybox and a bash, which tasks need."""

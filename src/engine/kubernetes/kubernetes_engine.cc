@@ -307,6 +307,8 @@ void KubernetesEngine::take(const Synced& /*synced*/) {
   engine::Inventory inventory;
   inventory.engine = options_.name;
   for (auto& [attempt, state] : attempts_) {
+    // A pod that went while the others were still being told of is not there.
+    std::erase_if(state.ranks, [](const auto& one) { return one.second.pod == nullptr; });
     for (auto& [rank, known] : state.ranks) {
       const PodState pod = state_of(*known.pod, false, false);
       const bool ended = pod.kind == PodState::Kind::kEnded;
@@ -315,6 +317,7 @@ void KubernetesEngine::take(const Synced& /*synced*/) {
           {{attempt.first, attempt.second, rank}, !ended, pod.end, known.node});
     }
   }
+  std::erase_if(attempts_, [](const auto& one) { return one.second.ranks.empty(); });
   sink_(std::move(inventory));
   for (engine::StartOrder& order : std::exchange(early_, {})) {
     take(order);
