@@ -89,7 +89,7 @@ Result<std::vector<engine::Inventory>> KubernetesEngine::begin(engine::Sink sink
   sink_(engine::EngineAway{options_.name, away_});
   writers_ = std::make_unique<Writers>(server_, cancel_, options_.writers);
 
-  const auto watch = [this](const ResourceType& type, std::string name_space) {
+  const auto watch = [](const ResourceType& type, std::string name_space) {
     WatchOptions watched;
     watched.type = type;
     watched.name_space = std::move(name_space);
