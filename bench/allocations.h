@@ -36,7 +36,8 @@ class CountAllocations {
 
 }  // namespace quad::bench
 
-// NOLINTBEGIN(cppcoreguidelines-no-malloc,hicpp-no-malloc): this is what memory comes from.
+// NOLINTBEGIN(cppcoreguidelines-no-malloc,hicpp-no-malloc,misc-definitions-in-headers): this is
+// what memory comes from, and each program includes it once.
 void* operator new(std::size_t size) {
   quad::bench::allocations.fetch_add(1, std::memory_order_relaxed);
   if (void* memory = std::malloc(size == 0 ? 1 : size)) {
@@ -50,4 +51,4 @@ void operator delete(void* memory) noexcept {
 void operator delete(void* memory, std::size_t /*size*/) noexcept {
   std::free(memory);
 }
-// NOLINTEND(cppcoreguidelines-no-malloc,hicpp-no-malloc)
+// NOLINTEND(cppcoreguidelines-no-malloc,hicpp-no-malloc,misc-definitions-in-headers)

@@ -66,8 +66,9 @@ def run_unit_tests(build, pattern):
             if status == "run":
                 outcome.passed += 1
             elif status in ("notrun", "disabled") or case.find("skipped") is not None:
-                reason = case.find("skipped")
-                outcome.skipped.append(f"{name}: {reason.get('message') if reason is not None else status}")
+                # What GTEST_SKIP() was given stands in the line after "FILE:LINE: Skipped".
+                said = re.search(r": Skipped\n(.+)", case.findtext("system-out", default=""))
+                outcome.skipped.append(f"{name}: {said[1] if said else status}")
             else:
                 outcome.failed.append(name)
                 print(f"--- {name}\n{case.findtext('system-out', default='').strip()}", flush=True)

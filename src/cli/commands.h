@@ -12,7 +12,7 @@
 
 #include "cli/client.h"
 
-namespace CLI {
+namespace CLI {  // NOLINT(readability-identifier-naming): the library's
 class App;
 class Option;
 class Validator;

@@ -151,7 +151,7 @@ std::string local_time(std::string_view rfc3339, std::string& day) {
   const std::time_t seconds = time->millis / 1000;
   std::tm parts{};
   localtime_r(&seconds, &parts);
-  const std::string clock = fmt::format("{:%H:%M:%S}.{:03}", parts, time->millis % 1000);
+  std::string clock = fmt::format("{:%H:%M:%S}.{:03}", parts, time->millis % 1000);
   const std::string its_day = fmt::format("{:%Y-%m-%d}", parts);
   if (its_day == day) {
     return clock;

@@ -21,8 +21,9 @@
 // libarchive's tar writer calls this one function of its object file that knows every format by
 // name, which would draw in xar, and with it libxml2 and ICU: more start-up time than all of `quad
 // status`. Only files, folders and links are written here, so it is never called.
+// NOLINTNEXTLINE(bugprone-reserved-identifier,readability-identifier-naming): libarchive's name
 extern "C" void __archive_write_entry_filetype_unsupported(archive* writer,
-                                                           archive_entry* /*entry*/,  // NOLINT
+                                                           archive_entry* /*entry*/,
                                                            const char* format) {
   archive_set_error(writer, EINVAL, "%s cannot hold this kind of file", format);
 }

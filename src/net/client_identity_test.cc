@@ -4,6 +4,7 @@
 #include <arpa/inet.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netdb.h>
 #include <netinet/in.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
@@ -364,6 +365,11 @@ TEST_F(CancelTest, AStreamThatNeverPausesIsEndedToo) {
 }
 
 TEST_F(CancelTest, ANameIsStillResolved) {
+  addrinfo* found = nullptr;
+  if (::getaddrinfo("LOCALHOST", nullptr, nullptr, &found) != 0) {
+    GTEST_SKIP() << "this machine has no /etc/hosts";
+  }
+  ::freeaddrinfo(found);
   TestServer server(Router{});
   ClientOptions options;
   // Not "localhost" itself, which never reaches the resolver.

@@ -120,6 +120,10 @@ class RunnerProcess {
   std::optional<int> status_;
 };
 
+/// Whether this machine lets RunnerProcess start one in an image. Not in a chroot, nor in most
+/// containers.
+bool can_make_containers();
+
 /// The quad-runner beside the test program.
 std::filesystem::path runner_program();
 

@@ -282,7 +282,23 @@ int enter_image(const std::string& root) {
   return done ? 0 : errno;
 }
 
+pid_t clone_into(unsigned long namespaces) {
+  return static_cast<pid_t>(
+      ::syscall(SYS_clone, namespaces | SIGCHLD, nullptr, nullptr, nullptr, nullptr));
+}
+
+constexpr unsigned long kContainer = CLONE_NEWPID | CLONE_NEWNS;
+
 }  // namespace
+
+bool can_make_containers() {
+  const pid_t child = clone_into(kContainer);
+  if (child == 0) {
+    ::_exit(::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 ? 0 : 1);
+  }
+  int status = 1;
+  return child > 0 && ::waitpid(child, &status, 0) == child && status == 0;
+}
 
 RunnerProcess::RunnerProcess(const fs::path& folder, const fs::path& socket,
                              const Options& options) {
@@ -316,9 +332,7 @@ RunnerProcess::RunnerProcess(const fs::path& folder, const fs::path& socket,
   // The program is opened by the test: nobody may not be able to walk to it.
   const UniqueFd program(::open(runner_program().c_str(), O_RDONLY | O_CLOEXEC));
   QUAD_CHECK(static_cast<bool>(program), "quad-runner is not beside the test program");
-  const unsigned long namespaces = options.image.empty() ? 0 : CLONE_NEWPID | CLONE_NEWNS;
-  pid_ = static_cast<pid_t>(
-      ::syscall(SYS_clone, namespaces | SIGCHLD, nullptr, nullptr, nullptr, nullptr));
+  pid_ = clone_into(options.image.empty() ? 0 : kContainer);
   QUAD_CHECK(pid_ >= 0, "a process cannot be started");
   if (pid_ == 0) {
     if (!options.image.empty() && enter_image(options.image) != 0) {
