@@ -24,23 +24,12 @@ constexpr Millis kPatience{2'000};
 /// That it still waits: a start has no limit of time as long as its engine tells so.
 constexpr Millis kReminder{30'000};
 
-/// Whether to try again would be in vain.
-bool is_hopeless(const ApiFailure& failure, std::string_view message) {
-  const auto says = [message](std::string_view part) {
-    return message.find(part) != std::string_view::npos;
-  };
-  if (says("exceeded quota") || says("failed calling webhook") || says("is being terminated")) {
-    return false;
+/// Why a write failed, and whether to try again would be in vain.
+Refusal refusal_of(const Error& failed, const ApiFailure& failure) {
+  if (failure.http < 400 || (failure.message.empty() && failure.reason.empty())) {
+    return {failed.message, false};  // no answer of the API server's own
   }
-  return failure.http == 400 || failure.http == 403 || failure.http == 413 || failure.http == 422;
-}
-
-std::string in_words(const Error& failed, const ApiFailure& failure) {
-  if (failure.http == 0 || failure.http >= 500) {
-    return failed.message;
-  }
-  return refusal_in_words(json::object{
-      {"message", failed.message}, {"reason", failure.reason}, {"code", failure.http}});
+  return read_refusal(json::object{{"message", failure.message}, {"reason", failure.reason}});
 }
 
 std::string uid_of(const json::object& object) {
@@ -196,9 +185,9 @@ void KubernetesEngine::make_root() {
         spdlog::warn("kubectl drain will not wait for ranks: {}", budget.error().message);
       }
     }
-    post(RootMade{made.ok()
-                      ? Result<std::string>(uid_of(made->object))
-                      : error(made.error().code, in_words(made.error(), client.last_failure()))});
+    post(RootMade{made.ok() ? Result<std::string>(uid_of(made->object))
+                            : error(made.error().code,
+                                    refusal_of(made.error(), client.last_failure()).words)});
   });
 }
 
@@ -265,9 +254,8 @@ void KubernetesEngine::make_attempt(const AttemptKey& key, Attempt& attempt) {
   writers_->give([this, key, request = requests->front(), settings = options_.settings,
                   secret = std::move(secret).value()](ApiClient& client) {
     const auto failed = [&](const Error& why) {
-      const ApiFailure& failure = client.last_failure();
-      post(AttemptMade{key, error(why.code, in_words(why, failure)),
-                       is_hopeless(failure, why.message)});
+      Refusal refusal = refusal_of(why, client.last_failure());
+      post(AttemptMade{key, error(why.code, std::move(refusal.words)), refusal.hopeless});
     };
     const auto made = client.create(kSecrets, settings.namespace_name, secret);
     if (!made.ok()) {
@@ -338,9 +326,8 @@ void KubernetesEngine::make_pod(const RankKey& key, RankState& rank,
       post(PodMade{key, Status(), false});
       return;
     }
-    const ApiFailure& failure = client.last_failure();
-    post(PodMade{key, error(made.error().code, in_words(made.error(), failure)),
-                 is_hopeless(failure, made.error().message)});
+    Refusal refusal = refusal_of(made.error(), client.last_failure());
+    post(PodMade{key, error(made.error().code, std::move(refusal.words)), refusal.hopeless});
   });
 }
 
