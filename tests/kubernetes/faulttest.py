@@ -7,6 +7,7 @@ log has gaps or repeats, and whether anything was left behind.
 
 import collections
 import contextlib
+import http.client
 import itertools
 import json
 import os
@@ -26,8 +27,9 @@ LONG = "QUAD_LONG_FAULTS"  # set in the environment, the faults last as long as 
 # TICK seconds a step; rank 0 writes a checkpoint with every fourth, in two halves. With HOLD_HALF the first attempt's rank 0
 # stands still with half of the checkpoint of that step written, under its final name. It ends well when the test says so.
 WITNESS = r"""
-folder=/home/witness/$QUAD_JOB_ID
+folder=$WITNESS/$QUAD_JOB_ID
 mkdir -p $folder
+echo ${QUAD_CHECKPOINT_DIR%/*} > $folder/hot
 mine=$folder/e$QUAD_EPOCH-r$QUAD_RANK
 step=${QUAD_RESUME_STEP:-0}
 n=0
@@ -104,7 +106,7 @@ class Server(kubetest.Server):
 
 
 class PodsSeen:
-    """Every pod of a server's that there was while the with-block ran, by its uid: a watch of its own."""
+    """Every pod of a server's that was made while the with-block ran, by its uid: a watch of its own."""
 
     def __init__(self, testbed):
         self._api = api.Api(port_of(testbed), testbed.folder / "pki", timeout=300)
@@ -114,7 +116,9 @@ class PodsSeen:
     def __enter__(self):
         connection = self._api._connection
         path = "/api/v1/pods?labelSelector=quad.io/server"
-        version = self._api.get(path)["metadata"]["resourceVersion"]
+        there = self._api.get(path)
+        self._before = {one["metadata"]["name"] for one in there["items"]}
+        version = there["metadata"]["resourceVersion"]
         connection.request("GET", f"{path}&watch=true&resourceVersion={version}")
         self._answer = connection.getresponse()
         self._socket = connection.sock
@@ -128,9 +132,11 @@ class PodsSeen:
         self._thread.join(10)
 
     def _read(self):
-        with contextlib.suppress(OSError, ValueError, AttributeError):
+        with contextlib.suppress(OSError, ValueError, AttributeError, http.client.HTTPException):
             for line in self._answer:
                 about = json.loads(line)["object"]["metadata"]
+                if about["name"] in self._before:
+                    continue
                 with self._changed:
                     self.uids[about["name"]].add(about["uid"])
                     self._changed.notify_all()
@@ -148,6 +154,7 @@ def port_of(testbed):
 class TestCase(kubetest.TestCase):
     def server(self, **engine):
         one = Server(self.testbed, **engine)
+        self.witness = one.folder.name
         self.addCleanup(self.remove_all)
         self.addCleanup(one.close)
         return one.start()
@@ -170,10 +177,10 @@ class TestCase(kubetest.TestCase):
 
     def folder(self, job):
         """Where its ranks write down what they do."""
-        return self.testbed.folder / "shared" / "home" / "witness" / str(job)
+        return self.testbed.folder / "shared" / "home" / self.witness / str(job)
 
-    def launch(self, server, *args, **more):
-        return server.launch(task(*args, **more))
+    def launch(self, server, *args, envs=None, **more):
+        return server.launch(task(*args, envs={"WITNESS": f"/home/{server.folder.name}", **(envs or {})}, **more))
 
     def wait_for_attempt(self, server, job, epoch, timeout=120):
         def reached():
@@ -205,9 +212,7 @@ class TestCase(kubetest.TestCase):
         """Until the server knows of a checkpoint of the attempt; returns its step."""
 
         def seen():
-            steps = [one["data"]["step"] for one in server.json("story", job)["events"]
-                     if one["kind"] == "checkpoint.complete" and one["epoch"] == epoch]  # fmt: skip
-            return steps and max(steps)
+            return next(one["checkpoint_step"] for one in server.job(job)["attempts"] if one["epoch"] == epoch)
 
         return quadtest.wait_until(seen, timeout, f"a checkpoint of job {job} is known", every=0.2)
 
@@ -227,7 +232,7 @@ class TestCase(kubetest.TestCase):
         """kill -9 of the server as soon as a gang of 16 has its Secret and so many pods."""
         server = self.server(write_rate=4, write_burst=1)  # slow enough to be met in its midst
         with PodsSeen(self.testbed) as seen:
-            job = server.launch(task("gang", ranks=16, tick=1, resources={"cpus": 0.1, "memory": 0.1}))
+            job = self.launch(server, "gang", ranks=16, tick=1, resources={"cpus": 0.1, "memory": 0.1})
             get = self.api().get
             secrets = "/api/v1/secrets?labelSelector=quad.io/server"
             quadtest.wait_until(lambda: get(secrets)["items"], 60, "the attempt's Secret is there", every=0)
@@ -300,9 +305,9 @@ class TestCase(kubetest.TestCase):
 
     def expect_own_checkpoints(self, server, job):
         """What lies in an attempt's folder was written by it, or brought there from an earlier one, as it was resumed."""
-        resumed = {one["epoch"]: one.get("resumed_step", -1) for one in server.job(job)["attempts"]}
-        home = self.testbed.folder / "shared" / "home" / ".quad"
-        for file in home.glob(f"*/{job}/e*/*.safetensors"):
+        resumed = {one["epoch"]: one["resumed_step"] or -1 for one in server.job(job)["attempts"]}
+        hot = self.testbed.folder / "shared" / (self.folder(job) / "hot").read_text().strip().lstrip("/")
+        for file in hot.glob("e*/*.safetensors"):
             epoch = int(file.parent.name[1:])
             found = re.search(rb'"epoch":"(\d+)","step":"(\d+)"', file.read_bytes())
             if not found:

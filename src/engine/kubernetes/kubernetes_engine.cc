@@ -218,6 +218,9 @@ void KubernetesEngine::watch_the_watchers() {
     return;
   }
   away_ = away ? trouble : std::string();
+  if (!away) {
+    forget_pauses();
+  }
   sink_(engine::EngineAway{options_.name, away_});
 }
 
@@ -348,6 +351,7 @@ void KubernetesEngine::take(const Change<PodSeen>& change) {
   Attempt& attempt = attempts_[{key.job, key.epoch}];
   RankState& rank = attempt.ranks[key.rank];
   rank.order.reset();
+  rank.made = false;
   rank.node = NodeId(pod.wanted_node.empty() ? pod.node : pod.wanted_node);
   rank.pod = removed ? nullptr : change.value.rank;
   if (synced_) {

@@ -23,6 +23,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <thread>
 #include <unordered_map>
@@ -88,6 +89,7 @@ class KubernetesEngine final : public engine::Engine {
   /// Of a write: nothing, or why it failed.
   struct RootMade {
     Result<std::string> uid;
+    std::set<std::string> cordoned;  ///< as the budget for disruptions knows them
   };
   struct AttemptMade {
     AttemptKey attempt;
@@ -126,6 +128,7 @@ class KubernetesEngine final : public engine::Engine {
     std::shared_ptr<const PodView> pod;
     bool making = false;    ///< a write is under way
     bool removing = false;  ///< likewise
+    bool made = false;      ///< its pod was, though it may not have been seen yet
     bool to_kill = false;
     bool told_end = false;
     bool forgotten = false;
@@ -170,7 +173,11 @@ class KubernetesEngine final : public engine::Engine {
   void take(const PodMade& made);
   void take(const PodRemoved& removed);
 
+  /// The ConfigMap of all that there is, and the budget for disruptions as it should be now.
   void make_root();
+  [[nodiscard]] std::set<std::string> cordoned() const;
+  /// What failed is tried again at once: the API server is back.
+  void forget_pauses();
   void make_attempt(const AttemptKey& key, Attempt& attempt);
   void make_pod(const RankKey& key, RankState& rank, const std::string& secret_uid);
   void remove_pod(const RankKey& key, RankState& rank);
@@ -208,6 +215,7 @@ class KubernetesEngine final : public engine::Engine {
   bool root_making_ = false;
   MonoTime next_root_;
   int root_failures_ = 0;
+  std::set<std::string> budgeted_;  ///< the nodes that ranks may be evicted from, as was made known
   std::vector<engine::StartOrder> early_;  ///< ordered before all pods were known
   std::vector<Kill> early_kills_;
   std::vector<Forget> early_forgets_;

@@ -86,7 +86,7 @@ void KubernetesEngine::take(const Kill& kill) {
     return;
   }
   rank->to_kill = true;
-  if (rank->pod == nullptr && !rank->making) {
+  if (rank->pod == nullptr && !rank->making && !rank->made) {
     rank->order.reset();
     tell_end(kill.key, *rank, std::nullopt, "its pod is not there");
   } else if (rank->told_end) {
@@ -105,6 +105,7 @@ void KubernetesEngine::take(const Forget& forget) {
   }
   if (RankState* rank = find(forget.key); rank != nullptr) {
     rank->forgotten = true;
+    rank->order.reset();
     advance({forget.key.job, forget.key.epoch}, attempts_[{forget.key.job, forget.key.epoch}]);
   }
 }
@@ -142,7 +143,8 @@ void KubernetesEngine::advance(const AttemptKey& key, Attempt& attempt) {
     if (rank.making || rank.removing || rank.next_try > now) {
       continue;
     }
-    if (rank.to_kill && rank.pod != nullptr && !rank.pod->deleted && !rank.pod->finished()) {
+    const bool lives = rank.pod != nullptr && !rank.pod->deleted && !rank.pod->finished();
+    if (rank.to_kill && (lives || (rank.pod == nullptr && rank.made))) {
       remove_pod(rank_key, rank);
     } else if (rank.order && !rank.to_kill && rank.pod == nullptr) {
       make_pod(rank_key, rank, attempt.secret_uid);
@@ -159,6 +161,9 @@ void KubernetesEngine::retry() {
     keys.push_back(key);
   }
   const MonoTime now = clock_.now().mono;
+  if (!keys.empty() && (!root_made_ || budgeted_ != cordoned())) {
+    make_root();
+  }
   for (const AttemptKey& key : keys) {
     if (const auto found = attempts_.find(key); found != attempts_.end()) {
       for (auto& [number, rank] : found->second.ranks) {
@@ -169,25 +174,49 @@ void KubernetesEngine::retry() {
   }
 }
 
+std::set<std::string> KubernetesEngine::cordoned() const {
+  std::set<std::string> names;
+  for (const auto& [name, node] : nodes_) {
+    if (node.view && node.view->unschedulable) {
+      names.insert(name);
+    }
+  }
+  return names;
+}
+
+void KubernetesEngine::forget_pauses() {
+  next_root_ = {};
+  for (auto& [key, attempt] : attempts_) {
+    attempt.next_try = {};
+    for (auto& [number, rank] : attempt.ranks) {
+      rank.next_try = {};
+    }
+  }
+}
+
 void KubernetesEngine::make_root() {
   if (root_making_ || next_root_ > clock_.now().mono) {
     return;
   }
   root_making_ = true;
-  writers_->give([this](ApiClient& client) {
-    PodSettings settings = options_.settings;
+  writers_->give([this, settings = options_.settings,
+                  cordoned = cordoned()](ApiClient& client) mutable {
     auto made = client.create(kConfigMaps, settings.namespace_name, root_manifest(settings));
     if (made.ok()) {
       settings.root_uid = uid_of(made->object);
-      const auto budget = client.create(kDisruptionBudgets, settings.namespace_name,
-                                        disruption_budget_manifest(settings));
-      if (!budget.ok()) {
-        spdlog::warn("kubectl drain will not wait for ranks: {}", budget.error().message);
+      const json::object budget = disruption_budget_manifest(settings, cordoned);
+      const std::string name(get_string(budget.at("metadata").as_object(), "name"));
+      const auto applied =
+          client.apply({kDisruptionBudgets, settings.namespace_name, name, ""}, budget);
+      if (!applied.ok()) {
+        spdlog::warn("the budget that keeps ranks from being evicted cannot be made: {}",
+                     applied.error().message);
       }
     }
-    post(RootMade{made.ok() ? Result<std::string>(uid_of(made->object))
-                            : error(made.error().code,
-                                    refusal_of(made.error(), client.last_failure()).words)});
+    post(RootMade{
+        made.ok() ? Result<std::string>(uid_of(made->object))
+                  : error(made.error().code, refusal_of(made.error(), client.last_failure()).words),
+        cordoned});
   });
 }
 
@@ -196,6 +225,8 @@ void KubernetesEngine::take(const RootMade& made) {
   if (made.uid.ok()) {
     options_.settings.root_uid = made.uid.value();
     root_made_ = true;
+    root_failures_ = 0;
+    budgeted_ = made.cordoned;
     retry();
     return;
   }
@@ -341,10 +372,8 @@ void KubernetesEngine::take(const PodMade& made) {
   if (made.status.ok()) {
     // The watch tells of it; should it have told of its removal already, it does not come again.
     rank->failures = 0;
-    if (rank->to_kill && rank->pod == nullptr) {
-      rank->next_try = clock_.now().mono;
-    }
-    if (rank->order) {
+    rank->made = rank->order.has_value();
+    if (rank->order && !rank->to_kill) {
       rank->next_try = clock_.now().mono + kLongestPause;
     }
   } else if (made.hopeless) {
@@ -364,7 +393,7 @@ void KubernetesEngine::take(const PodMade& made) {
 
 void KubernetesEngine::remove_pod(const RankKey& key, RankState& rank) {
   rank.removing = true;
-  writers_->give([this, key, uid = rank.pod->uid](ApiClient& client) {
+  writers_->give([this, key, uid = rank.pod ? rank.pod->uid : std::string()](ApiClient& client) {
     RemoveOptions remove;
     remove.grace_seconds = kKillGrace;
     remove.uid = uid;
@@ -380,6 +409,11 @@ void KubernetesEngine::take(const PodRemoved& removed) {
     return;
   }
   rank->removing = false;
+  if (rank->pod == nullptr && removed.removal.ok() && removed.removal.value() == Removal::kGone) {
+    rank->made = false;  // it came and went without having been seen
+    rank->order.reset();
+    tell_end(removed.key, *rank, std::nullopt, "its pod is not there");
+  }
   // What it says is told by the watch as well; until then it is not asked for again.
   rank->next_try =
       clock_.now().mono + (removed.removal.ok() ? kLongestPause : pause_after(rank->failures++));
