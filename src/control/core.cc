@@ -325,7 +325,7 @@ void Core::observe(const engine::NodeFound& found, Now now) {
       drained != settings_.end()) {
     pool_.set_drained(found.spec.id, true, drained->second);
   }
-  silence_.try_emplace(found.spec.id, Silence{now.mono, std::nullopt, false});
+  silence_.try_emplace(found.spec.id, Silence{now.mono, std::nullopt, false, false});
   if (known == nullptr) {
     spdlog::info("node {}: {} CPUs, {:.1f} GiB, {} x {}", found.spec.id.value(),
                  found.spec.capacity.cpu_milli / 1000,
@@ -342,6 +342,7 @@ void Core::observe(const engine::NodeSeen& seen, Now now) {
   }
   it->second.engine_seen = std::max(it->second.engine_seen, now.mono + -seen.ago);
   it->second.silent_since.reset();
+  it->second.holds_breaker = false;
 }
 
 void Core::observe(const engine::NodeDown& down, Now now) {
@@ -358,7 +359,7 @@ void Core::observe(const engine::NodeBack& back, Now now) {
   if (it == silence_.end()) {
     return;
   }
-  it->second = Silence{now.mono, std::nullopt, false};
+  it->second = Silence{now.mono, std::nullopt, false, false};
   if (const pool::Node* node = pool_.find(back.node); node->health != pool::NodeHealth::kReady) {
     pool_.set_health(back.node, pool::NodeHealth::kReady, "");
     pool_changed_ = true;

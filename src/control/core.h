@@ -189,6 +189,7 @@ class Core {
   struct Silence {
     MonoTime engine_seen;
     std::optional<MonoTime> silent_since;  ///< when the engine's channel was first found silent
+    bool holds_breaker = false;            ///< it opened the breaker, with others, and is not back
     bool confirmed_down = false;
   };
 
