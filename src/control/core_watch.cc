@@ -47,7 +47,7 @@ void Core::watch_nodes(Now now) {
   std::int64_t watched = 0;
   for (auto& [id, silence] : silence_) {
     const pool::Node* node = pool_.find(id);
-    if (silence.confirmed_down) {
+    if (silence.down) {
       continue;
     }
     ++watched;

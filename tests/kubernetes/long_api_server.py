@@ -1,6 +1,7 @@
 """An API server that is away, compacted, or cut off from Quad, and pods that are cut off from it: nothing is restarted, nothing
 is lost."""
 
+import re
 import time
 import unittest
 
@@ -8,11 +9,17 @@ import faulttest
 import quadtest
 
 TIMEOUT_SECONDS = 3600
+ROWS = 200_000  # of 100 bytes: more than a runner keeps in memory
+TALKS = f"""
+while [ ! -e $WITNESS/talk ]; do sleep 0.2; done
+i=0
+while [ $i -lt {ROWS} ]; do i=$((i + 1)); printf 'row %096d\\n' $i; done
+"""
 
 
 class ApiServer(faulttest.TestCase):
     nodes = 2
-    options = {"gpus": 10}
+    options = {"gpus": 12}
 
     def expect_it_is_said(self, server, what="does not see its nodes"):
         quadtest.wait_until(lambda: what in server.ok("events"), 90, f"'{what}' is told", every=0.5)
@@ -124,16 +131,22 @@ class ApiServer(faulttest.TestCase):
         runs, ends = (self.launch(server, name, ranks=2) for name in ("runs", "ends"))
         for job in (runs, ends):
             self.wait_for_attempt(server, job, 1)
+        talks = self.launch(server, "talks", run=TALKS)
+        self.wait_for_attempt(server, talks, 1)
         with server.cut_off_pods():
+            (self.folder(runs).parent / "talk").touch()  # its rows and its result have to wait
             time.sleep(faulttest.seconds(30, 300))  # the time itself is what is tested
-            (self.folder(ends) / "end").touch()  # its result has to wait
+            (self.folder(ends) / "end").touch()
             time.sleep(faulttest.seconds(30, 300))
             for job in (runs, ends):
                 self.assertEqual(server.job(job)["epoch"], 1, server.describe(job))
-        server.wait_for_status(ends, "SUCCEEDED", timeout=90)
+        for job in (ends, talks):
+            server.wait_for_status(job, "SUCCEEDED", timeout=90)
+        rows = re.findall(r"row 0*(\d+)$", server.ok("logs", talks, "--no-follow"), re.MULTILINE)
+        self.assertEqual(rows, [str(i + 1) for i in range(ROWS)])
         self.wait_for_health(server, 60)
         self.end(server, runs)
-        for job in (runs, ends):
+        for job in (runs, ends, talks):
             self.assertEqual(self.expect_attempts(server, job, 1)["recoveries"], 0)
         self.expect_invariants(server, runs, ends)
 

@@ -87,6 +87,41 @@ class Nodes(faulttest.TestCase):
     def test_a_node_that_is_cut_off_and_joins_again(self):
         self.lose_and_return("cut", "join")
 
+    def test_a_pod_deleted_by_force_on_a_node_that_is_cut_off(self):
+        """Nobody has seen its rank end, so the next attempt waits behind the fence; the node's return makes it certain."""
+        server = self.server()
+        job, node = self.launch_on_two_nodes(server)
+        self.wait_for_checkpoint(server, job)
+        self.testbed.call("node", "cut", node)
+        self.addCleanup(self.testbed.call, "node", "join", node, check=False)
+        self.testbed.call("kubectl", "delete", "pod", "-l", f"quad.io/job={job},quad.io/rank=1", "--force", "--grace-period=0")
+        self.expect_recovered_without(server, job, node)
+        self.wait_for_ticks(job, 2, 2)
+        self.testbed.call("node", "join", node)
+        end_by = time.time() + ZOMBIE_SECONDS
+        self.all_well(server)
+        self.end(server, job)
+        self.expect_invariants(server, job, zombies_end_by=end_by, timeout=180)
+
+    def test_a_node_that_is_cut_off_and_then_removed_from_the_cluster(self):
+        server = self.server()
+        job, node = self.launch_on_two_nodes(server)
+        self.wait_for_checkpoint(server, job)
+        self.testbed.call("node", "cut", node)
+        self.addCleanup(self.testbed.call, "node", "join", node, check=False)
+        self.testbed.call("kubectl", "delete", "node", node)
+        began = time.monotonic()
+        self.expect_recovered_without(server, job, node)
+        print(f"a node removed from the cluster: the next attempt ran after {time.monotonic() - began:.1f} s")
+        self.end(server, job)
+        self.testbed.call("node", "join", node)
+        end_by = time.time() + ZOMBIE_SECONDS
+        # Its kubelet makes its node anew only when it starts.
+        self.testbed.call("kubelet", "stop", node)
+        self.testbed.call("kubelet", "start", node)
+        self.all_well(server)
+        self.expect_invariants(server, job, zombies_end_by=end_by, timeout=180)
+
     def test_a_power_cut_during_the_writing_of_a_checkpoint(self):
         server = self.server()
         job, node = self.launch_on_two_nodes(server, ranks=1, envs={"HOLD_HALF": "12"})

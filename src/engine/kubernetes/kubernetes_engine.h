@@ -119,7 +119,9 @@ class KubernetesEngine final : public engine::Engine {
     Millis beat{10'000};
     std::optional<WallTime> renewed;  ///< as its lease says, by its own clock
     std::optional<pool::NodeSpec> told;
-    bool gone = false;  ///< told that it was removed
+    MonoTime heard;                   ///< when its lease was last seen to change
+    std::optional<MonoTime> gone_at;  ///< when it was told to be removed from the cluster
+    bool gone_for_good = false;       ///< that was told, too
     bool changed = true;
   };
   struct RankState {
@@ -131,6 +133,9 @@ class KubernetesEngine final : public engine::Engine {
     bool made = false;      ///< its pod was, though it may not have been seen yet
     bool to_kill = false;
     bool told_end = false;
+    /// Its pod went without its node's doing; it has surely ended once the node's kubelet has lived
+    /// on beyond this.
+    std::optional<MonoTime> ended_by;
     bool forgotten = false;
     int failures = 0;
     MonoTime next_try;
@@ -187,11 +192,15 @@ class KubernetesEngine final : public engine::Engine {
   void judge(const RankKey& key, RankState& rank, const PodView& pod, bool gone);
   void tell_end(const RankKey& key, RankState& rank, std::optional<job::RankEnd> end,
                 std::string detail);
+  /// When a kubelet that lives has ended a pod that was deleted behind its back.
+  [[nodiscard]] MonoTime surely_ended(const PodView& pod) const;
   /// A reason is told when it has stood for a moment: most pass by themselves.
   void note_wait(RankState& rank, const std::string& reason);
   void tell_waits(const RankKey& key, RankState& rank, MonoTime now);
   void count_use(const std::string& node, const pool::Resources& uses, int sign);
   void tell_nodes();
+  /// Ends that were doubtful are certain when there was time enough.
+  void tell_certain_ends();
   void watch_the_watchers();
   void retry();
   [[nodiscard]] RankState* find(const RankKey& key);
@@ -220,6 +229,7 @@ class KubernetesEngine final : public engine::Engine {
   std::vector<Kill> early_kills_;
   std::vector<Forget> early_forgets_;
   std::map<AttemptKey, Attempt> attempts_;
+  std::deque<AttemptKey> erased_;  ///< the last that were removed, pods and all
   std::map<std::string, Node> nodes_;
   std::unordered_map<std::string, OtherPod> others_;  ///< by uid
   std::string away_;                                  ///< why the cluster is not seen, as told

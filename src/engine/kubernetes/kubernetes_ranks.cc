@@ -21,6 +21,8 @@ constexpr Millis kFirstPause{500};
 constexpr Millis kLongestPause{10'000};
 /// How long a reason for a wait stands before it is told.
 constexpr Millis kPatience{2'000};
+/// Of so many attempts it is known that they were removed, so that this is not asked for again.
+constexpr std::size_t kErasedKept = 1'000;
 /// That it still waits: a start has no limit of time as long as its engine tells so.
 constexpr Millis kReminder{30'000};
 
@@ -103,11 +105,18 @@ void KubernetesEngine::take(const Forget& forget) {
     early_forgets_.push_back(forget);
     return;
   }
-  if (RankState* rank = find(forget.key); rank != nullptr) {
-    rank->forgotten = true;
-    rank->order.reset();
-    advance({forget.key.job, forget.key.epoch}, attempts_[{forget.key.job, forget.key.epoch}]);
+  const AttemptKey key{forget.key.job, forget.key.epoch};
+  if (find(forget.key) == nullptr &&
+      std::find(erased_.begin(), erased_.end(), key) != erased_.end()) {
+    return;
   }
+  // A rank that is not known had a pod that went while this server was away: its attempt's Secret
+  // may still be there.
+  Attempt& attempt = attempts_[key];
+  RankState& rank = attempt.ranks[forget.key.rank];
+  rank.forgotten = true;
+  rank.order.reset();
+  advance(key, attempt);
 }
 
 // What follows.
@@ -451,6 +460,10 @@ void KubernetesEngine::drop_if_gone(const AttemptKey& key) {
       std::all_of(found->second.ranks.begin(), found->second.ranks.end(),
                   [](const auto& one) { return one.second.pod == nullptr; })) {
     attempts_.erase(found);
+    erased_.push_back(key);
+    if (erased_.size() > kErasedKept) {
+      erased_.pop_front();
+    }
   }
 }
 
@@ -461,6 +474,9 @@ void KubernetesEngine::judge(const RankKey& key, RankState& rank, const PodView&
   if (state.kind == PodState::Kind::kEnded || (state.hopeless && state.end)) {
     if (state.hopeless) {
       rank.to_kill = true;  // it would go on trying
+    }
+    if (!rank.told_end && state.end && !state.end->confirmed) {
+      rank.ended_by = surely_ended(pod);
     }
     tell_end(key, rank, state.end, state.words);
   } else {
@@ -475,6 +491,11 @@ void KubernetesEngine::tell_end(const RankKey& key, RankState& rank,
   }
   rank.told_end = true;
   sink_(engine::RunnerEnded{key, std::move(end), std::move(detail)});
+}
+
+MonoTime KubernetesEngine::surely_ended(const PodView& pod) const {
+  constexpr Millis kToNoticeAndCleanUp{15'000};
+  return clock_.now().mono + Millis(pod.grace_seconds * 1000) + kToNoticeAndCleanUp;
 }
 
 void KubernetesEngine::note_wait(RankState& rank, const std::string& reason) {
