@@ -325,7 +325,7 @@ void Core::observe(const engine::NodeFound& found, Now now) {
       drained != settings_.end()) {
     pool_.set_drained(found.spec.id, true, drained->second);
   }
-  silence_.try_emplace(found.spec.id, Silence{now.mono, std::nullopt, false});
+  silence_.try_emplace(found.spec.id, Silence{now.mono, std::nullopt, false, false});
   if (known == nullptr) {
     spdlog::info("node {}: {} CPUs, {:.1f} GiB, {} x {}", found.spec.id.value(),
                  found.spec.capacity.cpu_milli / 1000,
@@ -342,15 +342,16 @@ void Core::observe(const engine::NodeSeen& seen, Now now) {
   }
   it->second.engine_seen = std::max(it->second.engine_seen, now.mono + -seen.ago);
   it->second.silent_since.reset();
+  it->second.holds_breaker = false;
 }
 
 void Core::observe(const engine::NodeDown& down, Now now) {
   const auto it = silence_.find(down.node);
-  if (it == silence_.end() || it->second.confirmed_down) {
+  if (it == silence_.end() || (it->second.down && !down.certain)) {
     return;
   }
-  it->second.confirmed_down = true;
-  lose_node(down.node, true, down.reason, now);
+  it->second.down = true;
+  lose_node(down.node, down.certain, down.reason, now);
 }
 
 void Core::observe(const engine::NodeBack& back, Now now) {
@@ -358,7 +359,7 @@ void Core::observe(const engine::NodeBack& back, Now now) {
   if (it == silence_.end()) {
     return;
   }
-  it->second = Silence{now.mono, std::nullopt, false};
+  it->second = Silence{now.mono, std::nullopt, false, false};
   if (const pool::Node* node = pool_.find(back.node); node->health != pool::NodeHealth::kReady) {
     pool_.set_health(back.node, pool::NodeHealth::kReady, "");
     pool_changed_ = true;
@@ -375,7 +376,6 @@ void Core::observe(const engine::RunnerEnded& ended, Now now) {
     end.how = job::RankEnd::How::kGone;
     end.detail = ended.detail;
   }
-  end.confirmed = true;
   apply(ended.key.job, job::RankEnded{ended.key.epoch, ended.key.rank, std::move(end)}, now);
 }
 
@@ -491,10 +491,14 @@ void Core::record_node_event(const NodeId& node, std::string kind, std::string a
 }
 
 void Core::lose_node(const NodeId& node, bool confirmed, const std::string& reason, Now now) {
-  pool_.set_health(node, pool::NodeHealth::kLost, reason);
-  pool_changed_ = true;
-  record_node_event(node, "node.lost", confirmed ? "engine" : "control",
-                    fmt::format("{} is lost: {}.", node.value(), reason), now);
+  const pool::Node* known = pool_.find(node);
+  // What was told before may have become certain.
+  if (known->health != pool::NodeHealth::kLost || known->reason != reason) {
+    pool_.set_health(node, pool::NodeHealth::kLost, reason);
+    pool_changed_ = true;
+    record_node_event(node, "node.lost", silence_[node].down ? "engine" : "control",
+                      fmt::format("{} is lost: {}.", node.value(), reason), now);
+  }
   std::set<JobId> hit;
   for (const auto& [key, holding] : pool_.find(node)->holdings) {
     hit.insert(key.job);

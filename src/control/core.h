@@ -189,7 +189,8 @@ class Core {
   struct Silence {
     MonoTime engine_seen;
     std::optional<MonoTime> silent_since;  ///< when the engine's channel was first found silent
-    bool confirmed_down = false;
+    bool holds_breaker = false;            ///< it opened the breaker, with others, and is not back
+    bool down = false;  ///< by its engine's word
   };
 
   Status check_room_for(const SubmitJobs& message) const;

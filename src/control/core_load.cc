@@ -122,7 +122,6 @@ void Core::reconcile(const engine::Inventory& inventory, Now now) {
                                                              : job::RankEnd::How::kGone;
             end.detail = "its runner had ended when the server started";
           }
-          end.confirmed = true;
           gone.push_back({key, std::move(end)});
         }
       }

@@ -43,12 +43,14 @@ void Core::tick(Now now) {
 
 void Core::watch_nodes(Now now) {
   std::vector<NodeId> presumed_lost;
-  std::int64_t silent_nodes = 0;
+  std::vector<Silence*> silent_together;
+  std::int64_t watched = 0;
   for (auto& [id, silence] : silence_) {
     const pool::Node* node = pool_.find(id);
-    if (silence.confirmed_down) {
+    if (silence.down) {
       continue;
     }
+    ++watched;
     const auto away = away_.find(node->spec.engine);
     if (away != away_.end()) {
       // Its engine is blind: it is not this node that is silent.
@@ -73,8 +75,11 @@ void Core::watch_nodes(Now now) {
     if (engine_silent && !silence.silent_since) {
       silence.silent_since = silence.engine_seen;
     }
-    if (engine_silent && now.mono - *silence.silent_since <= kBreakerWindow + lost_after) {
-      ++silent_nodes;
+    // Whoever has been silent for long was judged by itself; but who opened the breaker holds it
+    // until it is back, or its death is certain.
+    if (engine_silent && (silence.holds_breaker ||
+                          now.mono - *silence.silent_since <= kBreakerWindow + lost_after)) {
+      silent_together.push_back(&silence);
     }
     const bool suspect = engine_silent || runners_silent || away != away_.end();
     if (suspect && node->health == pool::NodeHealth::kReady) {
@@ -101,14 +106,17 @@ void Core::watch_nodes(Now now) {
   }
   // More than a quarter of the nodes, and more than one, silent at about the same time: it is more
   // likely that this server is the one cut off.
-  const bool cut_off =
-      silent_nodes > 1 && silent_nodes * 4 > static_cast<std::int64_t>(silence_.size());
+  const auto silent_nodes = static_cast<std::int64_t>(silent_together.size());
+  const bool cut_off = silent_nodes > 1 && silent_nodes * 4 > watched;
+  for (Silence* silence : silent_together) {
+    silence->holds_breaker = cut_off;
+  }
   const std::string text =
       cut_off ? fmt::format(
                     "{} of {} nodes fell silent at about the same time, so this server may be the "
                     "one that is "
                     "cut off: it starts nothing and gives up nothing until they are back",
-                    silent_nodes, silence_.size())
+                    silent_nodes, watched)
               : std::string();
   if (cut_off != !breaker_.empty()) {
     job::Event event;

@@ -57,15 +57,18 @@ struct NodeSeen {
   NodeId node;
   Millis ago{0};
 };
-/// The node is certainly off (confirmed), or the engine says that it is back.
+/// The node is off, or the engine says that it is back. Where it may only be out of the engine's
+/// hands it is not certain, and is told again when it is.
 struct NodeDown {
   NodeId node;
   std::string reason;
+  bool certain = true;
 };
 struct NodeBack {
   NodeId node;
 };
-/// A runner's process or pod has ended. `result` is what it left behind on disk, if it did.
+/// A runner's process or pod has ended. `result` is what it left behind on disk, if it did. One
+/// that is not confirmed, as its node had no part in it, is told again when it is.
 struct RunnerEnded {
   RankKey key;
   std::optional<job::RankEnd> result;

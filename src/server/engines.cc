@@ -124,8 +124,10 @@ Result<std::unique_ptr<engine::Engine>> kubernetes_engine(const config::Config& 
   options.api.writes_per_second = cluster.write_rate;
   options.api.write_burst = cluster.write_burst;
   QUAD_ASSIGN(options.settings, pod_settings(config, cluster, context, options.access.name_space));
-  options.describe = [key = context.secret_key](const engine::StartOrder& order) {
-    return pod_request(order, key);
+  options.describe = [key = context.secret_key, body_of = context.body_of](
+                         const engine::StartOrder& order) -> Result<kubernetes::PodRequest> {
+    QUAD_ASSIGN(const std::string body, body_of(*order.job));
+    return pod_request(order, body, key);
   };
   return kubernetes::make_kubernetes(std::move(options), clock);
 }

@@ -27,6 +27,8 @@ struct EngineContext {
   std::string url;        ///< where everybody else does
   std::uint64_t open_files = 0;  ///< that this machine's ranks may open
   std::string secret_key;        ///< with which secrets in jobs' bodies are sealed
+  /// A job's body, which one that was loaded from the store does not carry. Any thread.
+  std::function<Result<std::string>(const job::Job&)> body_of;
 };
 
 /// Where the ranks of an engine find its hot tier.

@@ -111,9 +111,10 @@ json::object pod_wishes(const spec::Task& task, const spec::Resources& resources
 }
 
 Result<kubernetes::PodRequest> pod_request(const engine::StartOrder& order,
+                                           const std::string& body_text,
                                            const std::string& secret_key) {
   const job::Job& job = *order.job;
-  QUAD_ASSIGN(json::object body, parse_json_object(job.request->body));
+  QUAD_ASSIGN(json::object body, parse_json_object(body_text));
   if (const std::string sealed(get_string(body, "sealed")); !sealed.empty()) {
     QUAD_ASSIGN(const std::string plain, open_sealed(secret_key, job.request->owner, sealed));
     QUAD_ASSIGN(const json::object parts, parse_json_object(plain));

@@ -16,9 +16,10 @@ namespace quad::server {
 /// Of one alternative of the task's resources. May hold the password of a registry.
 json::object pod_wishes(const spec::Task& task, const spec::Resources& resources);
 
-/// The rank's pod, from what was kept of the task. kInternal if the body does not hold it; kDenied
-/// if what is sealed in it cannot be opened.
+/// The rank's pod, from what was kept of the task in the job's body. kInternal if the body does
+/// not hold it; kDenied if what is sealed in it cannot be opened.
 Result<kubernetes::PodRequest> pod_request(const engine::StartOrder& order,
+                                           const std::string& body_text,
                                            const std::string& secret_key);
 
 }  // namespace quad::server

@@ -362,21 +362,17 @@ control::RunnerOrders runner_orders(App& app) {
       if (session == nullptr) {
         return;
       }
-      std::string body = job->request->body;
-      if (body.empty()) {
-        auto stored = app.store->body(key.job);
-        if (!stored.ok()) {
-          spdlog::error("the order of rank {} cannot be made: {}", to_string(key),
-                        stored.error().message);
-          return;
-        }
-        body = std::move(stored).value();
+      const auto body = store::body_of(*app.store, *job);
+      if (!body.ok()) {
+        spdlog::error("the order of rank {} cannot be made: {}", to_string(key),
+                      body.error().message);
+        return;
       }
       const job::Attempt* attempt = job->live();
       if (attempt == nullptr) {
         return;  // it has ended meanwhile
       }
-      auto order = make_order(*job, body, key, app.secret_key,
+      auto order = make_order(*job, *body, key, app.secret_key,
                               app.hot_of(attempt->ranks.front().holding.node));
       if (order.ok()) {
         session->send(*order);

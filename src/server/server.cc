@@ -213,6 +213,7 @@ Status serve(const ServeOptions& options) {
   context.server_id = sha256_hex("server " + attempt_key).substr(0, 8);
   context.open_files = open_files;
   context.secret_key = app.secret_key;
+  context.body_of = [&store = *store](const job::Job& job) { return store::body_of(store, job); };
   QUAD_ASSIGN(const auto engine, make_engines(config, context, clock));
   for (const config::Kubernetes& cluster : config.kubernetes) {
     app.clusters.push_back(cluster.name);

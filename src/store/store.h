@@ -78,6 +78,12 @@ class Store {
   virtual Result<std::vector<std::string>> check() const = 0;
 };
 
+/// The body of a job's request, whether the job carries it or came from the store, which loads it
+/// without. Any thread.
+inline Result<std::string> body_of(const Store& store, const job::Job& job) {
+  return job.request->body.empty() ? store.body(job.id) : job.request->body;
+}
+
 /// Opens or creates `<folder>/quad.db`: WAL, synchronous=FULL, migrated to this version's schema.
 /// Holds a lock file for as long as it lives: kExists (naming the other process) when another
 /// server has it, kUnsupported when the schema is newer than this program.

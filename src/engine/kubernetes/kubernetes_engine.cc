@@ -21,6 +21,9 @@ constexpr Millis kBrokenWatch{3'000};
 /// With leases renewed each ten seconds and a node or more, something is always said sooner.
 constexpr Millis kSilentLeases{15'000};
 constexpr Millis kTick{250};
+constexpr std::string_view kRemoved = "it was removed from the cluster";
+/// A machine whose node was removed may still run, and its kubelet make the node anew.
+constexpr Millis kSurelyOff{60'000};
 
 std::optional<NodeView> project_node(const json::object& object) {
   auto view = read_node(object);
@@ -194,6 +197,7 @@ void KubernetesEngine::run() {
     if (now - looked_at_ >= kTick) {
       looked_at_ = now;
       watch_the_watchers();
+      tell_certain_ends();
       retry();
     }
   }
@@ -218,6 +222,9 @@ void KubernetesEngine::watch_the_watchers() {
     return;
   }
   away_ = away ? trouble : std::string();
+  if (!away) {
+    forget_pauses();
+  }
   sink_(engine::EngineAway{options_.name, away_});
 }
 
@@ -229,12 +236,13 @@ void KubernetesEngine::take(Change<NodeView>& change) {
   if (change.kind == ChangeKind::kRemoved) {
     node.view.reset();
     node.told.reset();
-    node.gone = true;
-    sink_(engine::NodeDown{id, "it was removed from the cluster"});
+    node.gone_at = clock_.now().mono;
+    sink_(engine::NodeDown{id, std::string(kRemoved), false});
     return;
   }
-  if (node.gone) {
-    node.gone = false;
+  if (node.gone_at) {
+    node.gone_at.reset();
+    node.gone_for_good = false;
     sink_(engine::NodeBack{id});
   }
   node.view = std::move(change.value);
@@ -250,6 +258,7 @@ void KubernetesEngine::take(const Change<LeaseView>& change) {
   const bool renewed = change.value.renewed != node.renewed;
   // Only a change is evidence: how old the lease is when it is first seen depends on two clocks.
   if (change.kind == ChangeKind::kChanged && renewed) {
+    node.heard = clock_.now().mono;
     sink_(engine::NodeSeen{NodeId(change.value.node)});
   }
   node.renewed = change.value.renewed;
@@ -296,6 +305,30 @@ void KubernetesEngine::tell_nodes() {
   }
 }
 
+void KubernetesEngine::tell_certain_ends() {
+  const MonoTime now = clock_.now().mono;
+  if (!away_.empty()) {
+    return;
+  }
+  for (auto& [name, node] : nodes_) {
+    if (node.gone_at && !node.gone_for_good && now - *node.gone_at > kSurelyOff) {
+      node.gone_for_good = true;
+      sink_(engine::NodeDown{NodeId(name), std::string(kRemoved)});
+    }
+  }
+  for (auto& [attempt, state] : attempts_) {
+    for (auto& [number, rank] : state.ranks) {
+      const auto node = nodes_.find(rank.node.value());
+      if (rank.ended_by && node != nodes_.end() && node->second.heard > *rank.ended_by) {
+        rank.ended_by.reset();
+        sink_(engine::RunnerEnded{{attempt.first, attempt.second, number},
+                                  std::nullopt,
+                                  "its pod is gone, and its node lives"});
+      }
+    }
+  }
+}
+
 // Pods and events.
 
 void KubernetesEngine::take(const Synced& /*synced*/) {
@@ -313,6 +346,9 @@ void KubernetesEngine::take(const Synced& /*synced*/) {
       const PodState pod = state_of(*known.pod, false, false);
       const bool ended = pod.kind == PodState::Kind::kEnded;
       known.told_end = ended;
+      if (ended && pod.end && !pod.end->confirmed) {
+        known.ended_by = surely_ended(*known.pod);
+      }
       inventory.existing.push_back(
           {{attempt.first, attempt.second, rank}, !ended, pod.end, known.node});
     }
@@ -348,6 +384,7 @@ void KubernetesEngine::take(const Change<PodSeen>& change) {
   Attempt& attempt = attempts_[{key.job, key.epoch}];
   RankState& rank = attempt.ranks[key.rank];
   rank.order.reset();
+  rank.made = false;
   rank.node = NodeId(pod.wanted_node.empty() ? pod.node : pod.wanted_node);
   rank.pod = removed ? nullptr : change.value.rank;
   if (synced_) {

@@ -23,6 +23,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <thread>
 #include <unordered_map>
@@ -88,6 +89,7 @@ class KubernetesEngine final : public engine::Engine {
   /// Of a write: nothing, or why it failed.
   struct RootMade {
     Result<std::string> uid;
+    std::set<std::string> cordoned;  ///< as the budget for disruptions knows them
   };
   struct AttemptMade {
     AttemptKey attempt;
@@ -117,7 +119,9 @@ class KubernetesEngine final : public engine::Engine {
     Millis beat{10'000};
     std::optional<WallTime> renewed;  ///< as its lease says, by its own clock
     std::optional<pool::NodeSpec> told;
-    bool gone = false;  ///< told that it was removed
+    MonoTime heard;                   ///< when its lease was last seen to change
+    std::optional<MonoTime> gone_at;  ///< when it was told to be removed from the cluster
+    bool gone_for_good = false;       ///< that was told, too
     bool changed = true;
   };
   struct RankState {
@@ -126,8 +130,12 @@ class KubernetesEngine final : public engine::Engine {
     std::shared_ptr<const PodView> pod;
     bool making = false;    ///< a write is under way
     bool removing = false;  ///< likewise
+    bool made = false;      ///< its pod was, though it may not have been seen yet
     bool to_kill = false;
     bool told_end = false;
+    /// Its pod went without its node's doing; it has surely ended once the node's kubelet has lived
+    /// on beyond this.
+    std::optional<MonoTime> ended_by;
     bool forgotten = false;
     int failures = 0;
     MonoTime next_try;
@@ -170,7 +178,11 @@ class KubernetesEngine final : public engine::Engine {
   void take(const PodMade& made);
   void take(const PodRemoved& removed);
 
+  /// The ConfigMap of all that there is, and the budget for disruptions as it should be now.
   void make_root();
+  [[nodiscard]] std::set<std::string> cordoned() const;
+  /// What failed is tried again at once: the API server is back.
+  void forget_pauses();
   void make_attempt(const AttemptKey& key, Attempt& attempt);
   void make_pod(const RankKey& key, RankState& rank, const std::string& secret_uid);
   void remove_pod(const RankKey& key, RankState& rank);
@@ -180,11 +192,15 @@ class KubernetesEngine final : public engine::Engine {
   void judge(const RankKey& key, RankState& rank, const PodView& pod, bool gone);
   void tell_end(const RankKey& key, RankState& rank, std::optional<job::RankEnd> end,
                 std::string detail);
+  /// When a kubelet that lives has ended a pod that was deleted behind its back.
+  [[nodiscard]] MonoTime surely_ended(const PodView& pod) const;
   /// A reason is told when it has stood for a moment: most pass by themselves.
   void note_wait(RankState& rank, const std::string& reason);
   void tell_waits(const RankKey& key, RankState& rank, MonoTime now);
   void count_use(const std::string& node, const pool::Resources& uses, int sign);
   void tell_nodes();
+  /// Ends that were doubtful are certain when there was time enough.
+  void tell_certain_ends();
   void watch_the_watchers();
   void retry();
   [[nodiscard]] RankState* find(const RankKey& key);
@@ -208,10 +224,12 @@ class KubernetesEngine final : public engine::Engine {
   bool root_making_ = false;
   MonoTime next_root_;
   int root_failures_ = 0;
+  std::set<std::string> budgeted_;  ///< the nodes that ranks may be evicted from, as was made known
   std::vector<engine::StartOrder> early_;  ///< ordered before all pods were known
   std::vector<Kill> early_kills_;
   std::vector<Forget> early_forgets_;
   std::map<AttemptKey, Attempt> attempts_;
+  std::deque<AttemptKey> erased_;  ///< the last that were removed, pods and all
   std::map<std::string, Node> nodes_;
   std::unordered_map<std::string, OtherPod> others_;  ///< by uid
   std::string away_;                                  ///< why the cluster is not seen, as told

@@ -21,26 +21,17 @@ constexpr Millis kFirstPause{500};
 constexpr Millis kLongestPause{10'000};
 /// How long a reason for a wait stands before it is told.
 constexpr Millis kPatience{2'000};
+/// Of so many attempts it is known that they were removed, so that this is not asked for again.
+constexpr std::size_t kErasedKept = 1'000;
 /// That it still waits: a start has no limit of time as long as its engine tells so.
 constexpr Millis kReminder{30'000};
 
-/// Whether to try again would be in vain.
-bool is_hopeless(const ApiFailure& failure, std::string_view message) {
-  const auto says = [message](std::string_view part) {
-    return message.find(part) != std::string_view::npos;
-  };
-  if (says("exceeded quota") || says("failed calling webhook") || says("is being terminated")) {
-    return false;
+/// Why a write failed, and whether to try again would be in vain.
+Refusal refusal_of(const Error& failed, const ApiFailure& failure) {
+  if (failure.http < 400 || (failure.message.empty() && failure.reason.empty())) {
+    return {failed.message, false};  // no answer of the API server's own
   }
-  return failure.http == 400 || failure.http == 403 || failure.http == 413 || failure.http == 422;
-}
-
-std::string in_words(const Error& failed, const ApiFailure& failure) {
-  if (failure.http == 0 || failure.http >= 500) {
-    return failed.message;
-  }
-  return refusal_in_words(json::object{
-      {"message", failed.message}, {"reason", failure.reason}, {"code", failure.http}});
+  return read_refusal(json::object{{"message", failure.message}, {"reason", failure.reason}});
 }
 
 std::string uid_of(const json::object& object) {
@@ -97,7 +88,7 @@ void KubernetesEngine::take(const Kill& kill) {
     return;
   }
   rank->to_kill = true;
-  if (rank->pod == nullptr && !rank->making) {
+  if (rank->pod == nullptr && !rank->making && !rank->made) {
     rank->order.reset();
     tell_end(kill.key, *rank, std::nullopt, "its pod is not there");
   } else if (rank->told_end) {
@@ -114,10 +105,18 @@ void KubernetesEngine::take(const Forget& forget) {
     early_forgets_.push_back(forget);
     return;
   }
-  if (RankState* rank = find(forget.key); rank != nullptr) {
-    rank->forgotten = true;
-    advance({forget.key.job, forget.key.epoch}, attempts_[{forget.key.job, forget.key.epoch}]);
+  const AttemptKey key{forget.key.job, forget.key.epoch};
+  if (find(forget.key) == nullptr &&
+      std::find(erased_.begin(), erased_.end(), key) != erased_.end()) {
+    return;
   }
+  // A rank that is not known had a pod that went while this server was away: its attempt's Secret
+  // may still be there.
+  Attempt& attempt = attempts_[key];
+  RankState& rank = attempt.ranks[forget.key.rank];
+  rank.forgotten = true;
+  rank.order.reset();
+  advance(key, attempt);
 }
 
 // What follows.
@@ -153,7 +152,8 @@ void KubernetesEngine::advance(const AttemptKey& key, Attempt& attempt) {
     if (rank.making || rank.removing || rank.next_try > now) {
       continue;
     }
-    if (rank.to_kill && rank.pod != nullptr && !rank.pod->deleted && !rank.pod->finished()) {
+    const bool lives = rank.pod != nullptr && !rank.pod->deleted && !rank.pod->finished();
+    if (rank.to_kill && (lives || (rank.pod == nullptr && rank.made))) {
       remove_pod(rank_key, rank);
     } else if (rank.order && !rank.to_kill && rank.pod == nullptr) {
       make_pod(rank_key, rank, attempt.secret_uid);
@@ -170,6 +170,9 @@ void KubernetesEngine::retry() {
     keys.push_back(key);
   }
   const MonoTime now = clock_.now().mono;
+  if (!keys.empty() && (!root_made_ || budgeted_ != cordoned())) {
+    make_root();
+  }
   for (const AttemptKey& key : keys) {
     if (const auto found = attempts_.find(key); found != attempts_.end()) {
       for (auto& [number, rank] : found->second.ranks) {
@@ -180,25 +183,49 @@ void KubernetesEngine::retry() {
   }
 }
 
+std::set<std::string> KubernetesEngine::cordoned() const {
+  std::set<std::string> names;
+  for (const auto& [name, node] : nodes_) {
+    if (node.view && node.view->unschedulable) {
+      names.insert(name);
+    }
+  }
+  return names;
+}
+
+void KubernetesEngine::forget_pauses() {
+  next_root_ = {};
+  for (auto& [key, attempt] : attempts_) {
+    attempt.next_try = {};
+    for (auto& [number, rank] : attempt.ranks) {
+      rank.next_try = {};
+    }
+  }
+}
+
 void KubernetesEngine::make_root() {
   if (root_making_ || next_root_ > clock_.now().mono) {
     return;
   }
   root_making_ = true;
-  writers_->give([this](ApiClient& client) {
-    PodSettings settings = options_.settings;
+  writers_->give([this, settings = options_.settings,
+                  cordoned = cordoned()](ApiClient& client) mutable {
     auto made = client.create(kConfigMaps, settings.namespace_name, root_manifest(settings));
     if (made.ok()) {
       settings.root_uid = uid_of(made->object);
-      const auto budget = client.create(kDisruptionBudgets, settings.namespace_name,
-                                        disruption_budget_manifest(settings));
-      if (!budget.ok()) {
-        spdlog::warn("kubectl drain will not wait for ranks: {}", budget.error().message);
+      const json::object budget = disruption_budget_manifest(settings, cordoned);
+      const std::string name(get_string(budget.at("metadata").as_object(), "name"));
+      const auto applied =
+          client.apply({kDisruptionBudgets, settings.namespace_name, name, ""}, budget);
+      if (!applied.ok()) {
+        spdlog::warn("the budget that keeps ranks from being evicted cannot be made: {}",
+                     applied.error().message);
       }
     }
-    post(RootMade{made.ok()
-                      ? Result<std::string>(uid_of(made->object))
-                      : error(made.error().code, in_words(made.error(), client.last_failure()))});
+    post(RootMade{
+        made.ok() ? Result<std::string>(uid_of(made->object))
+                  : error(made.error().code, refusal_of(made.error(), client.last_failure()).words),
+        cordoned});
   });
 }
 
@@ -207,6 +234,8 @@ void KubernetesEngine::take(const RootMade& made) {
   if (made.uid.ok()) {
     options_.settings.root_uid = made.uid.value();
     root_made_ = true;
+    root_failures_ = 0;
+    budgeted_ = made.cordoned;
     retry();
     return;
   }
@@ -265,9 +294,8 @@ void KubernetesEngine::make_attempt(const AttemptKey& key, Attempt& attempt) {
   writers_->give([this, key, request = requests->front(), settings = options_.settings,
                   secret = std::move(secret).value()](ApiClient& client) {
     const auto failed = [&](const Error& why) {
-      const ApiFailure& failure = client.last_failure();
-      post(AttemptMade{key, error(why.code, in_words(why, failure)),
-                       is_hopeless(failure, why.message)});
+      Refusal refusal = refusal_of(why, client.last_failure());
+      post(AttemptMade{key, error(why.code, std::move(refusal.words)), refusal.hopeless});
     };
     const auto made = client.create(kSecrets, settings.namespace_name, secret);
     if (!made.ok()) {
@@ -338,9 +366,8 @@ void KubernetesEngine::make_pod(const RankKey& key, RankState& rank,
       post(PodMade{key, Status(), false});
       return;
     }
-    const ApiFailure& failure = client.last_failure();
-    post(PodMade{key, error(made.error().code, in_words(made.error(), failure)),
-                 is_hopeless(failure, made.error().message)});
+    Refusal refusal = refusal_of(made.error(), client.last_failure());
+    post(PodMade{key, error(made.error().code, std::move(refusal.words)), refusal.hopeless});
   });
 }
 
@@ -354,10 +381,8 @@ void KubernetesEngine::take(const PodMade& made) {
   if (made.status.ok()) {
     // The watch tells of it; should it have told of its removal already, it does not come again.
     rank->failures = 0;
-    if (rank->to_kill && rank->pod == nullptr) {
-      rank->next_try = clock_.now().mono;
-    }
-    if (rank->order) {
+    rank->made = rank->order.has_value();
+    if (rank->order && !rank->to_kill) {
       rank->next_try = clock_.now().mono + kLongestPause;
     }
   } else if (made.hopeless) {
@@ -377,7 +402,7 @@ void KubernetesEngine::take(const PodMade& made) {
 
 void KubernetesEngine::remove_pod(const RankKey& key, RankState& rank) {
   rank.removing = true;
-  writers_->give([this, key, uid = rank.pod->uid](ApiClient& client) {
+  writers_->give([this, key, uid = rank.pod ? rank.pod->uid : std::string()](ApiClient& client) {
     RemoveOptions remove;
     remove.grace_seconds = kKillGrace;
     remove.uid = uid;
@@ -393,6 +418,11 @@ void KubernetesEngine::take(const PodRemoved& removed) {
     return;
   }
   rank->removing = false;
+  if (rank->pod == nullptr && removed.removal.ok() && removed.removal.value() == Removal::kGone) {
+    rank->made = false;  // it came and went without having been seen
+    rank->order.reset();
+    tell_end(removed.key, *rank, std::nullopt, "its pod is not there");
+  }
   // What it says is told by the watch as well; until then it is not asked for again.
   rank->next_try =
       clock_.now().mono + (removed.removal.ok() ? kLongestPause : pause_after(rank->failures++));
@@ -430,6 +460,10 @@ void KubernetesEngine::drop_if_gone(const AttemptKey& key) {
       std::all_of(found->second.ranks.begin(), found->second.ranks.end(),
                   [](const auto& one) { return one.second.pod == nullptr; })) {
     attempts_.erase(found);
+    erased_.push_back(key);
+    if (erased_.size() > kErasedKept) {
+      erased_.pop_front();
+    }
   }
 }
 
@@ -440,6 +474,9 @@ void KubernetesEngine::judge(const RankKey& key, RankState& rank, const PodView&
   if (state.kind == PodState::Kind::kEnded || (state.hopeless && state.end)) {
     if (state.hopeless) {
       rank.to_kill = true;  // it would go on trying
+    }
+    if (!rank.told_end && state.end && !state.end->confirmed) {
+      rank.ended_by = surely_ended(pod);
     }
     tell_end(key, rank, state.end, state.words);
   } else {
@@ -454,6 +491,11 @@ void KubernetesEngine::tell_end(const RankKey& key, RankState& rank,
   }
   rank.told_end = true;
   sink_(engine::RunnerEnded{key, std::move(end), std::move(detail)});
+}
+
+MonoTime KubernetesEngine::surely_ended(const PodView& pod) const {
+  constexpr Millis kToNoticeAndCleanUp{15'000};
+  return clock_.now().mono + Millis(pod.grace_seconds * 1000) + kToNoticeAndCleanUp;
 }
 
 void KubernetesEngine::note_wait(RankState& rank, const std::string& reason) {

@@ -85,6 +85,7 @@ ApiError error_of_status(int http, const json::object& status, std::string_view 
   while (message.ends_with('.')) {
     message.pop_back();
   }
+  failure.message = message;
   const auto reason =
       failure.reason.empty() ? std::string(net::reason_phrase(http)) : failure.reason;
   result.error =

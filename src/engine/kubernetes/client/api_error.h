@@ -25,7 +25,8 @@ struct Cause {
 /// What a Status tells beyond its sentence. `http` is 0 when there was no answer.
 struct ApiFailure {
   int http = 0;
-  std::string reason;  ///< "AlreadyExists", "Conflict", "Expired", …; may be empty
+  std::string reason;   ///< "AlreadyExists", "Conflict", "Expired", …; may be empty
+  std::string message;  ///< the API server's own, with its causes; may be empty
   std::vector<Cause> causes;
   Millis retry_after{0};
   std::string continuation;  ///< of an expired list: with it the rest can be had, of a newer state

@@ -15,6 +15,8 @@ TEST(ApiError, IsTheServersSentenceWithWhatWasTried) {
             "Cannot create pods 'train/a': pods \"a\" is forbidden: exceeded quota: gpus, "
             "requested: 8, used: 0, limited: 4 (403 Forbidden).");
   EXPECT_EQ(failed.failure.reason, "Forbidden");
+  EXPECT_EQ(failed.failure.message,
+            "pods \"a\" is forbidden: exceeded quota: gpus, requested: 8, used: 0, limited: 4");
 }
 
 TEST(ApiError, TellsTheCausesThatTheMessageLeavesOut) {

@@ -96,7 +96,7 @@ class WatchLoop::Run {
     if (!loop_.cancel_->cancelled()) {
       out_of_touch(why);
     }
-    return std::max(backoff_.next(), std::min(asked, options_.most_pause));
+    return std::max(backoff_.next(), std::min(asked, options_.most_asked));
   }
 
   Millis list() {

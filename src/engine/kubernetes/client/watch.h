@@ -35,8 +35,9 @@ struct WatchOptions {
   std::string name_space;  ///< empty: all of them
   Selection selection;
   Millis silence{75'000};
-  Millis least_pause{100};  ///< between tries; doubles up to
-  Millis most_pause{10'000};
+  Millis least_pause{100};             ///< between tries; doubles up to
+  Millis most_pause{2'000};            ///< few watch, and who is back is wanted at once
+  Millis most_asked{30'000};           ///< that the server may ask for between tries
   std::size_t most_line = 16U << 20U;  ///< one event; etcd keeps objects of 1.5 MiB
   int open_seconds = 300;  ///< how long the server is asked to keep a watch open, at least
 };

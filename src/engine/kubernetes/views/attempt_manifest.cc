@@ -185,9 +185,19 @@ json::object root_manifest(const PodSettings& settings) {
          "and removes all of the server's jobs."}}}};
 }
 
-json::object disruption_budget_manifest(const PodSettings& settings) {
+json::object disruption_budget_manifest(const PodSettings& settings,
+                                        const std::set<std::string>& cordoned) {
   // Not maxUnavailable: 0, which Kubernetes can only work out for pods that have a controller.
   constexpr int kMoreThanThereAre = 1'000'000'000;
+  json::object selector{{"matchLabels", {{kLabelServer, settings.server}}}};
+  if (!cordoned.empty()) {
+    json::array values;
+    for (const std::string& node : cordoned) {
+      values.emplace_back(label_value(node));
+    }
+    selector["matchExpressions"] = json::array{
+        json::object{{"key", kLabelNode}, {"operator", "NotIn"}, {"values", std::move(values)}}};
+  }
   return {{"apiVersion", "policy/v1"},
           {"kind", "PodDisruptionBudget"},
           {"metadata",
@@ -196,9 +206,7 @@ json::object disruption_budget_manifest(const PodSettings& settings) {
             {"labels", {{"app.kubernetes.io/managed-by", "quad"}, {kLabelServer, settings.server}}},
             {"ownerReferences",
              json::array{owner_reference("ConfigMap", settings.root_name, settings.root_uid)}}}},
-          {"spec",
-           {{"minAvailable", kMoreThanThereAre},
-            {"selector", {{"matchLabels", {{kLabelServer, settings.server}}}}}}}};
+          {"spec", {{"minAvailable", kMoreThanThereAre}, {"selector", std::move(selector)}}}};
 }
 
 }  // namespace quad::kubernetes

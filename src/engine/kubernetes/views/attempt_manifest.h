@@ -8,6 +8,7 @@
 
 #pragma once
 
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -29,8 +30,10 @@ std::vector<json::object> attempt_manifests(const PodRequest& request, const Pod
 
 /// The ConfigMap that everything of this server belongs to.
 json::object root_manifest(const PodSettings& settings);
-/// Keeps `kubectl drain` from evicting ranks before Quad has moved them. One for all of them.
-json::object disruption_budget_manifest(const PodSettings& settings);
+/// Keeps ranks from being evicted, but from the nodes that are cordoned: who drains a node means
+/// it. One for all ranks.
+json::object disruption_budget_manifest(const PodSettings& settings,
+                                        const std::set<std::string>& cordoned);
 
 // For the objects of an attempt, its pods among them.
 

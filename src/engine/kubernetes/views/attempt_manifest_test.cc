@@ -81,11 +81,18 @@ TEST(AttemptManifests, AreWhatTheAttemptNeeds) {
 
 TEST(ServerManifests, AreTheRootAndTheBudget) {
   EXPECT_EQ(at(json::value(root_manifest(settings())), "/metadata/name"), "quad-1a2b3c4d");
-  const json::value budget(disruption_budget_manifest(settings()));
+  const json::value budget(disruption_budget_manifest(settings(), {}));
   EXPECT_EQ(at(budget, "/spec/selector/matchLabels"),
             json::value(object_of(R"({"quad.io/server": "1a2b3c4d"})")));
   EXPECT_EQ(at(budget, "/spec/minAvailable"), json::value(1'000'000'000));
   EXPECT_EQ(at(budget, "/metadata/ownerReferences/0/uid"), "root-uid");
+}
+
+TEST(Budget, LetsRanksBeEvictedFromCordonedNodes) {
+  const json::value budget(disruption_budget_manifest(settings(), {"gpu-1", "gpu-2"}));
+  EXPECT_EQ(at(budget, "/spec/selector"), json::value(object_of(
+                                              R"({"matchLabels": {"quad.io/server": "1a2b3c4d"},
+              "matchExpressions": [{"key": "quad.io/node", "operator": "NotIn", "values": ["gpu-1", "gpu-2"]}]})")));
 }
 
 }  // namespace

@@ -361,70 +361,83 @@ std::string event_in_words(const EventView& event, std::string_view node) {
                        : std::string();
 }
 
-std::string refusal_in_words(const json::object& status) {
+Refusal read_refusal(const json::object& status) {
   constexpr std::string_view kQuota = "exceeded quota: ";
   constexpr std::string_view kLimited = "limited: ";
   constexpr std::string_view kInvalid = " is invalid: ";
+  constexpr std::string_view kDenied = "denied request: ";
   const std::string_view message = get_string(status, "message");
+  const std::string_view reason = get_string(status, "reason");
+  const auto passing = [](std::string words) { return Refusal{std::move(words), false}; };
+  const auto lasting = [](std::string words) { return Refusal{std::move(words), true}; };
   if (const std::size_t at = message.find(kQuota); at != std::string_view::npos) {
     const std::string_view rest = message.substr(at + kQuota.size());
     const std::size_t limited = rest.find(kLimited);
-    return fmt::format(
+    return passing(fmt::format(
         "the namespace's quota '{}' is used up: it allows {}, of which {} is used, and this asks "
         "for "
         "{}",
         rest.substr(0, rest.find(',')),
         limited == std::string_view::npos ? "less" : rest.substr(limited + kLimited.size()),
-        between(rest, "used: ", ", limited"), between(rest, "requested: ", ", used"));
+        between(rest, "used: ", ", limited"), between(rest, "requested: ", ", used")));
   }
   if (has(message, "failed quota")) {
-    return fmt::format("the namespace's quota wants more to be said: {}",
-                       shortened(message.substr(message.find("failed quota"))));
+    return lasting(fmt::format("the namespace's quota wants more to be said: {}",
+                               shortened(message.substr(message.find("failed quota")))));
+  }
+  // What a policy or a webhook says may be about the hour, or be put right.
+  if (const auto policy = between(message, "ValidatingAdmissionPolicy '", "'"); !policy.empty()) {
+    const std::size_t said = message.find(kDenied);
+    return passing(fmt::format("the cluster's admission policy {} refused it{}", policy,
+                               said == std::string_view::npos
+                                   ? std::string()
+                                   : ": " + shortened(message.substr(said + kDenied.size()))));
   }
   if (const std::size_t at = message.find("admission webhook \""); at != std::string_view::npos) {
     const std::string_view name = between(message, "admission webhook \"", "\"");
-    constexpr std::string_view kDenied = "denied the request: ";
-    const std::size_t said = message.find(kDenied);
-    return said == std::string_view::npos
-               ? fmt::format("the cluster's admission webhook {} refused it", name)
-               : fmt::format("the cluster's admission webhook {} refused it: {}", name,
-                             shortened(message.substr(said + kDenied.size())));
+    constexpr std::string_view kDeniedThe = "denied the request: ";
+    const std::size_t said = message.find(kDeniedThe);
+    return passing(said == std::string_view::npos
+                       ? fmt::format("the cluster's admission webhook {} refused it", name)
+                       : fmt::format("the cluster's admission webhook {} refused it: {}", name,
+                                     shortened(message.substr(said + kDeniedThe.size()))));
   }
   if (has(message, "failed calling webhook")) {
-    return fmt::format("the cluster's admission webhook {} does not answer",
-                       between(message, "failed calling webhook \"", "\""));
+    return passing(fmt::format("the cluster's admission webhook {} does not answer",
+                               between(message, "failed calling webhook \"", "\"")));
   }
   if (const auto level = between(message, "violates PodSecurity \"", "\""); !level.empty()) {
     const std::size_t details = message.find("\": ");
-    return fmt::format(
-        "the namespace's Pod Security '{}' forbids it: {}", level,
-        details == std::string_view::npos ? std::string() : shortened(message.substr(details + 3)));
+    return lasting(fmt::format("the namespace's Pod Security '{}' forbids it: {}", level,
+                               details == std::string_view::npos
+                                   ? std::string()
+                                   : shortened(message.substr(details + 3))));
   }
   if (const auto name = between(message, "no PriorityClass with name ", " was found");
       !name.empty()) {
-    return fmt::format("there is no PriorityClass '{}'", name);
+    return passing(fmt::format("there is no PriorityClass '{}'", name));
   }
   if (const auto name = between(message, "RuntimeClass \"", "\" not found"); !name.empty()) {
-    return fmt::format("there is no RuntimeClass '{}'", name);
+    return passing(fmt::format("there is no RuntimeClass '{}'", name));
   }
   if (has(message, "is being terminated")) {
-    return "the namespace is being deleted";
+    return passing("the namespace is being deleted");
   }
   if (has(message, "cannot create resource")) {
-    return fmt::format("Quad's account lacks a permission: {}", shortened(message));
+    return passing(fmt::format("Quad's account lacks a permission: {}", shortened(message)));
   }
-  const std::string_view reason = get_string(status, "reason");
   if (reason == "Invalid") {
     // "Pod \"x\" is invalid: spec.y: Invalid value: …"
     const std::size_t at = message.find(kInvalid);
-    return fmt::format(
+    return lasting(fmt::format(
         "the API server does not accept it: {}",
-        shortened(at == std::string_view::npos ? message : message.substr(at + kInvalid.size())));
+        shortened(at == std::string_view::npos ? message : message.substr(at + kInvalid.size()))));
   }
   const std::string text = shortened(message);
-  return text.empty() ? fmt::format("the API server refused it ({})",
-                                    reason.empty() ? "no reason given" : reason)
-                      : fmt::format("the API server refused it: {}", text);
+  return {text.empty() ? fmt::format("the API server refused it ({})",
+                                     reason.empty() ? "no reason given" : reason)
+                       : fmt::format("the API server refused it: {}", text),
+          reason == "Forbidden" || reason == "BadRequest" || reason == "RequestEntityTooLarge"};
 }
 
 }  // namespace quad::kubernetes

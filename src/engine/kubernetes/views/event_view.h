@@ -44,9 +44,16 @@ struct PullFailure {
 };
 PullFailure pull_failure(std::string_view image, std::string_view message);
 
-/// Why the API server refused to make an object: the Status that it answered with. A quota, an
-/// admission webhook, Pod Security, a missing permission, an invalid manifest.
-std::string refusal_in_words(const json::object& status);
+/// Why the API server refused to make an object: a quota, an admission webhook or policy, Pod
+/// Security, a missing permission, an invalid manifest.
+struct Refusal {
+  std::string words;
+  /// To try again will not help: it is what was asked for that is wrong, not what the cluster or
+  /// its administrator has at present.
+  bool hopeless = false;
+};
+/// `status` is what it answered with.
+Refusal read_refusal(const json::object& status);
 
 /// A message of the kubelet or a plugin without what only its programmers need, at most 300 bytes.
 std::string shortened(std::string_view message);

@@ -224,9 +224,10 @@ struct Answer {
   std::string_view reason;
   std::string_view message;
   std::string_view words;
+  bool hopeless = false;
 };
 
-TEST(RefusalInWords, SaysWhatTheApiServerObjectsTo) {
+TEST(Refusal, SaysWhatTheApiServerObjectsToAndWhetherToTryAgain) {
   const Answer all[] = {
       {"Forbidden",
        R"(pods "quad-1a2b3c4d-j17-e1-r0" is forbidden: exceeded quota: compute, requested: requests.nvidia.com/gpu=8, used: requests.nvidia.com/gpu=12, limited: requests.nvidia.com/gpu=16)",
@@ -236,7 +237,8 @@ TEST(RefusalInWords, SaysWhatTheApiServerObjectsTo) {
       {"Forbidden",
        R"(pods "x" is forbidden: failed quota: compute: must specify limits.cpu for: rank)",
        "the namespace's quota wants more to be said: failed quota: compute: must specify "
-       "limits.cpu for: rank"},
+       "limits.cpu for: rank",
+       true},
       {"Forbidden",
        R"(admission webhook "policy.example.edu" denied the request: images must come from registry.example.edu)",
        "the cluster's admission webhook policy.example.edu refused it: images must come from "
@@ -246,7 +248,8 @@ TEST(RefusalInWords, SaysWhatTheApiServerObjectsTo) {
        "the cluster's admission webhook policy.example.edu does not answer"},
       {"Forbidden",
        R"(pods "x" is forbidden: violates PodSecurity "restricted:latest": allowPrivilegeEscalation != false (container "rank" must set it))",
-       R"(the namespace's Pod Security 'restricted:latest' forbids it: allowPrivilegeEscalation != false (container "rank" must set it))"},
+       R"(the namespace's Pod Security 'restricted:latest' forbids it: allowPrivilegeEscalation != false (container "rank" must set it))",
+       true},
       {"Forbidden", R"(pods "x" is forbidden: no PriorityClass with name gold was found)",
        "there is no PriorityClass 'gold'"},
       {"Forbidden", R"(pods "x" is forbidden: pod rejected: RuntimeClass "nvidia" not found)",
@@ -259,7 +262,14 @@ TEST(RefusalInWords, SaysWhatTheApiServerObjectsTo) {
        R"(Quad's account lacks a permission: pods is forbidden: User "system:serviceaccount:quad:quad" cannot create resource "pods" in API group "" in the namespace "jobs")"},
       {"Invalid",
        R"(Pod "x" is invalid: spec.containers[0].resources.requests: Invalid value: "4": must be less than or equal to cpu limit of 2)",
-       R"(the API server does not accept it: spec.containers[0].resources.requests: Invalid value: "4": must be less than or equal to cpu limit of 2)"},
+       R"(the API server does not accept it: spec.containers[0].resources.requests: Invalid value: "4": must be less than or equal to cpu limit of 2)",
+       true},
+      {"Invalid",
+       R"(pods "x" is forbidden: ValidatingAdmissionPolicy 'hours' with binding 'hours' denied request: no pods on Fridays)",
+       "the cluster's admission policy hours refused it: no pods on Fridays"},
+      {"Forbidden", R"(pods "x" is forbidden: maximum cpu usage per Pod is 2, but limit is 4)",
+       R"(the API server refused it: pods "x" is forbidden: maximum cpu usage per Pod is 2, but limit is 4)",
+       true},
       {"Conflict", "the object has been modified",
        "the API server refused it: the object has been modified"},
       {"Timeout", "", "the API server refused it (Timeout)"},
@@ -269,7 +279,9 @@ TEST(RefusalInWords, SaysWhatTheApiServerObjectsTo) {
                               {"status", "Failure"},
                               {"reason", one.reason},
                               {"message", one.message}};
-    EXPECT_EQ(refusal_in_words(status), one.words);
+    const Refusal refusal = read_refusal(status);
+    EXPECT_EQ(refusal.words, one.words);
+    EXPECT_EQ(refusal.hopeless, one.hopeless) << one.message;
   }
 }
 

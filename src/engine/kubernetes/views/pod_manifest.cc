@@ -76,8 +76,10 @@ class PodMaker {
     json::object metadata =
         attempt_metadata(request_, settings_, pod_name(settings_.server, request_.key), secret_uid);
     json::object labels = identity_labels(settings_.server, request_.key);
-    for (const auto& [key, text] : {std::pair(kLabelName, std::string_view(request_.job_name)),
-                                    std::pair(kLabelOwner, std::string_view(request_.owner))}) {
+    for (const auto& [key, text] :
+         {std::pair(kLabelName, std::string_view(request_.job_name)),
+          std::pair(kLabelOwner, std::string_view(request_.owner)),
+          std::pair(kLabelNode, std::string_view(request_.node.value()))}) {
       if (std::string value = label_value(text); !value.empty()) {
         labels[key] = std::move(value);
       }

@@ -42,7 +42,8 @@ TEST(PodManifest, OfARankOfAGangIsThis) {
       "namespace": "jobs",
       "labels": {
         "app.kubernetes.io/managed-by": "quad", "quad.io/server": "1a2b3c4d", "quad.io/job": "17", "quad.io/epoch": "2",
-        "quad.io/rank": "1", "quad.io/name": "train", "quad.io/owner": "ana_example.edu"
+        "quad.io/rank": "1", "quad.io/name": "train", "quad.io/owner": "ana_example.edu",
+        "quad.io/node": "gpu-07"
       },
       "ownerReferences": [{"apiVersion": "v1", "kind": "Secret", "name": "quad-1a2b3c4d-j17-e2", "uid": "secret-uid"}],
       "annotations": {

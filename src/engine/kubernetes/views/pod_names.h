@@ -22,6 +22,7 @@ inline constexpr std::string_view kLabelRank = "quad.io/rank";
 inline constexpr std::string_view kLabelName =
     "quad.io/name";  ///< the job's, as far as a label may
 inline constexpr std::string_view kLabelOwner = "quad.io/owner";  ///< likewise
+inline constexpr std::string_view kLabelNode = "quad.io/node";  ///< that it is pinned to; likewise
 /// What begins so belongs to Quad: labels, annotations, taints, …
 inline constexpr std::string_view kOwnPrefix = "quad.io/";
 /// Objects of attempts begin so; nothing else of the namespace should.

@@ -214,6 +214,7 @@ Result<PodView> read_pod(const json::object& object, std::string_view server,
   }
   if (const json::object* spec = get_object(object, "spec")) {
     read_spec(*spec, gpu_resources, pod);
+    pod.grace_seconds = get_int(*spec, "terminationGracePeriodSeconds");
   }
   if (const json::object* status = get_object(object, "status")) {
     pod.phase = get_string(*status, "phase");

@@ -49,6 +49,7 @@ struct PodView {
   pool::Resources requests;                     ///< as kube-scheduler counts them
   std::map<std::string, std::int64_t> devices;  ///< other devices that it asks for
   std::int64_t memory_limit = 0;                ///< of its main container; 0: none
+  std::int64_t grace_seconds = 0;               ///< that its kubelet gives it to end
   std::vector<Condition> conditions;
   std::vector<ContainerView> init_containers;
   std::vector<ContainerView> containers;

@@ -1,0 +1,59 @@
+// Ends that the engine tells of without being certain: the job goes on elsewhere, behind the fence,
+// and what the rank held stays held until its end is certain.
+
+#include <gtest/gtest.h>
+
+#include "simulate/core_fixture.h"
+
+namespace quad::simulate {
+namespace {
+
+class DoubtfulEnd : public CoreTest {
+ protected:
+  const RankKey rank_{JobId(1), Epoch(1), Rank(0)};
+
+  void SetUp() override {
+    ASSERT_TRUE(core_.load({}, now_).ok());
+    add_nodes({"n1", "n2"});
+    submit(1, Millis(1'000));
+    ASSERT_EQ(engine_.started, std::vector<RankKey>{rank_});
+    hello(rank_);
+  }
+  [[nodiscard]] bool holds() const {
+    return core_.snapshot()->pool.find(NodeId("n1"))->holdings.contains(rank_);
+  }
+  [[nodiscard]] Millis fence_wait() const {
+    return core_.snapshot()->find(JobId(1))->attempts.back().fence_wait;
+  }
+  void expect_recovery_behind_the_fence() {
+    ASSERT_EQ(engine_.started.size(), 2U);
+    EXPECT_EQ(engine_.started[1].epoch, Epoch(2));
+    EXPECT_EQ(fence_wait(), job::kFenceGrace);
+    EXPECT_TRUE(holds());
+  }
+  void expect_certainty() {
+    EXPECT_EQ(fence_wait(), Millis(0));
+    EXPECT_FALSE(holds());
+    EXPECT_EQ(core_.check(), "");
+  }
+};
+
+TEST_F(DoubtfulEnd, OfAPodThatWasDeletedBehindItsNodesBack) {
+  job::RankEnd end;
+  end.how = job::RankEnd::How::kGone;
+  end.confirmed = false;
+  observe(engine::RunnerEnded{rank_, end, ""});
+  expect_recovery_behind_the_fence();
+  observe(engine::RunnerEnded{rank_, std::nullopt, ""});
+  expect_certainty();
+}
+
+TEST_F(DoubtfulEnd, OfANodeThatWasRemovedFromTheCluster) {
+  observe(engine::NodeDown{NodeId("n1"), "it was removed from the cluster", false});
+  expect_recovery_behind_the_fence();
+  observe(engine::NodeDown{NodeId("n1"), "it was removed from the cluster", true});
+  expect_certainty();
+}
+
+}  // namespace
+}  // namespace quad::simulate
