@@ -169,7 +169,11 @@ def main(cluster, demo):
     finally:
         for one in (signal.SIGINT, signal.SIGTERM):
             signal.signal(one, signal.SIG_IGN)  # nothing is left behind, however impatient somebody is
-        cluster.close()
+        try:
+            cluster.close()
+        except DemoFailed as failure:
+            print(f"{RED}{failure}{PLAIN}", file=sys.stderr)
+            code = code or 1
     if code == 0:
         print(f"\n{GREEN}All of it held, in {time.monotonic() - BEGAN:.0f} s.{PLAIN}")
     sys.exit(code)

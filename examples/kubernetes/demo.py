@@ -22,6 +22,7 @@ ROOT = HERE.parents[1]
 TESTBED = ROOT / "tests" / "kubernetes" / "testbed"
 sys.path += [str(HERE.parent), str(TESTBED)]
 
+import builder  # noqa: E402  of the testbed
 import demonstration  # noqa: E402
 import images  # noqa: E402  of the testbed
 from demonstration import BOLD, GREEN, PLAIN, QUAD, DemoFailed, check, quad, say, wait_for  # noqa: E402
@@ -75,13 +76,13 @@ class Cluster:
         self.kubectl("-n", "quad", "rollout", "status", "deployment/quad", "--timeout=90s")
 
     def reach_server(self):
-        """As a user does from outside the cluster."""
+        """As a user does from outside the cluster (the testbed's own kubectl would listen in there)."""
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         with open(self.folder / "forward.log", "wb") as log:
             self.forward = subprocess.Popen(
-                [TESTBED / "testbed", "--dir", self.folder / "testbed", "kubectl", "-n", "quad", "port-forward", "service/quad",
-                 f"{port}:8443"], stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # fmt: skip
+                [builder.built_folder() / "bin" / "kubectl", "--kubeconfig", self.folder / "testbed" / "kubeconfig", "-n", "quad",
+                 "port-forward", "service/quad", f"{port}:8443"], stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # fmt: skip
         (secret,) = json.loads(self.kubectl("-n", "quad", "get", "secret", "quad-tls", "-o", "jsonpath=[{.data}]"))
         authority = self.folder / "quad-ca.pem"
         authority.write_bytes(base64.b64decode(secret["ca.crt"]))
@@ -132,7 +133,9 @@ def demo(cluster):
     job = demonstration.launch(cluster)
     say(f"{BOLD}Job {job}: a PyTorch training of 600 steps on 2 nodes.{PLAIN}  (quad launch task.yaml)")
     saved = demonstration.trains_with_checkpoint(cluster, job, seconds=90)
-    print(cluster.kubectl("-n", "research", "get", "pods", "-o", "wide"))
+    columns = "POD:.metadata.name,NODE:.spec.nodeName,STATUS:.status.phase"
+    for line in cluster.kubectl("-n", "research", "get", "pods", "-o", f"custom-columns={columns}").splitlines():
+        print(f"          {line}")
 
     # Not the server's own: it would be back after minutes, with its volume, and the ranks would train on meanwhile.
     failed = next(node for node in reversed(saved.nodes) if node != cluster.node_of_server())
