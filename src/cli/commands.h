@@ -31,6 +31,7 @@ void add_job_views(CLI::App& app, Program& program);     ///< why, story, checkp
 void add_events(CLI::App& app, Program& program);
 void add_node_commands(CLI::App& app, Program& program);    ///< node, gpus
 void add_server_commands(CLI::App& app, Program& program);  ///< serve, api, token, admin
+void add_check(CLI::App& app, Program& program);
 void add_config(CLI::App& app, Program& program);
 void add_validate(CLI::App& app, Program& program);
 void add_completion(CLI::App& app, Program& program);

@@ -29,6 +29,7 @@ int main(int argc, char** argv) {
   add_node_commands(app, program);
   add_validate(app, program);
   add_server_commands(app, program);
+  add_check(app, program);
   add_config(app, program);
   add_completion(app, program);
   const std::vector<std::string> words(argv + std::min(argc, 1), argv + argc);

@@ -19,6 +19,7 @@
 
 #include "config/config.h"
 #include "control/control.h"
+#include "engine/check.h"
 #include "net/exchange.h"
 #include "net/http_server.h"
 #include "net/wakeup.h"
@@ -56,6 +57,8 @@ struct App {
   std::string hot;                                   ///< this machine's hot tier
   std::function<std::string(const NodeId&)> hot_of;  ///< the hot tier, as ranks on a node see it
   std::vector<std::string> clusters;                 ///< the names of its Kubernetes engines
+  /// What its engines have and lack; blocks, any thread (server/check.h).
+  std::function<std::vector<engine::CheckReport>()> check;
   std::string secret_key;
   std::string url;    ///< where people reach it
   config::Jobs jobs;  ///< defaults and limits

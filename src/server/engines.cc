@@ -105,10 +105,21 @@ Result<kubernetes::PodSettings> pod_settings(const config::Config& config,
   return settings;
 }
 
-Result<std::unique_ptr<engine::Engine>> kubernetes_engine(const config::Config& config,
-                                                          const config::Kubernetes& cluster,
-                                                          const EngineContext& context,
-                                                          const Clock& clock) {
+}  // namespace
+
+std::string hot_folder(const config::Config& config, const EngineContext& context,
+                       const std::string& engine) {
+  for (const config::Kubernetes& cluster : config.kubernetes) {
+    if (cluster.name == engine) {
+      return kubernetes::hot_folder(hot_tier(cluster.hot_tier, context.server_id));
+    }
+  }
+  return context.hot;
+}
+
+Result<kubernetes::KubernetesOptions> cluster_options(const config::Config& config,
+                                                      const config::Kubernetes& cluster,
+                                                      const EngineContext& context) {
   kubernetes::AccessRequest request;
   request.kubeconfig = cluster.kubeconfig;
   request.context = cluster.context;
@@ -129,19 +140,7 @@ Result<std::unique_ptr<engine::Engine>> kubernetes_engine(const config::Config& 
     QUAD_ASSIGN(const std::string body, body_of(*order.job));
     return pod_request(order, body, key);
   };
-  return kubernetes::make_kubernetes(std::move(options), clock);
-}
-
-}  // namespace
-
-std::string hot_folder(const config::Config& config, const EngineContext& context,
-                       const std::string& engine) {
-  for (const config::Kubernetes& cluster : config.kubernetes) {
-    if (cluster.name == engine) {
-      return kubernetes::hot_folder(hot_tier(cluster.hot_tier, context.server_id));
-    }
-  }
-  return context.hot;
+  return options;
 }
 
 Result<std::unique_ptr<engine::Engine>> make_engines(const config::Config& config,
@@ -153,7 +152,8 @@ Result<std::unique_ptr<engine::Engine>> make_engines(const config::Config& confi
     engines.push_back({"local", std::move(local)});
   }
   for (const config::Kubernetes& cluster : config.kubernetes) {
-    QUAD_ASSIGN(auto made, kubernetes_engine(config, cluster, context, clock));
+    QUAD_ASSIGN(auto options, cluster_options(config, cluster, context));
+    QUAD_ASSIGN(auto made, kubernetes::make_kubernetes(std::move(options), clock));
     engines.push_back({cluster.name, std::move(made)});
   }
   return engine::join(std::move(engines));

@@ -15,6 +15,7 @@
 #include "base/time.h"
 #include "config/config.h"
 #include "engine/engine.h"
+#include "engine/kubernetes/kubernetes.h"
 
 namespace quad::server {
 
@@ -34,6 +35,11 @@ struct EngineContext {
 /// Where the ranks of an engine find its hot tier.
 std::string hot_folder(const config::Config& config, const EngineContext& context,
                        const std::string& engine);
+
+/// What the engine of a cluster is made from; an error as of make_engines().
+Result<kubernetes::KubernetesOptions> cluster_options(const config::Config& config,
+                                                      const config::Kubernetes& cluster,
+                                                      const EngineContext& context);
 
 /// This machine first, if it is one of them: the nodes of the first engine keep plain names
 /// (engine/engines.h). kInvalid or kNotFound with what to change; no cluster is connected to yet.

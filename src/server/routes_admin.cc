@@ -7,6 +7,7 @@
 
 #include "base/text.h"
 #include "server/app.h"
+#include "server/check.h"
 #include "server/input.h"
 #include "server/views.h"
 
@@ -107,6 +108,15 @@ asio::awaitable<void> check_store(App& app, net::Exchange& exchange) {
   exchange.respond(json_answer(json::object{{"ok", faults->empty()}, {"faults", std::move(list)}}));
 }
 
+asio::awaitable<void> check_engines_now(App& app, net::Exchange& exchange) {
+  if (!require(exchange, Role::kAdmin)) {
+    co_return;
+  }
+  const std::function<std::vector<engine::CheckReport>()> work = app.check;
+  const auto reports = co_await away<std::vector<engine::CheckReport>>(app, exchange, work);
+  exchange.respond(json_answer(check_view(reports)));
+}
+
 Result<std::string> read_backup_file(std::string_view text) {
   QUAD_ASSIGN(const json::object body, parse_json_object(text));
   ObjectReader reader(body);
@@ -184,6 +194,7 @@ void add_admin_routes(App& app, net::Router& router) {
   router.get("/v1/nodes", [&app](net::Exchange& e) { return nodes(app, e); });
   router.post("/v1/nodes/{name}/{verb}", [&app](net::Exchange& e) { return act_on_node(app, e); });
   router.get("/v1/gpus", [&app](net::Exchange& e) { return gpus(app, e); });
+  router.get("/v1/check", [&app](net::Exchange& e) { return check_engines_now(app, e); });
   router.post("/v1/admin/check", [&app](net::Exchange& e) { return check_store(app, e); });
   router.post("/v1/admin/backup", [&app](net::Exchange& e) { return backup(app, e); });
 }

@@ -17,6 +17,7 @@
 #include "base/file.h"
 #include "base/text.h"
 #include "server/app.h"
+#include "server/check.h"
 #include "server/crypto.h"
 #include "server/engines.h"
 #include "server/timed_store.h"
@@ -218,6 +219,7 @@ Status serve(const ServeOptions& options) {
   for (const config::Kubernetes& cluster : config.kubernetes) {
     app.clusters.push_back(cluster.name);
   }
+  app.check = [&] { return check_engines(config, context, clock); };
   app.hot_of = [&](const NodeId& node) {
     return hot_folder(config, context, engine->engine_of(node));
   };

@@ -1,0 +1,44 @@
+#include "engine/kubernetes/permissions.h"
+
+#include <fmt/format.h>
+
+#include "engine/kubernetes/views/lease_view.h"
+
+namespace quad::kubernetes {
+
+const std::vector<Permission>& needed_permissions() {
+  using Where = Permission::Where;
+  static const std::vector<Permission> all = {
+      {Where::kJobs, false, kPods, {"create", "get", "delete"}, "no rank can run"},
+      {Where::kJobs, false, kSecrets, {"create", "get", "patch", "delete"}, "no rank can run"},
+      {Where::kJobs, false, kServices, {"create", "patch"}, "ranks of a gang find no one"},
+      {Where::kJobs, false, kClaims, {"create", "patch"}, "gangs get no volume to share"},
+      {Where::kJobs, false, kConfigMaps, {"create", "get"}, "no rank can run"},
+      {Where::kJobs, false, kDisruptionBudgets, {"create", "get"}, "a drain evicts running ranks"},
+      {Where::kJobs, false, kEvents, {"list", "watch"}, "nobody is told why a pod does not start"},
+      {Where::kLeases, false, kLeases, {"list", "watch"}, "a lost node is noticed late"},
+      {Where::kCluster, false, kNodes, {"list", "watch"}, "there is nothing to run on"},
+      {Where::kCluster, false, kPods, {"list", "watch"}, "ranks are placed where others are"},
+      {Where::kCluster, true, kNodes, {"get", "patch"}, "volumes of a dead node stay there"},
+  };
+  return all;
+}
+
+std::string_view place_of(Permission::Where where) {
+  switch (where) {
+    case Permission::Where::kJobs:
+      return "the jobs' namespace";
+    case Permission::Where::kLeases:
+      return kLeaseNamespace;
+    case Permission::Where::kCluster:
+      break;
+  }
+  return "the whole cluster";
+}
+
+std::string resource_name(const ResourceType& type) {
+  return type.group.empty() ? std::string(type.plural)
+                            : fmt::format("{}.{}", type.plural, type.group);
+}
+
+}  // namespace quad::kubernetes
