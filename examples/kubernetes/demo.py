@@ -24,7 +24,7 @@ sys.path += [str(HERE.parent), str(TESTBED)]
 
 import builder  # noqa: E402  of the testbed
 import demonstration  # noqa: E402
-import images  # noqa: E402  of the testbed
+import links  # noqa: E402
 from demonstration import BOLD, GREEN, PLAIN, QUAD, DemoFailed, check, quad, say, wait_for  # noqa: E402
 
 NODES = 3
@@ -58,13 +58,7 @@ class Cluster:
         made = subprocess.run([ROOT / "tools" / "image", "server", "--bin", Path(QUAD).parent, "--tag", "quad.test/quad:demo",
                                "--output", quads], stdin=subprocess.DEVNULL, capture_output=True, text=True)  # fmt: skip
         check(made.returncode == 0, f"Quad's image cannot be made: {made.stderr.strip()}")
-        root = self.folder / "python"
-        for name in ("etc", "tmp", "usr"):
-            (root / name).mkdir(parents=True)
-        for name in ("bin", "sbin", "lib", "lib64"):
-            (root / name).symlink_to(f"usr/{name}")
-        images.make_image("quad.test/python:demo", root, ["python3"], root.with_suffix(".tar"))
-        for archive in (quads, root.with_suffix(".tar")):
+        for archive in (quads, links.make_links_image("quad.test/python:demo", self.folder)):
             self.testbed("image", "load", archive)
 
     def install(self):

@@ -14,6 +14,7 @@ sys.path[:0] = [str(HERE.parent / "e2e"), str(HERE / "testbed")]
 
 import builder  # noqa: E402  of the testbed
 import images  # noqa: E402
+import links  # noqa: E402
 import quadtest  # noqa: E402
 
 PROGRAM = HERE / "testbed" / "testbed"
@@ -33,6 +34,19 @@ engines:
     default_image: quad.test/bash:1
     hot_tier: {{host_path: /home, mount: /home}}
 """
+PYTHON = "quad.test/python:1"
+PYTHON_OF_NODES = {
+    "spec": {
+        "containers": [{"volumeMounts": [
+            {"name": "usr", "mountPath": "/usr", "readOnly": True},
+            {"name": "alternatives", "mountPath": "/etc/alternatives", "readOnly": True},
+        ]}],
+        "volumes": [
+            {"name": "usr", "hostPath": {"path": "/usr"}},
+            {"name": "alternatives", "hostPath": {"path": "/etc/alternatives"}},
+        ],
+    }
+}  # fmt: skip
 
 
 def why_not_here():
@@ -54,8 +68,9 @@ class Testbed:
         self.folder = Path(tempfile.mkdtemp(prefix="quad-testbed-"))
         flags = [word for key, value in options.items() for word in (f"--{key}", str(value))]
         self.kubeconfig = self.call("up", "--nodes", str(nodes), *flags, timeout=300).split()[-1]
-        for archive in (self.runner_image(), self.bash_image()):
-            self.call("image", "load", str(archive))
+        self.load_quad_image("runner", "quad.test/runner:1")
+        self.call("image", "load", str(self.bash_image()))
+        self.load_python_image()
 
     def call(self, *words, timeout=120, check=True):
         done = subprocess.run(
@@ -73,13 +88,18 @@ class Testbed:
         self.call("down")
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def runner_image(self):
-        archive = self.folder / "image" / "runner.tar"
-        archive.parent.mkdir()
-        build = Path(quadtest.quad_bin()).parent
-        command = [IMAGE, "runner", "--tag", "quad.test/runner:1", "--bin", build, "--output", archive]
-        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        return archive
+    def load_quad_image(self, variant, tag):
+        """Quad's own image, as it is given away."""
+        archive = self.folder / "image" / f"{variant}.tar"
+        archive.parent.mkdir(exist_ok=True)
+        command = [IMAGE, variant, "--tag", tag, "--bin", Path(quadtest.quad_bin()).parent, "--output", archive]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        self.call("image", "load", str(archive))
+
+    def load_python_image(self):
+        """For pods with PYTHON_OF_NODES: Python and PyTorch are the nodes' own."""
+        self.call("image", "load", str(links.make_links_image(PYTHON, self.folder / "image")))
 
     def bash_image(self):
         """busybox and a bash, which tasks need."""
@@ -101,14 +121,18 @@ class Testbed:
 class Server(quadtest.Server):
     """`quad serve` on a testbed's cluster."""
 
-    def __init__(self, testbed):
+    def __init__(self, testbed, engine=None):
+        """`engine` has more keys of the engine's configuration."""
         super().__init__(nodes=0, gpus="")
         self.testbed = testbed
         self.prefix = [str(PROGRAM), "--dir", str(testbed.folder), "exec"]
         self.port = None
         self.folder.chmod(0o755)
         config = self.folder / "config.yaml"
-        config.write_text(CONFIG.format(address=ADDRESS, port=PORT, kubeconfig=testbed.kubeconfig))
+        text = CONFIG.format(address=ADDRESS, port=PORT, kubeconfig=testbed.kubeconfig)
+        for key, value in (engine or {}).items():
+            text += f"    {key}: {json.dumps(value)}\n"
+        config.write_text(text)
         config.chmod(0o644)
         self.options = ["--config", str(config)]
         subprocess.run(
@@ -128,6 +152,7 @@ class TestCase(unittest.TestCase):
 
     nodes = 3
     options = {"gpus": 1}
+    engine = None
 
     @classmethod
     def setUpClass(cls):
@@ -138,7 +163,7 @@ class TestCase(unittest.TestCase):
         cls.addClassCleanup(cls.testbed.down)
 
     def server(self):
-        one = Server(self.testbed)
+        one = Server(self.testbed, self.engine)
         self.addCleanup(self.remove_all)
         self.addCleanup(one.close)
         return one.start()

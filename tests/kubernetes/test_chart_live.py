@@ -5,7 +5,6 @@ gives and no others, over upgrades.
 import collections
 import json
 import os
-import shutil
 import subprocess
 import unittest
 from pathlib import Path
@@ -48,7 +47,7 @@ class ChartLive(kubetest.TestCase):
     def setUpClass(cls):
         super().setUpClass()
         testbed = cls.testbed
-        testbed.call("image", "load", str(cls.server_image()))
+        testbed.load_quad_image("server", IMAGE)
         testbed.call("kubectl", "create", "namespace", "quad")
         testbed.call("kubectl", "label", "namespace", "quad", "pod-security.kubernetes.io/enforce=restricted")
         cls.helm("install", VALUES)
@@ -57,24 +56,6 @@ class ChartLive(kubetest.TestCase):
         folder = quadtest.wait_until(lambda: list(volumes.iterdir()), 60, "the server's volume is there")[0]
         os.chown(folder, USER, USER)
         cls.rolled_out()
-
-    @classmethod
-    def server_image(cls):
-        """Only what runs: the image that is given away is made elsewhere."""
-        root = cls.testbed.folder / "image" / "quad"
-        (root / "tmp").mkdir(parents=True)
-        for name in ("quad", "quad-runner"):
-            program = Path(quadtest.quad_bin()).with_name(name)
-            linked = subprocess.run(["ldd", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-            libraries = [Path(word) for word in linked.stdout.split() if word.startswith("/")]
-            for file, place in [(program, root / "usr/bin" / name), *((one, root / str(one)[1:]) for one in libraries)]:
-                place.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(file, place)
-        for name in ("cat", "sh"):
-            (root / "bin").mkdir(exist_ok=True)
-            shutil.copy(shutil.which("busybox"), root / "bin" / name)
-        kubetest.images.make_image(IMAGE, root, ["quad"], root.with_suffix(".tar"))
-        return root.with_suffix(".tar")
 
     @classmethod
     def helm(cls, verb, values):

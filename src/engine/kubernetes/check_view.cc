@@ -124,7 +124,7 @@ std::vector<CheckLine> permission_lines(const std::vector<Refused>& refused, std
   for (const auto& [permission, verbs] : refused) {
     const std::string where = permission->where == Permission::Where::kJobs
                                   ? fmt::format("in namespace '{}'", jobs_namespace)
-                              : permission->where == Permission::Where::kLeases
+                              : permission->where == Permission::Where::kNodeLeases
                                   ? fmt::format("in namespace '{}'", kLeaseNamespace)
                                   : "of the whole cluster";
     lines.push_back(

@@ -71,7 +71,7 @@ class Check {
         question.verb = verb;
         question.type = one.type;
         question.name_space = one.where == Permission::Where::kJobs ? settings_.namespace_name
-                              : one.where == Permission::Where::kLeases
+                              : one.where == Permission::Where::kNodeLeases
                                   ? std::string(kLeaseNamespace)
                                   : std::string();
         const auto answer = client_.may(question);

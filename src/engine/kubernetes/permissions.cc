@@ -16,7 +16,7 @@ const std::vector<Permission>& needed_permissions() {
       {Where::kJobs, false, kConfigMaps, {"create", "get"}, "no rank can run"},
       {Where::kJobs, false, kDisruptionBudgets, {"create", "get"}, "a drain evicts running ranks"},
       {Where::kJobs, false, kEvents, {"list", "watch"}, "nobody is told why a pod does not start"},
-      {Where::kLeases, false, kLeases, {"list", "watch"}, "a lost node is noticed late"},
+      {Where::kNodeLeases, false, kLeases, {"list", "watch"}, "a lost node is noticed late"},
       {Where::kCluster, false, kNodes, {"list", "watch"}, "there is nothing to run on"},
       {Where::kCluster, false, kPods, {"list", "watch"}, "ranks are placed where others are"},
       {Where::kCluster, true, kNodes, {"get", "patch"}, "volumes of a dead node stay there"},
@@ -28,7 +28,7 @@ std::string_view place_of(Permission::Where where) {
   switch (where) {
     case Permission::Where::kJobs:
       return "the jobs' namespace";
-    case Permission::Where::kLeases:
+    case Permission::Where::kNodeLeases:
       return kLeaseNamespace;
     case Permission::Where::kCluster:
       break;

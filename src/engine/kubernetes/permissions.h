@@ -15,7 +15,7 @@
 namespace quad::kubernetes {
 
 struct Permission {
-  enum class Where { kJobs, kLeases, kCluster };  ///< kLeases: kLeaseNamespace
+  enum class Where { kJobs, kNodeLeases, kCluster };  ///< kNodeLeases: in kLeaseNamespace
   Where where = Where::kJobs;
   bool with_taint = false;  ///< only with out_of_service_taint
   ResourceType type;
