@@ -1,12 +1,18 @@
-"""Runs Quad's tests: the unit tests with ctest, then the end-to-end tests in tests/e2e through the real programs.
+"""Runs Quad's tests: the unit tests with ctest, then the end-to-end tests in tests/e2e through the real programs, and beside
+them those in tests/kubernetes, on a real Kubernetes that they bring up on this machine.
 
 The last line is always `N passed, N failed, N skipped`, over both; the exit code is 0 only if none failed and some
 passed. Each end-to-end file runs in a process and a temporary folder of its own, with a time limit; whatever it left
 running is killed and counts as nothing. A file may say `TIMEOUT_SECONDS = 300` for itself at its top level. Random tests
 print their seed; with QUAD_SEED=N in the environment they take that one.
+
+The tests on Kubernetes need root, and programs that are built once from Go modules; they are skipped, with one line, where
+there is no root or no way to the modules. Files that can share one cluster do (kubetest.py), one after the other. Those that
+take minutes are in long_*.py, and run only with --long.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -25,8 +31,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 E2E = ROOT / "tests" / "e2e"
 KUBERNETES = ROOT / "tests" / "kubernetes"
-sys.path.insert(0, str(E2E))
+sys.path[:0] = [str(E2E), str(KUBERNETES)]
 
+import kubetest  # noqa: E402
 import quadtest  # noqa: E402
 
 DEFAULT_TIMEOUT_SECONDS = 180
@@ -78,8 +85,14 @@ def run_unit_tests(build, pattern):
     return outcome
 
 
-def run_file(path, args, print_lock):
-    """Runs one end-to-end file in a process of its own, and clears up after it."""
+def is_wanted(path, patterns):
+    """Whether a test of the file may have a name that holds one of the patterns."""
+    text = (path.stem + path.read_text(encoding="utf-8")).lower()
+    return not patterns or any(all(part in text for part in pattern.lower().split(".")) for pattern in patterns)
+
+
+def run_file(path, args, print_lock, **more):
+    """Runs one end-to-end file in a process of its own, with these variables too, and clears up after it."""
     found = re.search(r"^TIMEOUT_SECONDS = (\d+)", path.read_text(encoding="utf-8"), re.MULTILINE)
     timeout = int(found[1]) if found else DEFAULT_TIMEOUT_SECONDS
     timeout *= SANITIZED_TIMES if args.sanitized else 1
@@ -91,6 +104,7 @@ def run_file(path, args, print_lock):
         "QUAD_RUNNER": str(args.build / "bin" / "quad-runner"),
         "TMPDIR": str(folder),
         "PYTHONDONTWRITEBYTECODE": "1",
+        **more,
     }
     if args.sanitized:  # what they find goes to files, as many a program's own output is nobody's
         options = f"log_path={folder}/sanitizer"
@@ -142,11 +156,8 @@ def run_file(path, args, print_lock):
     return outcome
 
 
-def run_end_to_end(args):
-    print_lock = threading.Lock()
-    files = sorted(E2E.glob("test_*.py"))
-    if args.kubernetes:
-        files += sorted(KUBERNETES.glob("test_*.py"))
+def run_end_to_end(args, print_lock):
+    files = [path for path in sorted(E2E.glob("test_*.py")) if is_wanted(path, args.patterns)]
     total = Outcome()
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
         for outcome in pool.map(lambda path: run_file(path, args, print_lock), files):
@@ -154,24 +165,110 @@ def run_end_to_end(args):
     return total
 
 
+def build_testbed(print_lock):
+    """Makes sure of the testbed's programs; returns why that cannot be, or nothing. Raises if it should have been."""
+    if os.geteuid() == 0 and not kubetest.builder.is_built():
+        with print_lock:
+            print("tests/kubernetes: building the programs of a Kubernetes; once, for about 10 minutes", flush=True)
+        done = subprocess.run([kubetest.PROGRAM, "build"], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        said = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
+        if done.returncode == kubetest.builder.NO_MODULES:
+            return f"the testbed's programs cannot be built: {said.removeprefix('testbed: ')}"
+        if done.returncode != 0:
+            raise RuntimeError(done.stderr[-5000:])
+    return kubetest.why_not_here()
+
+
+def run_kubernetes(args, print_lock):
+    """Runs the files of tests/kubernetes: those that share a cluster one after the other, and so the others beside them."""
+    patterns = ("test_*.py", "long_*.py") if args.long else ("test_*.py",)
+    files = [path for pattern in patterns for path in sorted(KUBERNETES.glob(pattern)) if is_wanted(path, args.patterns)]
+    total = Outcome()
+    if not files:
+        return total
+    try:
+        reason = build_testbed(print_lock)
+    except RuntimeError as failure:
+        with print_lock:
+            print(f"--- the testbed's build\n{failure}", flush=True)
+        total.failed.append("tests/kubernetes (the testbed's programs cannot be built)")
+        return total
+    if reason:
+        total.skipped.append(f"tests/kubernetes: {reason}")
+        return total
+    sharing = [path for path in files if shares_cluster(path)]
+    with ThreadPoolExecutor(1) as beside:
+        others = beside.submit(lambda: [run_file(path, args, print_lock) for path in files if path not in sharing])
+        total.add(run_on_shared_cluster(sharing, args, print_lock))
+        for outcome in others.result():
+            total.add(outcome)
+    return total
+
+
+def shares_cluster(path):
+    text = path.read_text(encoding="utf-8")
+    return "(kubetest.TestCase)" in text and "alone = True" not in text
+
+
+def run_on_shared_cluster(files, args, print_lock):
+    total = Outcome()
+    if not files:
+        return total
+    folder = Path(tempfile.mkdtemp(prefix="quad-testbed-"))
+    try:
+        with open(folder / "up.log", "w+b") as log:  # not a pipe: the cluster's programs have it too
+            up = subprocess.run(
+                [sys.executable, kubetest.__file__, folder / "shared"], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env=os.environ | {"QUAD_BIN": str(args.build / "bin" / "quad"), "PYTHONDONTWRITEBYTECODE": "1"},
+            )  # fmt: skip
+        if up.returncode != 0:
+            with print_lock:
+                print(f"--- the testbed\n{(folder / 'up.log').read_text(errors='replace')}", flush=True)
+            total.failed.append("tests/kubernetes (the testbed did not come up)")
+            return total
+        for path in files:
+            total.add(run_file(path, args, print_lock, QUAD_TESTBED=str(folder / "shared")))
+    finally:
+        subprocess.run([kubetest.PROGRAM, "--dir", folder / "shared", "down"], stdin=subprocess.DEVNULL, capture_output=True)
+        shutil.rmtree(folder, ignore_errors=True)
+    return total
+
+
+def stop_builder():
+    """The build of the testbed's programs that ./dev began beside Quad's own, if it still runs."""
+    if builder := os.environ.pop("QUAD_TESTBED_BUILDER", ""):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(int(builder), signal.SIGTERM)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("patterns", nargs="*", help="only tests whose name holds one of these")
     parser.add_argument("--build", type=Path, default=ROOT / "build" / "release")
     parser.add_argument("--quick", action="store_true", help="of the end-to-end tests, only those marked quick")
-    parser.add_argument("--e2e", action="store_true", help="only the end-to-end tests")
-    parser.add_argument("--unit", action="store_true", help="only the unit tests")
+    parser.add_argument("--unit", action="store_true", help="only the unit tests, or those and what else is named so")
+    parser.add_argument("--e2e", action="store_true", help="only the end-to-end tests on pretend nodes")
+    parser.add_argument("--kubernetes", action="store_true", help="only the tests on a real Kubernetes")
+    parser.add_argument("--long", action="store_true", help="also tests on Kubernetes that take minutes each")
     parser.add_argument("-v", "--verbose", action="store_true", help="also print the output of what passes")
-    parser.add_argument("--kubernetes", action="store_true", help="also those in tests/kubernetes, on a real one")
     args = parser.parse_args()
     args.build = args.build.resolve()
     args.sanitized = quadtest.is_sanitized(args.build / "bin" / "quad")
+    everything = not (args.unit or args.e2e or args.kubernetes)
+    print_lock = threading.Lock()
 
     total = Outcome()
-    if not args.e2e:
-        total.add(run_unit_tests(args.build, "|".join(map(re.escape, args.patterns))))
-    if not args.unit:
-        total.add(run_end_to_end(args))
+    # What is about Kubernetes waits more than it works, so it runs beside all else. A build with sanitizers is too slow for it.
+    with ThreadPoolExecutor(1) as beside:
+        on_kubernetes = None
+        if args.kubernetes or (everything and not args.quick and not args.sanitized):
+            on_kubernetes = beside.submit(run_kubernetes, args, print_lock)
+        if everything or args.unit:
+            total.add(run_unit_tests(args.build, "|".join(map(re.escape, args.patterns))))
+        if everything or args.e2e:
+            total.add(run_end_to_end(args, print_lock))
+        if on_kubernetes:
+            total.add(on_kubernetes.result())
     if total.skipped:
         print("skipped:", *total.skipped, sep="\n  ")
     if total.failed:
@@ -181,4 +278,8 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        code = main()
+    finally:
+        stop_builder()
+    sys.exit(code)

@@ -61,16 +61,27 @@ def why_not_here():
     return None
 
 
+SHARED = {"nodes": 3, "options": {"gpus": 1}}  # of the cluster that files share, one after the other
+
+
 class Testbed:
     """A cluster in a folder of its own."""
 
-    def __init__(self, nodes=3, **options):
-        self.folder = Path(tempfile.mkdtemp(prefix="quad-testbed-"))
+    def __init__(self, nodes=3, folder=None, **options):
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="quad-testbed-"))
         flags = [word for key, value in options.items() for word in (f"--{key}", str(value))]
         self.kubeconfig = self.call("up", "--nodes", str(nodes), *flags, timeout=300).split()[-1]
         self.load_quad_image("runner", "quad.test/runner:1")
         self.call("image", "load", str(self.bash_image()))
         self.load_python_image()
+
+    @classmethod
+    def shared(cls, folder):
+        """The one that is up in this folder."""
+        one = cls.__new__(cls)
+        one.folder = Path(folder)
+        one.kubeconfig = str(one.folder / "kubeconfig")
+        return one
 
     def call(self, *words, timeout=120, check=True):
         done = subprocess.run(
@@ -83,6 +94,26 @@ class Testbed:
     def get(self, *what):
         """The items of `kubectl get WHAT -o json`."""
         return json.loads(self.call("kubectl", "get", *what, "-o", "json"))["items"]
+
+    def mend(self):
+        """After tests that may have failed in the middle of a fault: everything runs again, for those that come next."""
+        status = self.call("status")
+        for program in ("etcd", "apiserver", "controllers", "scheduler", "dns"):
+            if f"{program} stopped" in status:
+                self.call(program, "start")
+        for line in status.partition("nodes:")[2].splitlines():
+            name, _, state = line.strip().partition(" ")
+            for word, cure in (("off;", ("node", "on")), ("frozen", ("node", "thaw")), ("cut off", ("node", "join")),
+                               ("kubelet stopped", ("kubelet", "start"))):  # fmt: skip
+                if word in state:
+                    self.call(*cure, name)
+
+        def all_ready():
+            nodes = self.get("nodes")
+            return all(any(one["type"] == "Ready" and one["status"] == "True" for one in node["status"]["conditions"])
+                       for node in nodes)  # fmt: skip
+
+        quadtest.wait_until(all_ready, 60, "all nodes are ready")
 
     def down(self):
         self.call("down")
@@ -150,17 +181,24 @@ class Server(quadtest.Server):
 class TestCase(unittest.TestCase):
     """One testbed for all tests of a class; a server for each test."""
 
-    nodes = 3
-    options = {"gpus": 1}
+    nodes = SHARED["nodes"]
+    options = SHARED["options"]
     engine = None
+    alone = False  # on a cluster of its own, whatever it needs: it changes what others would see
 
     @classmethod
     def setUpClass(cls):
         reason = why_not_here()
         if reason:
             raise unittest.SkipTest(reason)
-        cls.testbed = Testbed(cls.nodes, **cls.options)
-        cls.addClassCleanup(cls.testbed.down)
+        shared = os.environ.get("QUAD_TESTBED")  # of tests/run.py
+        if shared and not cls.alone and cls.nodes <= SHARED["nodes"] and cls.options == SHARED["options"]:
+            cls.nodes = SHARED["nodes"]
+            cls.testbed = Testbed.shared(shared)
+            cls.addClassCleanup(cls.testbed.mend)
+        else:
+            cls.testbed = Testbed(cls.nodes, **cls.options)
+            cls.addClassCleanup(cls.testbed.down)
 
     def server(self):
         one = Server(self.testbed, self.engine)
@@ -182,3 +220,7 @@ class TestCase(unittest.TestCase):
             return True
 
         quadtest.wait_until(nothing, timeout, "nothing is left in the cluster")
+
+
+if __name__ == "__main__":  # brings up the one that is shared
+    Testbed(SHARED["nodes"], Path(sys.argv[1]), **SHARED["options"])

@@ -42,6 +42,7 @@ VALUES = {
 
 class ChartLive(kubetest.TestCase):
     nodes = 2
+    alone = True  # other tests have the namespace and all nodes for themselves
 
     @classmethod
     def setUpClass(cls):

@@ -33,6 +33,7 @@ GO_MODULE = f"golang.org/toolchain@v0.0.1-go{GO_VERSION}.linux-amd64"
 GO_HASH = "h1:5sgfUhn9QCgVl4UYj32GrIYFHI3bi2UX55tNfupXwxc="
 
 COMPILERS = 2
+NO_MODULES = 69  # the exit code when what is to be built cannot be downloaded
 # Each program, with the module below programs/ and the package that it is made of.
 PROGRAMS = {
     "pause": (".", "./pause"),
@@ -87,6 +88,12 @@ def module_versions():
     return versions
 
 
+class NoModules(TestbedError):
+    """What is to be built cannot be downloaded."""
+
+    code = NO_MODULES
+
+
 @contextlib.contextmanager
 def only_one(path):
     """Lets one process at a time into the block; says so when it has to wait."""
@@ -116,6 +123,16 @@ class Go:
             "GOMAXPROCS": str(COMPILERS),
         }
 
+    def download(self, module, package, tries=3):
+        """All that a package is built from; what is missing comes over the network, which may fail for a moment."""
+        try:
+            self.run(module, "list", "-deps", package, tries=tries)
+        except TestbedError as failure:
+            # What is in go.sum is what there must be: anything else is a fault, and no lack of a network.
+            if "checksum mismatch" in self.said or "missing go.sum entry" in self.said:
+                raise
+            raise NoModules(f"the modules of {package} cannot be downloaded from {proxy()}: {one_line(self.said)}") from failure
+
     def run(self, module, *arguments, tries=1):
         command = [str(self.program), *arguments]
         for left in reversed(range(tries)):
@@ -126,11 +143,22 @@ class Go:
             if done.returncode == 0:
                 return done.stdout
             said = [line for line in done.stderr.splitlines() if not line.startswith("go: downloading ")]
-            print(*said[-20:], sep="\n", file=sys.stderr)
+            self.said = "\n".join(said[-20:])
+            print(self.said, file=sys.stderr)
             if left:
                 say(f"go {arguments[0]} failed; trying again")
                 time.sleep(3)
         raise TestbedError(f"`{' '.join(command)}` failed with {done.returncode}; the last that it said is above")
+
+
+def proxy():
+    """Where modules come from, for messages."""
+    told = os.environ.get("GOPROXY") or "https://proxy.golang.org"
+    return f"the Go module proxy ({told.partition(',')[0].rpartition('@')[2]})"
+
+
+def one_line(text):
+    return " ".join(text.split())[-300:]
 
 
 def fetch_toolchain(lock):
@@ -160,7 +188,7 @@ def fetch_toolchain(lock):
         if "Error" not in told:
             break
         if not left:
-            raise TestbedError(f"Go {GO_VERSION} cannot be downloaded from GOPROXY: {told['Error']}")
+            raise NoModules(f"Go {GO_VERSION} cannot be downloaded from {proxy()}: {one_line(told['Error'])}")
         time.sleep(3)
     if told["Sum"] != GO_HASH:
         raise TestbedError(f"{GO_MODULE} has the hash {told['Sum']}, but {GO_HASH} is expected; something altered it")
@@ -194,7 +222,7 @@ def build_program(go, name, folder):
     began = time.monotonic()
     say(f"building {name}")
     module, package = PROGRAMS[name]
-    go.run(module, "list", "-deps", package, tries=3)  # downloads what is missing, which may fail for a moment
+    go.download(module, package)
     unfinished = folder / f".{name}.new"
     go.run(module, "build", "-p", str(COMPILERS), "-ldflags", linker_flags(), "-o", str(unfinished), package)
     if name == "kwok":
