@@ -9,6 +9,8 @@ import tempfile
 import unittest
 from pathlib import Path
 
+import yaml
+
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "e2e"), str(HERE / "testbed")]
 
@@ -153,7 +155,7 @@ class Server(quadtest.Server):
     """`quad serve` on a testbed's cluster."""
 
     def __init__(self, testbed, engine=None):
-        """`engine` has more keys of the engine's configuration."""
+        """`engine` has keys of the engine's configuration that go before those of CONFIG."""
         super().__init__(nodes=0, gpus="")
         self.testbed = testbed
         self.prefix = [str(PROGRAM), "--dir", str(testbed.folder), "exec"]
@@ -161,8 +163,10 @@ class Server(quadtest.Server):
         self.folder.chmod(0o755)
         config = self.folder / "config.yaml"
         text = CONFIG.format(address=ADDRESS, port=PORT, kubeconfig=testbed.kubeconfig)
-        for key, value in (engine or {}).items():
-            text += f"    {key}: {json.dumps(value)}\n"
+        if engine:
+            told = yaml.safe_load(text)
+            told["engines"]["kubernetes"] |= engine
+            text = json.dumps(told)  # which is YAML too
         config.write_text(text)
         config.chmod(0o644)
         self.options = ["--config", str(config)]

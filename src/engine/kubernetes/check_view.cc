@@ -480,7 +480,8 @@ CheckLine image_line(std::string_view what, const std::string& image,
                 fmt::format("{} '{}' is on {} of {}", what, image, there,
                             counted(on.size(), "node", "nodes")));
   }
-  return line("images", Level::kUnknown, fmt::format("{} '{}' is on no node yet", what, image),
+  return line("images", Level::kUnknown,
+              fmt::format("no node has told that it has {} '{}'", what, image),
               "Whether nodes can pull it is told by the first job.");
 }
 

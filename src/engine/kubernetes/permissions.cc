@@ -11,14 +11,14 @@ const std::vector<Permission>& needed_permissions() {
   static const std::vector<Permission> all = {
       {Where::kJobs, false, kPods, {"create", "get", "delete"}, "no rank can run"},
       {Where::kJobs, false, kSecrets, {"create", "get", "patch", "delete"}, "no rank can run"},
-      {Where::kJobs, false, kServices, {"create", "patch"}, "ranks of a gang find no one"},
+      {Where::kJobs, false, kServices, {"create", "patch"}, "ranks do not find each other"},
       {Where::kJobs, false, kClaims, {"create", "patch"}, "gangs get no volume to share"},
       {Where::kJobs, false, kConfigMaps, {"create", "get"}, "no rank can run"},
       {Where::kJobs, false, kDisruptionBudgets, {"create", "get"}, "a drain evicts running ranks"},
       {Where::kJobs, false, kEvents, {"list", "watch"}, "nobody is told why a pod does not start"},
       {Where::kNodeLeases, false, kLeases, {"list", "watch"}, "a lost node is noticed late"},
       {Where::kCluster, false, kNodes, {"list", "watch"}, "there is nothing to run on"},
-      {Where::kCluster, false, kPods, {"list", "watch"}, "ranks are placed where others are"},
+      {Where::kCluster, false, kPods, {"list", "watch"}, "jobs are placed where there is no room"},
       {Where::kCluster, true, kNodes, {"get", "patch"}, "volumes of a dead node stay there"},
   };
   return all;
