@@ -57,6 +57,8 @@ struct App {
   std::string hot;                                   ///< this machine's hot tier
   std::function<std::string(const NodeId&)> hot_of;  ///< the hot tier, as ranks on a node see it
   std::vector<std::string> clusters;                 ///< the names of its Kubernetes engines
+  /// What a job that starts would have made in its cluster (server/engines.h).
+  std::function<Result<json::array>(const std::shared_ptr<const job::Job>&)> manifests;
   /// What its engines have and lack; blocks, any thread (server/check.h).
   std::function<std::vector<engine::CheckReport>()> check;
   std::string secret_key;

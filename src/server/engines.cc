@@ -2,9 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "base/file.h"
 #include "engine/engines.h"
 #include "engine/kubernetes/kubernetes.h"
+#include "engine/kubernetes/views/attempt_manifest.h"
 #include "engine/kubernetes/views/merge.h"
 #include "engine/kubernetes/views/pod_manifest.h"
 #include "engine/local/local.h"
@@ -105,6 +108,15 @@ Result<kubernetes::PodSettings> pod_settings(const config::Config& config,
   return settings;
 }
 
+/// Of the Secret that owns what is only shown.
+constexpr std::string_view kNoUid = "00000000-0000-0000-0000-000000000000";
+
+std::string usual_gpu_resource(std::string_view model) {
+  return model.starts_with("MI")      ? "amd.com/gpu"
+         : model.starts_with("Gaudi") ? "habana.ai/gaudi"
+                                      : "nvidia.com/gpu";
+}
+
 }  // namespace
 
 std::string hot_folder(const config::Config& config, const EngineContext& context,
@@ -141,6 +153,38 @@ Result<kubernetes::KubernetesOptions> cluster_options(const config::Config& conf
     return pod_request(order, body, key);
   };
   return options;
+}
+
+Result<json::array> manifests_of(const config::Config& config, const EngineContext& context,
+                                 const std::string& engine,
+                                 const std::shared_ptr<const job::Job>& job) {
+  json::array all;
+  const auto cluster = std::find_if(config.kubernetes.begin(), config.kubernetes.end(),
+                                    [&](const auto& one) { return one.name == engine; });
+  if (cluster == config.kubernetes.end()) {
+    return all;
+  }
+  QUAD_ASSIGN(const auto options, cluster_options(config, *cluster, context));
+  const job::Attempt& attempt = job->attempts.back();
+  for (std::size_t i = 0; i < attempt.ranks.size(); ++i) {
+    engine::StartOrder order;
+    order.key = {job->id, attempt.epoch, Rank(static_cast<std::int32_t>(i))};
+    order.holding = attempt.ranks[i].holding;
+    order.job = job;
+    QUAD_ASSIGN(kubernetes::PodRequest request, options.describe(order));
+    const job::Shape& shape = job->request->shapes.at(static_cast<std::size_t>(attempt.shape));
+    request.gpu_resource = usual_gpu_resource(shape.gpu_model);
+    if (i == 0) {
+      for (json::object& one : kubernetes::attempt_manifests(request, options.settings, kNoUid)) {
+        if (get_string(one, "kind") != "Secret") {
+          all.push_back(std::move(one));
+        }
+      }
+    }
+    QUAD_ASSIGN(json::object pod, kubernetes::pod_manifest(request, options.settings, kNoUid));
+    all.push_back(std::move(pod));
+  }
+  return all;
 }
 
 Result<std::unique_ptr<engine::Engine>> make_engines(const config::Config& config,

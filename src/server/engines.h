@@ -41,6 +41,13 @@ Result<kubernetes::KubernetesOptions> cluster_options(const config::Config& conf
                                                       const config::Kubernetes& cluster,
                                                       const EngineContext& context);
 
+/// What the engine of this name would make for the first attempt of a job that has never run: its
+/// pods, and what they need but for Secrets. Empty on an engine without such objects. Nothing is
+/// asked of the cluster, so GPUs are of their model's usual resource.
+Result<json::array> manifests_of(const config::Config& config, const EngineContext& context,
+                                 const std::string& engine,
+                                 const std::shared_ptr<const job::Job>& job);
+
 /// This machine first, if it is one of them: the nodes of the first engine keep plain names
 /// (engine/engines.h). kInvalid or kNotFound with what to change; no cluster is connected to yet.
 /// `clock` outlives the engine.

@@ -27,9 +27,12 @@ std::vector<Foresight> foresee(const control::Snapshot& snapshot,
   std::vector<Foresight> all(requests.size());
   for (const plan::Start& start : starts) {
     if (start.job.value() >= first) {
+      Foresight& one = all[static_cast<std::size_t>(start.job.value() - first)];
       for (const pool::Holding& holding : start.holdings) {
-        all[static_cast<std::size_t>(start.job.value() - first)].nodes.push_back(holding.node);
+        one.nodes.push_back(holding.node);
       }
+      one.holdings = start.holdings;
+      one.shape = start.shape;
     }
   }
   for (std::size_t i = 0; i < all.size(); ++i) {
@@ -38,6 +41,22 @@ std::vector<Foresight> foresee(const control::Snapshot& snapshot,
     }
   }
   return all;
+}
+
+job::Job job_started(const job::Request& request, const Foresight& foresight) {
+  job::Job job;
+  job.id = JobId(0);
+  job.request = std::make_shared<const job::Request>(request);
+  job::Attempt attempt;
+  attempt.epoch = Epoch(1);
+  attempt.shape = foresight.shape;
+  for (const pool::Holding& holding : foresight.holdings) {
+    job::RankRecord rank;
+    rank.holding = holding;
+    attempt.ranks.push_back(std::move(rank));
+  }
+  job.attempts.push_back(std::move(attempt));
+  return job;
 }
 
 void put_why(json::object& view, const plan::Why& why) {

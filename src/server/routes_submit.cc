@@ -258,8 +258,19 @@ asio::awaitable<void> submit(App& app, net::Exchange& exchange, bool bulk) {
   }
   if (dryrun) {
     json::array foreseen;
-    for (const Foresight& one : foresee(*snapshot, requests)) {
-      foreseen.push_back(to_json(one));
+    const auto all = foresee(*snapshot, requests);
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      json::object view = to_json(all[i]);
+      if (!all[i].nodes.empty()) {
+        auto manifests =
+            app.manifests(std::make_shared<const job::Job>(job_started(requests[i], all[i])));
+        if (!manifests.ok()) {
+          exchange.respond_error(manifests.error());
+          co_return;
+        }
+        view["manifests"] = std::move(manifests).value();
+      }
+      foreseen.push_back(std::move(view));
     }
     exchange.respond(json_answer(json::object{{"dryrun", true},
                                               {"requests", std::move(plans)},

@@ -219,6 +219,10 @@ Status serve(const ServeOptions& options) {
   for (const config::Kubernetes& cluster : config.kubernetes) {
     app.clusters.push_back(cluster.name);
   }
+  app.manifests = [&](const std::shared_ptr<const job::Job>& job) {
+    const NodeId& node = job->attempts.back().ranks.front().holding.node;
+    return manifests_of(config, context, engine->engine_of(node), job);
+  };
   app.check = [&] { return check_engines(config, context, clock); };
   app.hot_of = [&](const NodeId& node) {
     return hot_folder(config, context, engine->engine_of(node));

@@ -1,0 +1,183 @@
+"""SkyPilot's own task files on Kubernetes: each that any cluster could run becomes manifests that a real API server takes, and
+forty of them run, with a probe in the place of what they would do.
+
+What the corpus holds is told in tests/corpus. Where it is not at hand, the test says that it was skipped.
+"""
+
+import collections
+import json
+import os
+import re
+import sys
+import unittest
+from pathlib import Path
+
+import kubetest
+import quadapi
+import quadtest
+import yaml
+
+sys.path[:0] = [str(kubetest.HERE / "testbed"), str(kubetest.HERE.parent / "corpus")]
+
+import api  # noqa: E402  of the testbed
+from corpus_test import CORPUS  # noqa: E402
+
+TIMEOUT_SECONDS = 400
+PROBE = 'echo "probe: rank $SKYPILOT_NODE_RANK of $SKYPILOT_NUM_NODES, $SKYPILOT_NUM_GPUS_PER_NODE GPUs"'
+RUNS = 40
+PLURALS = {"Pod": "pods", "Service": "services", "PersistentVolumeClaim": "persistentvolumeclaims"}
+GPUS_OF_NODES = 8
+BIG = {"cpu": "256", "memory": "4Ti", "pods": "110", "ephemeral-storage": "100Ti"}
+
+
+def portable_files():
+    """[(path, its documents with the probe in them)] of what needs no cloud and no bucket of somebody's."""
+    found = []
+    for line in (CORPUS / "expected.jsonl").read_text(encoding="utf-8").splitlines():
+        case = json.loads(line)
+        if case.get("portable") != "yes" or case["oracle"] == "unavailable" or not (case["filled"] or case["plain"])["ok"]:
+            continue
+        documents = [one for one in yaml.safe_load_all((CORPUS / case["path"]).read_text(encoding="utf-8")) if one]
+        for document in documents:
+            for key in ("envs", "secrets"):
+                for name, value in (document.get(key) or {}).items():
+                    if value is None:
+                        document[key][name] = f"value-{name.lower()}"
+            if "resources" in document or "run" in document:
+                document["run"] = PROBE
+                document.pop("setup", None)
+        found.append((case["path"], documents))
+    return found
+
+
+def models_of(value):
+    """Every GPU that stands anywhere under an `accelerators`."""
+    if isinstance(value, dict):
+        here = value.get("accelerators")
+        words = [here] if isinstance(here, str) else list(here) if isinstance(here, (list, dict)) else []
+        inner = [model for key, one in value.items() if key != "accelerators" for model in models_of(one)]
+        return [str(word).partition(":")[0] for word in words] + inner
+    if isinstance(value, list):
+        return [model for one in value for model in models_of(one)]
+    return []
+
+
+class TestCase(kubetest.TestCase):
+    alone = True
+
+    @classmethod
+    def setUpClass(cls):
+        if not (CORPUS / "expected.jsonl").exists():
+            raise unittest.SkipTest(f"no corpus at {CORPUS}")
+        super().setUpClass()
+
+    def start(self, **engine):
+        server = kubetest.Server(self.testbed, engine)
+        self.addCleanup(self.remove_all)
+        self.addCleanup(server.close)
+        return server.start()
+
+    def wait_for_nodes(self, server, count):
+        def ready():
+            nodes = server.json("node", "list")["nodes"]
+            assert sum(one["health"] == "ready" for one in nodes) >= count, nodes
+            return True
+
+        quadtest.wait_until(ready, 60, f"{count} nodes are ready")
+
+
+class Manifests(TestCase):
+    nodes = 0
+    options = {"kwok": 1}
+
+    def api(self):
+        port = int(re.search(r"127\.0\.0\.1:(\d+)", Path(self.testbed.kubeconfig).read_text())[1])
+        return api.Api(port, self.testbed.folder / "pki", timeout=60)
+
+    def add_big_nodes(self, cluster, models):
+        """Two for each model: what the tasks of a whole university ask for. kwok says that they live."""
+        for model in models:
+            resource = "amd.com/gpu" if model.upper().startswith("MI") else "nvidia.com/gpu"
+            for index in range(2):
+                amount = BIG | {resource: str(GPUS_OF_NODES)}
+                cluster.create("/api/v1/nodes", {
+                    "apiVersion": "v1", "kind": "Node",
+                    "metadata": {"name": f"big-{model.lower()}-{index}", "annotations": {"kwok.x-k8s.io/node": "fake"},
+                                 "labels": {"quad.io/gpu": model, "quad.test/kind": "kwok"}},
+                    "spec": {"taints": [{"key": "kwok.x-k8s.io/node", "value": "fake", "effect": "NoSchedule"}]},
+                    "status": {"capacity": amount, "allocatable": amount},
+                })  # fmt: skip
+
+    def test_each_becomes_manifests_that_the_api_server_takes(self):
+        files = portable_files()
+        models = sorted({model.upper() if model.islower() else model for _, documents in files for model in models_of(documents)})
+        cluster = self.api()
+        self.add_big_nodes(cluster, models)
+        server = self.start(tolerations=[{"key": "kwok.x-k8s.io/node", "operator": "Exists"}])
+        self.wait_for_nodes(server, 2 * len(models))
+        quad = quadapi.Local(server)
+        refused, kinds, taken = {}, collections.Counter(), 0
+        for path, documents in files:
+            text = "\n---\n".join(map(json.dumps, documents))
+            answer = quad.post("/v1/jobs", {"yaml": text, "dryrun": True})
+            if answer.status != 200:
+                refused[path] = answer.text[:300]
+                continue
+            for plan in answer.json["plans"]:
+                if not plan["starts"]:
+                    refused[path] = json.dumps(plan["why"])[:300]
+                    continue
+                self.assertTrue(plan["manifests"], path)
+                for manifest in plan["manifests"]:
+                    place = f"/api/v1/namespaces/default/{PLURALS[manifest['kind']]}?dryRun=All&fieldValidation=Strict"
+                    kinds[manifest["kind"]] += 1
+                    try:
+                        cluster("POST", place, manifest)
+                    except api.ApiError as error:
+                        refused[path] = f"{manifest['kind']}: {error}"
+            taken += path not in refused
+        print(f"{taken} of {len(files)} files, {dict(kinds)}")
+        self.assertEqual(refused, {})
+
+
+class Runs(TestCase):
+    """On real nodes whose GPUs are of whatever model is asked for. These have two processors, so the tasks ask for fewer."""
+
+    nodes = 3
+    options = {"gpus": GPUS_OF_NODES}
+
+    def test_forty_of_them_run(self):
+        server = self.start()
+        self.wait_for_nodes(server, self.nodes)
+        by_model = collections.defaultdict(list)
+        for path, documents in portable_files():
+            if len(documents) != 1 or "resources" not in documents[0]:
+                continue
+            (task,) = documents
+            resources = {key: value for key, value in task["resources"].items() if key in ("accelerators", "labels")}
+            models = {model.upper() if model.islower() else model for model in models_of(resources)}
+            if len(models) <= 1:
+                kept = {key: task[key] for key in ("name", "num_nodes", "envs", "secrets", "run", "config") if key in task}
+                by_model[next(iter(models), "H100")].append((path, kept | {"resources": resources | {"cpus": 0.1, "memory": 0.1}}))
+        chosen = 0
+        for model, tasks in sorted(by_model.items(), key=lambda one: -len(one[1])):
+            tasks = tasks[: RUNS - chosen]
+            if not tasks:
+                break
+            self.testbed.call("kubectl", "label", "--overwrite", "nodes", "--all", f"quad.io/gpu={model}")
+            quadtest.wait_until(
+                lambda model=model: {one["gpu_model"] for one in server.json("node", "list")["nodes"]} == {model},
+                30, f"the nodes have {model}",
+            )  # fmt: skip
+            jobs = {server.launch(task): path for path, task in tasks}
+            for job, path in jobs.items():
+                with self.subTest(path):
+                    server.wait_for_status(job, "SUCCEEDED", timeout=180)
+                    self.assertIn("probe: rank 0 of", server.ok("logs", job, "--no-follow"))
+            chosen += len(jobs)
+        self.assertEqual(chosen, RUNS)
+        self.expect_nothing_left(server)
+
+
+if __name__ == "__main__":
+    unittest.main()
