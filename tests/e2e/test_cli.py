@@ -375,7 +375,7 @@ class Usage(WithServer):
     def test_help_tells_every_verb_and_flag(self):
         out = self.quad_server.ok("--help")
         for verb in ("launch queue status logs cancel jobs gpus validate why story events checkpoints node serve api "
-                     "config token admin completion").split():  # fmt: skip
+                     "config check token admin completion").split():  # fmt: skip
             self.assertRegex(out, rf"\n  {verb}\s")
             self.assertIn("--help", self.quad_server.ok(verb, "--help"))
         out = self.quad_server.ok("launch", "--help")
