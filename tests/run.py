@@ -38,6 +38,7 @@ import quadtest  # noqa: E402
 
 DEFAULT_TIMEOUT_SECONDS = 180
 FILES_AT_ONCE = 2
+KEPT = ("QUAD_SEED", "QUAD_CORPUS", "QUAD_LONG_FAULTS")  # of the environment, what tests may be told
 SANITIZED_TIMES = 4  # as long may a file take over a build with sanitizers
 
 
@@ -98,7 +99,7 @@ def run_file(path, args, print_lock, **more):
     timeout *= SANITIZED_TIMES if args.sanitized else 1
     folder = Path(tempfile.mkdtemp(prefix="quad-e2e-"))
     results = folder / "results.jsonl"
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("QUAD_") or key == "QUAD_SEED"}
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("QUAD_") or key in KEPT}
     environment = kept | {
         "QUAD_BIN": str(args.build / "bin" / "quad"),
         "QUAD_RUNNER": str(args.build / "bin" / "quad-runner"),
@@ -197,11 +198,12 @@ def run_kubernetes(args, print_lock):
         total.skipped.append(f"tests/kubernetes: {reason}")
         return total
     sharing = [path for path in files if shares_cluster(path)]
-    with ThreadPoolExecutor(1) as beside:
-        others = beside.submit(lambda: [run_file(path, args, print_lock) for path in files if path not in sharing])
-        total.add(run_on_shared_cluster(sharing, args, print_lock))
-        for outcome in others.result():
+    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        shared = pool.submit(run_on_shared_cluster, sharing, args, print_lock)
+        others = [path for path in files if path not in sharing]
+        for outcome in pool.map(lambda path: run_file(path, args, print_lock), others):
             total.add(outcome)
+        total.add(shared.result())
     return total
 
 
