@@ -103,6 +103,9 @@ class Packer {
  private:
   Status failed() {
     broken_ = true;
+    if (output_.failure == EPIPE) {
+      return error(ErrorCode::kUnavailable, "Nobody takes the copy any more");
+    }
     if (output_.failure != 0) {
       return errno_error("The copy cannot be sent", output_.failure);
     }
