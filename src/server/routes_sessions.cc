@@ -134,6 +134,13 @@ std::string must_end(App& app, const Asked& asked) {
 }
 
 asio::awaitable<void> serve_session(App& app, net::Exchange& exchange, Asked asked) {
+  if (!exchange.request().header("Upgrade")) {
+    exchange.respond_error(
+        error(ErrorCode::kInvalid,
+              fmt::format("This address is for an upgrade to '{}'; the request must ask for it",
+                          kSessionProtocol)));
+    co_return;
+  }
   const std::int32_t rank = asked.key.rank.value();
   if (std::string why = why_not(*asked.job, rank); !why.empty()) {
     exchange.respond(not_running(std::move(why)));
@@ -246,7 +253,8 @@ asio::awaitable<void> open_session(App& app, net::Exchange& exchange) {
   }
   const Caller& caller = caller_of(exchange);
   const RankKey key{job->id, job->epoch(), Rank(static_cast<std::int32_t>(rank))};
-  co_await serve_session(app, exchange, {job, key, kind, caller.user, caller.user, caller});
+  Asked asked{job, key, kind, caller.user, caller.user, caller};
+  co_await serve_session(app, exchange, std::move(asked));
 }
 
 /// The rank of the live attempt that `host` means: an address, a name as the engine gives it, a
@@ -284,9 +292,13 @@ asio::awaitable<void> reach_rank(App& app, net::Exchange& exchange) {
                                           job->id.value(), excerpt(host))));
     co_return;
   }
-  co_await serve_session(app, exchange,
-                         {job, RankKey{job->id, from->epoch, *rank}, "exec", "runner",
-                          fmt::format("Rank {}", from->rank.value()), Caller{}});
+  Asked asked;
+  asked.job = job;
+  asked.key = RankKey{job->id, from->epoch, *rank};
+  asked.kind = "exec";
+  asked.actor = "runner";
+  asked.who = fmt::format("Rank {}", from->rank.value());
+  co_await serve_session(app, exchange, std::move(asked));
 }
 
 /// GET /v1/runner/session?job=&epoch=&rank=&id=: the rank's end of a session.

@@ -39,7 +39,11 @@ asio::awaitable<void> carry(std::shared_ptr<State> state, net::RawStream from, n
   for (;;) {
     const auto got = co_await from.read_some(buffer);
     if (!got.ok() || *got == 0) {
-      const bool passed_on = got.ok() && (co_await to.end_writing()).ok();
+      bool passed_on = false;
+      if (got.ok()) {
+        const Status ended = co_await to.end_writing();
+        passed_on = ended.ok();
+      }
       if (!passed_on) {
         state->close();
       }
