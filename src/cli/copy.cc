@@ -193,7 +193,8 @@ std::optional<RankPath> parse_rank_path(std::string_view text) {
   const auto number = [](std::string_view digits, std::int64_t& value) {
     const auto [end, failure] =
         std::from_chars(digits.data(), digits.data() + digits.size(), value);
-    return failure == std::errc() && end == digits.data() + digits.size() && !digits.starts_with('-');
+    return failure == std::errc() && end == digits.data() + digits.size() &&
+           !digits.starts_with('-');
   };
   if (place.empty() || !number(place.substr(0, slash), result.job) || result.job < 1 ||
       (slash != std::string_view::npos &&
@@ -217,7 +218,8 @@ int copy_files(const Globals& globals, const std::string& from, const std::strin
   runner::CopySource source;
   const std::string& local = remote_from ? to : from;
   if (local.empty()) {
-    return fail(error(ErrorCode::kInvalid, "Name a file or folder here; '.' is the current folder"));
+    return fail(
+        error(ErrorCode::kInvalid, "Name a file or folder here; '.' is the current folder"));
   }
   if (remote_to) {
     auto found = runner::look_at_source(local);

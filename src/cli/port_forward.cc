@@ -89,8 +89,7 @@ Result<Listener> listen_at(const std::string& address, PortPair ports) {
       ::getsockname(listener.fd.get(), reinterpret_cast<sockaddr*>(&storage), &size) != 0) {
     return errno_error(fmt::format("Cannot listen at {} port {}", address, ports.local), errno);
   }
-  listener.ports.local =
-      ntohs(storage.ss_family == AF_INET ? four->sin_port : six->sin6_port);
+  listener.ports.local = ntohs(storage.ss_family == AF_INET ? four->sin_port : six->sin6_port);
   return listener;
 }
 

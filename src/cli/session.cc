@@ -43,8 +43,8 @@ Result<std::unique_ptr<ClientCarrier>> open_session(Client& client, std::int64_t
 
 int tell_broken_off(const Globals& globals, std::int64_t job, const Error& failure) {
   auto client = Client::connect(globals, false);
-  const auto view =
-      client.ok() ? client->get(fmt::format("/v1/jobs/{}", job)) : Result<json::object>(client.error());
+  const auto view = client.ok() ? client->get(fmt::format("/v1/jobs/{}", job))
+                                : Result<json::object>(client.error());
   if (!view.ok()) {
     return fail(error(view.error().code,
                       fmt::format("The session broke off, and the server cannot be asked why: {}. "
@@ -53,11 +53,11 @@ int tell_broken_off(const Globals& globals, std::int64_t job, const Error& failu
   }
   const std::string_view status = get_string(*view, "status");
   const bool over = status == "SUCCEEDED" || status == "FAILED" || status == "CANCELLED";
-  return fail(error(ErrorCode::kInternal,
-                    over || status == "RECOVERING" || status == "CANCELLING"
-                        ? fmt::format("The session ended with its rank: job {} is {}", job, status)
-                        : fmt::format("The session broke off: {}. Job {} is {}", failure.message,
-                                      job, status)));
+  return fail(error(
+      ErrorCode::kInternal,
+      over || status == "RECOVERING" || status == "CANCELLING"
+          ? fmt::format("The session ended with its rank: job {} is {}", job, status)
+          : fmt::format("The session broke off: {}. Job {} is {}", failure.message, job, status)));
 }
 
 int tell_refused(const Error& failure) {

@@ -37,8 +37,7 @@ int run_program(Program& program, const ExecOptions& options, bool is_shell) {
   if (!client.ok()) {
     return fail(client.error());
   }
-  auto carrier =
-      open_session(*client, options.job, options.rank, is_shell ? "shell" : "exec");
+  auto carrier = open_session(*client, options.job, options.rank, is_shell ? "shell" : "exec");
   if (!carrier.ok()) {
     return tell_refused(carrier.error());
   }

@@ -151,8 +151,8 @@ struct RecordEvent {
   Done done;
 };
 
-using Message = std::variant<SubmitJobs, CancelJob, DrainNode, ActOnNode, ChangeSetting, RecordEvent,
-                             RunnerReport, engine::Observation>;
+using Message = std::variant<SubmitJobs, CancelJob, DrainNode, ActOnNode, ChangeSetting,
+                             RecordEvent, RunnerReport, engine::Observation>;
 
 /// What the runners said last, outside the records: written by their sessions, read by everybody. A
 /// lock, because both sides are many and a heartbeat must not wait for a commit.

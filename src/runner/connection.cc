@@ -130,8 +130,7 @@ void Connection::begin_upgrade(MonoTime now) {
   request_ = fmt::format(
       "GET {} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nConnection: Upgrade\r\n"
       "Upgrade: {}\r\n\r\n",
-      options_.target, options_.endpoint.authority(), options_.token,
-      options_.protocol);
+      options_.target, options_.endpoint.authority(), options_.token, options_.protocol);
   want_write_ = true;
   send_request(now);
 }

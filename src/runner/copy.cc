@@ -96,9 +96,7 @@ class Packer {
   /// Whether nothing more can be added: an entry is half written, or nobody takes it.
   [[nodiscard]] bool broken() const { return broken_; }
 
-  Status close() {
-    return archive_write_close(archive_.get()) == ARCHIVE_OK ? Status() : failed();
-  }
+  Status close() { return archive_write_close(archive_.get()) == ARCHIVE_OK ? Status() : failed(); }
 
  private:
   Status failed() {

@@ -33,7 +33,8 @@ Result<CopySource> look_at_source(const std::filesystem::path& path);
 /// like that. Pure.
 std::string name_of_path(std::string_view path);
 
-/// Writes the archive of `path` to `fd`; kUnavailable once nobody reads there. What is no file, folder or link is left out.
+/// Writes the archive of `path` to `fd`; kUnavailable once nobody reads there. What is no file,
+/// folder or link is left out.
 Status send_copy(const std::filesystem::path& path, int fd);
 
 /// Takes it from `bytes` to `place`: into it under the source's name if it is a folder, else as it.

@@ -126,7 +126,8 @@ int run_launch_agent(const std::vector<std::string>& arguments) {
   const SystemClock clock;
   SessionCarrier carrier(std::move(options), clock);
   if (const Status opened = carrier.open(kAnswer); !opened.ok()) {
-    return cannot(fmt::format("{} cannot be reached: {}", host, sentence_of(opened.error().message)));
+    return cannot(
+        fmt::format("{} cannot be reached: {}", host, sentence_of(opened.error().message)));
   }
   session::ExecOptions exec;
   exec.begin = {{"kind", "exec"}, {"command", command}};

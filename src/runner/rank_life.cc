@@ -213,8 +213,8 @@ void RankLife::go(const json::object& message, MonoTime now) {
     leave_hostfile(start_, *order_, *go_, places_);
   }
   const Status written = write_script(
-      run_script_of(places_), make_script(ScriptKind::kRun,
-                                          run_exports(start_, *order_, *go_, places_), order_->run));
+      run_script_of(places_),
+      make_script(ScriptKind::kRun, run_exports(start_, *order_, *go_, places_), order_->run));
   if (!written.ok()) {
     end_before_user_code(written.error().message, false, now);
     return;

@@ -74,8 +74,8 @@ RemoteSessionOrder remote_session_order(const Start& start, const Order& order, 
       fmt::format("/v1/runner/session?job={}&epoch={}&rank={}&id={}", start.key.job.value(),
                   start.key.epoch.value(), start.key.rank.value(), id);
   session.home = places.home.string();
-  std::vector<Variable> exports = go != nullptr ? run_exports(start, order, *go, places)
-                                                : setup_exports(start, order, places);
+  std::vector<Variable> exports =
+      go != nullptr ? run_exports(start, order, *go, places) : setup_exports(start, order, places);
   exports.push_back({"PYTHONUNBUFFERED", "1"});
   std::set<std::string_view> exported;
   for (const Variable& variable : exports) {

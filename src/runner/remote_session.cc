@@ -38,9 +38,10 @@ using session::StreamId;
 
 constexpr Millis kConnect{15'000};  // until the server has taken the connection
 constexpr Millis kFirstMessage{15'000};
-constexpr Millis kHangUp{5'000};     // from SIGHUP to SIGKILL
-constexpr Millis kQuietAtEnd{1000};  // how long output is waited for once the program has ended
-constexpr Millis kFarewell{30'000};  // for the other end to take the last bytes and close
+constexpr Millis kHangUp{5'000};         // from SIGHUP to SIGKILL
+constexpr Millis kQuietAtEnd{1000};      // how long output is waited for once the program has ended
+constexpr Millis kFarewell{30'000};      // for the other end to take the last bytes and close
+constexpr Millis kHastyFarewell{2'000};  // in a rank that is being stopped, which waits for it
 constexpr Millis kTick{250};
 constexpr Millis kConnectPort{20};
 constexpr std::size_t kMostArguments = 4096;
@@ -92,11 +93,12 @@ class Session {
         ::ppoll(nullptr, 0, &kTickTime, &unblocked);
       }
       const MonoTime now = clock_.now().mono;
-      if (!begun_ && (lost_ || now >= first)) {
-        return;
-      }
       if (take_end_asked()) {
         stop_reason_ = "the rank is being stopped";
+        farewell_ = std::min(farewell_, now + kHastyFarewell);
+      }
+      if (!begun_ && (lost_ || now >= first || !stop_reason_.empty())) {
+        return;
       }
       if (lost_ || !stop_reason_.empty()) {
         hang_up(now);
@@ -233,11 +235,11 @@ class Session {
   void begin_copy(const json::object& message, bool to) {
     const fs::path home = order_.home;
     const std::string path(get_string(message, "path"));
-    const fs::path place = path.empty()            ? home / "sky_workdir"
-                           : path == "~"           ? home
+    const fs::path place = path.empty()             ? home / "sky_workdir"
+                           : path == "~"            ? home
                            : path.starts_with("~/") ? home / path.substr(2)
-                           : path.starts_with('/') ? fs::path(path)
-                                                   : home / "sky_workdir" / path;
+                           : path.starts_with('/')  ? fs::path(path)
+                                                    : home / "sky_workdir" / path;
     ProgramOptions options;
     options.environment = order_.environment;
     options.folders = {"/"};
@@ -357,12 +359,12 @@ class Session {
       return;
     }
     pump_.say({{"type", "exit"},
-               {"code", WIFEXITED(wait_status_) ? WEXITSTATUS(wait_status_)
-                                                : 128 + WTERMSIG(wait_status_)},
+               {"code",
+                WIFEXITED(wait_status_) ? WEXITSTATUS(wait_status_) : 128 + WTERMSIG(wait_status_)},
                {"signal", WIFSIGNALED(wait_status_) ? WTERMSIG(wait_status_) : 0},
                {"note", stop_reason_}});
     told_end_ = true;
-    farewell_ = now + kFarewell;
+    farewell_ = now + (stop_reason_.empty() ? kFarewell : kHastyFarewell);
   }
 
   const RemoteSessionOrder order_;

@@ -146,17 +146,15 @@ asio::awaitable<void> serve_session(App& app, net::Exchange& exchange, Asked ask
     exchange.respond(not_running(std::move(why)));
     co_return;
   }
-  const auto of_rank =
-      std::count_if(app.rank_sessions.begin(), app.rank_sessions.end(),
-                    [&](const auto& one) { return one.second->key == asked.key; });
+  const auto of_rank = std::count_if(app.rank_sessions.begin(), app.rank_sessions.end(),
+                                     [&](const auto& one) { return one.second->key == asked.key; });
   if (static_cast<std::size_t>(of_rank) >= kMostOfRank ||
       app.rank_sessions.size() >= kMostOfServer) {
-    exchange.respond_error(
-        error(ErrorCode::kExhausted,
-              static_cast<std::size_t>(of_rank) >= kMostOfRank
-                  ? fmt::format("Rank {} has {} sessions already; end one first", rank, kMostOfRank)
-                  : fmt::format("The server has {} sessions already; try again later",
-                                kMostOfServer)));
+    exchange.respond_error(error(
+        ErrorCode::kExhausted,
+        static_cast<std::size_t>(of_rank) >= kMostOfRank
+            ? fmt::format("Rank {} has {} sessions already; end one first", rank, kMostOfRank)
+            : fmt::format("The server has {} sessions already; try again later", kMostOfServer)));
     co_return;
   }
   const std::string id = random_hex(16);
@@ -186,9 +184,9 @@ asio::awaitable<void> serve_session(App& app, net::Exchange& exchange, Asked ask
   // On record before anything can be done with it.
   const std::string what =
       fmt::format("{} {} session", asked.kind == "exec" ? "an" : "a", asked.kind);
-  job::Event began = event_of(
-      asked, "session.began", fmt::format("{} began {} in rank {}.", asked.who, what, rank),
-      {{"kind", asked.kind}, {"session", id.substr(0, 8)}});
+  job::Event began = event_of(asked, "session.began",
+                              fmt::format("{} began {} in rank {}.", asked.who, what, rank),
+                              {{"kind", asked.kind}, {"session", id.substr(0, 8)}});
   const std::function<void(std::function<void(Status)>)> record =
       [&](std::function<void(Status)> done) { app.control->record(began, std::move(done)); };
   const Status recorded = co_await ask<Status>(app, exchange, record);
@@ -242,13 +240,12 @@ asio::awaitable<void> open_session(App& app, net::Exchange& exchange) {
     co_return;
   }
   if (rank >= job->request->ranks) {
-    exchange.respond_error(
-        error(ErrorCode::kNotFound,
-              job->request->ranks == 1
-                  ? fmt::format("Job {} has rank 0 only", job->id.value())
-                  : fmt::format("Job {} has ranks 0 to {}", job->id.value(),
-                                job->request->ranks - 1),
-              "rank"));
+    exchange.respond_error(error(
+        ErrorCode::kNotFound,
+        job->request->ranks == 1
+            ? fmt::format("Job {} has rank 0 only", job->id.value())
+            : fmt::format("Job {} has ranks 0 to {}", job->id.value(), job->request->ranks - 1),
+        "rank"));
     co_return;
   }
   const Caller& caller = caller_of(exchange);
@@ -287,9 +284,9 @@ asio::awaitable<void> reach_rank(App& app, net::Exchange& exchange) {
   const std::string host = exchange.request().query_value("host").value_or("");
   const auto rank = rank_at(*job, host);
   if (!rank) {
-    exchange.respond_error(error(
-        ErrorCode::kNotFound, fmt::format("No rank of job {} has the address or name '{}'",
-                                          job->id.value(), excerpt(host))));
+    exchange.respond_error(
+        error(ErrorCode::kNotFound, fmt::format("No rank of job {} has the address or name '{}'",
+                                                job->id.value(), excerpt(host))));
     co_return;
   }
   Asked asked;

@@ -1,8 +1,8 @@
 // server/splice.h
 //
-// Two connections joined into one: what the one sends the other gets, both ways, through a buffer of
-// a fixed size for each direction. Nothing is read that cannot be passed on, so the slower side sets
-// the pace and memory does not grow. Io thread only.
+// Two connections joined into one: what the one sends the other gets, both ways, through a buffer
+// of a fixed size for each direction. Nothing is read that cannot be passed on, so the slower side
+// sets the pace and memory does not grow. Io thread only.
 
 #pragma once
 
@@ -21,7 +21,8 @@ namespace quad::server {
 inline constexpr std::size_t kSpliceBuffer = 64U << 10U;
 
 struct SpliceOptions {
-  /// Asked at least every `look`, and when news() is notified: why it must end now; empty: it may go on.
+  /// Asked at least every `look`, and when news() is notified: why it must end now; empty: it may
+  /// go on.
   std::function<std::string()> must_end;
   Millis look{5'000};
   Millis idle{24 * 3'600'000};  ///< without a byte either way

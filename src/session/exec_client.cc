@@ -18,7 +18,6 @@
 namespace quad::session {
 namespace {
 
-constexpr Millis kFirstAnswer{30'000};
 constexpr Millis kTick{60'000};
 constexpr int kSignals[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGWINCH};
 
@@ -67,7 +66,7 @@ class Signals {
   [[nodiscard]] const sigset_t& unblocked() const { return unblocked_; }
 
  private:
-  struct sigaction before_[NSIG] {};
+  struct sigaction before_[NSIG]{};
   sigset_t unblocked_{};
 };
 
@@ -133,18 +132,11 @@ class Client {
     const Signals signals;
     RawTerminal raw(options_.terminal);
     begin();
-    while (!code_ || pump_.holds_bytes()) {
+    Status over;
+    while ((!code_ && over.ok()) || pump_.holds_bytes()) {
       std::vector<pollfd> none;
-      const Millis wait = begun_ ? kTick : kFirstAnswer;
-      const Status stepped = pump_.step(none, wait, &signals.unblocked());
-      if (!stepped.ok()) {
-        if (!code_) {
-          return stepped.error();
-        }
-        // All has come; what is left is to be written here.
-        if (pump_.holds_bytes()) {
-          ::poll(nullptr, 0, 10);
-        }
+      if (Status stepped = pump_.step(none, kTick, &signals.unblocked()); !stepped.ok()) {
+        over = std::move(stepped);
       }
       if (std::exchange(resized, 0) != 0 && options_.terminal) {
         const Size size = terminal_size();
@@ -158,6 +150,9 @@ class Client {
       }
     }
     raw.restore();
+    if (!code_) {
+      return over.error();
+    }
     if (!failure_.empty()) {
       std::fprintf(stderr, "error: %s\n", failure_.c_str());
     }
@@ -194,21 +189,19 @@ class Client {
 
   void take(const json::object& message) {
     const std::string_view type = get_string(message, "type");
-    if (type == "begun") {
-      begun_ = true;
-    } else if (type == "failed") {
+    if (type == "failed") {
       failure_ = printable(get_string(message, "message"));
       code_ = static_cast<int>(get_int(message, "code", 1));
     } else if (type == "exit") {
       code_ = static_cast<int>(get_int(message, "code", 1));
       const std::string_view note = get_string(message, "note");
-      failure_ = note.empty() ? std::string() : fmt::format("the program was hung up: {}", printable(note));
+      failure_ = note.empty() ? std::string()
+                              : fmt::format("the program was hung up: {}", printable(note));
     }
   }
 
   ExecOptions options_;
   Pump pump_;
-  bool begun_ = false;
   bool passed_on_ = false;
   std::string failure_;
   std::optional<int> code_;

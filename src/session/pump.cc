@@ -99,7 +99,6 @@ void Pump::read_from(StreamId id, End& end) {
     if (room == 0 || mux_.outgoing().size() >= kMostOutgoing) {
       return;
     }
-    buffer_.resize(room);
     const ssize_t got = ::read(end.local.from.get(), buffer_.data(), room);
     if (got < 0 && errno == EINTR) {
       continue;
@@ -115,12 +114,8 @@ void Pump::read_from(StreamId id, End& end) {
       end_reading(id);
       return;
     }
-    buffer_.resize(static_cast<std::size_t>(got));
-    moved_ += buffer_.size();
-    if (on_read) {
-      on_read(id, buffer_);
-    }
-    mux_.send(id, buffer_);
+    moved_ += static_cast<std::size_t>(got);
+    mux_.send(id, {buffer_.data(), static_cast<std::size_t>(got)});
     if (end.local.borrowed || static_cast<std::size_t>(got) < room) {
       return;  // a borrowed one may block
     }
@@ -224,13 +219,23 @@ Status Pump::flush() {
   return {};
 }
 
-Status Pump::step(std::vector<pollfd>& more, Millis timeout, const sigset_t* unblocked) {
+Status Pump::exchange(bool has_come) {
   QUAD_TRY(flush());
+  // Before what has come is looked at: it may be the end, after which nobody sends any more.
+  if (has_come) {
+    const Status received = carrier_.receive();
+    QUAD_TRY(take_frames());
+    QUAD_TRY(received);
+  }
+  return flush();
+}
+
+Status Pump::step(std::vector<pollfd>& more, Millis timeout, const sigset_t* unblocked) {
   std::vector<pollfd> polled;
   std::vector<std::pair<StreamId, bool>> whose;  // and whether it is `from`
   const short out = mux_.outgoing().empty() ? 0 : POLLOUT;
-  polled.push_back({carrier_.fd(), static_cast<short>(POLLIN | out), 0});
-  const bool full = mux_.outgoing().size() >= kMostOutgoing;
+  polled.push_back({over_ ? -1 : carrier_.fd(), static_cast<short>(POLLIN | out), 0});
+  const bool full = over_ || mux_.outgoing().size() >= kMostOutgoing;
   for (const auto& [id, end] : ends_) {
     if (!end.end_told && !full && mux_.room(id) > 0) {
       polled.push_back({end.local.from.get(), POLLIN, 0});
@@ -245,14 +250,12 @@ Status Pump::step(std::vector<pollfd>& more, Millis timeout, const sigset_t* unb
   }
   const std::size_t own = polled.size();
   polled.insert(polled.end(), more.begin(), more.end());
-  const std::int64_t wait = carrier_.buffered() ? 0 : std::max<std::int64_t>(timeout.count(), 0);
+  const bool buffered = !over_ && carrier_.buffered();
+  const std::int64_t wait = buffered ? 0 : std::max<std::int64_t>(timeout.count(), 0);
   const timespec time{wait / 1000, (wait % 1000) * 1'000'000L};
   const int ready = ::ppoll(polled.data(), polled.size(), &time, unblocked);
   for (std::size_t i = 0; i < more.size(); ++i) {
     more[i].revents = ready > 0 ? polled[own + i].revents : static_cast<short>(0);
-  }
-  if (ready <= 0 && !carrier_.buffered()) {
-    return {};
   }
   for (std::size_t i = 1; i < own && ready > 0; ++i) {
     const auto [id, from] = whose[i - 1];
@@ -260,26 +263,25 @@ Status Pump::step(std::vector<pollfd>& more, Millis timeout, const sigset_t* unb
     if (polled[i].revents == 0 || it == ends_.end()) {
       continue;
     }
-    if (from) {
-      if (!it->second.end_told) {
-        read_from(id, it->second);
-      }
-    } else if (it->second.gave_end) {
-      continue;
-    } else if ((polled[i].revents & (POLLERR | POLLNVAL)) != 0 ||
-               ((polled[i].revents & POLLHUP) != 0 && it->second.local.kind == LocalEnd::Kind::kPipe)) {
+    End& end = it->second;
+    const bool broken =
+        (polled[i].revents & (POLLERR | POLLNVAL)) != 0 ||
+        ((polled[i].revents & POLLHUP) != 0 && end.local.kind == LocalEnd::Kind::kPipe);
+    if (from && !end.end_told) {
+      read_from(id, end);
+    } else if (!from && !end.gave_end && broken) {
       cut(id);
-    } else {
-      (void)write_to(id, it->second);
+    } else if (!from && !end.gave_end) {
+      (void)write_to(id, end);
     }
   }
-  // Before what has come is looked at: it may be the end, after which nobody sends any more.
-  if ((polled[0].revents & (POLLIN | POLLHUP | POLLERR)) != 0 || carrier_.buffered()) {
-    const Status received = carrier_.receive();
-    QUAD_TRY(take_frames());
-    QUAD_TRY(received);
+  if (over_) {
+    return {};
   }
-  return flush();
+  const bool has_come = ready > 0 && (polled[0].revents & (POLLIN | POLLHUP | POLLERR)) != 0;
+  const Status exchanged = exchange(has_come || buffered);
+  over_ = !exchanged.ok();
+  return exchanged;
 }
 
 }  // namespace quad::session

@@ -76,12 +76,11 @@ class Pump {
 
   /// Called for each message of the other end.
   std::function<void(const json::object&)> on_message;
-  /// May look at what is read here before it goes out, and change it.
-  std::function<void(StreamId, std::string&)> on_read;
 
   /// One round: waits, at most `timeout`, for any of this pump's descriptors, for `more`, whose
   /// revents are set, or for a signal that `unblocked` lets through, and does what can be done. An
-  /// error says that the connection is over.
+  /// error says that the connection is over. It comes once: rounds after it only write here what
+  /// had come.
   Status step(std::vector<pollfd>& more, Millis timeout, const sigset_t* unblocked = nullptr);
 
   /// Whether everything that was to be sent has been.
@@ -102,14 +101,15 @@ class Pump {
     LocalEnd local;
     std::string pending;  // came, and is still to be written
     std::size_t written = 0;
-    bool regular = false;    // a file: never blocks
-    bool end_came = false;   // nothing comes after `pending`
-    bool end_told = false;   // nothing is read here any more
-    bool gave_end = false;   // `to` has got its end
+    bool regular = false;   // a file: never blocks
+    bool end_came = false;  // nothing comes after `pending`
+    bool end_told = false;  // nothing is read here any more
+    bool gave_end = false;  // `to` has got its end
   };
   using Ends = std::map<StreamId, End>;
 
   Status flush();
+  Status exchange(bool has_come);
   Status take_frames();
   void read_from(StreamId id, End& end);
   /// False if the stream is broken.
@@ -122,7 +122,8 @@ class Pump {
   Carrier& carrier_;
   Mux mux_;
   Ends ends_;
-  std::string buffer_;
+  bool over_ = false;  // the connection is
+  std::vector<char> buffer_ = std::vector<char>(kPiece);
   std::uint64_t moved_ = 0;
 };
 
