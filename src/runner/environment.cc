@@ -145,11 +145,11 @@ std::vector<Variable> run_exports(const Start& start, const Order& order, const 
   }
   exports.set("MASTER_ADDR", go.master_addr);
   exports.set("MASTER_PORT", std::to_string(go.master_port));
-  // How mpirun reaches the other ranks of a gang without ssh. It cuts the agent at spaces.
+  // How mpirun reaches the other ranks of a gang without ssh. It cuts the agent at spaces. The
+  // hosts are not its default: an mpirun that names none means its own rank.
   if (order.num_ranks > 1 && !places.program.empty() &&
       places.program.find(' ') == std::string::npos) {
     exports.set("QUAD_HOSTFILE", places.hostfile().string());
-    exports.set("OMPI_MCA_orte_default_hostfile", places.hostfile().string());
     exports.set("OMPI_MCA_plm_rsh_agent", places.program + " rsh");
   }
   add_task_variables(exports, order);

@@ -399,8 +399,8 @@ class Sessions(quadtest.TestCase):
         run = f"""
 export PATH={path} OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 if [ "$SKYPILOT_NODE_RANK" = 0 ]; then
-  mpirun --map-by ppr:2:node sh -c 'echo world $OMPI_COMM_WORLD_RANK on $QUAD_RANK_KEY'; code=$?
-  mpirun --map-by ppr:1:node sh -c 'touch ~/finished'
+  mpirun --hostfile $QUAD_HOSTFILE --map-by ppr:2:node sh -c 'echo world $OMPI_COMM_WORLD_RANK on $QUAD_RANK_KEY'; code=$?
+  mpirun --hostfile $QUAD_HOSTFILE --map-by ppr:1:node sh -c 'touch ~/finished'
   exit $code
 fi
 until [ -e ~/finished ]; do sleep 0.1; done
