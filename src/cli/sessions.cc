@@ -68,7 +68,7 @@ void add_exec(CLI::App& app, Program& program) {
   verb->add_flag("-n,--no-stdin", options->no_input, "Without this standard input");
   verb->add_option("command", options->words, "The program and its arguments, after --")
       ->required()
-      ->allow_extra_args();
+      ->allow_extra_args(false);  // else it would take [a,b] for a list
   verb->callback([&program, options] {
     program.chosen = [&program, options] { return run_program(program, *options, false); };
   });

@@ -89,7 +89,7 @@ class Sessions(quadtest.TestCase):
         self.assertEqual((code, err), (127, "error: there is no program 'no-such-program' in the rank's PATH\n"))
         self.assertEqual(self.quad("exec", self.job, "--", "/etc/passwd")[0], 126)
         # Words stay words: no shell has a say.
-        odd = ["a  b", "$HOME", "*", "'\"", "\\", "", "caf\udce9"]
+        odd = ["a  b", "$HOME", "*", "'\"", "\\", "", "[a,b]", "caf\udce9"]
         done = subprocess.run(self.command("exec", self.job, "--", "printf", "%s\\n", *odd),
                               env=self.quad_server.environment(), stdin=subprocess.DEVNULL, capture_output=True)  # fmt: skip
         self.assertEqual(done.stdout.decode(errors="surrogateescape").split("\n")[:-1], odd, done.stderr)
