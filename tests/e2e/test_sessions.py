@@ -182,10 +182,13 @@ class Sessions(quadtest.TestCase):
         self.assertEqual(shell.wait(), 5)
 
     def test_a_terminal_is_as_before_whatever_ends_the_shell(self):
+        fresh = os.openpty()
+        before = termios.tcgetattr(fresh[0])
+        for fd in fresh:
+            os.close(fd)
         for ending in ("exit", "kill"):
             with self.subTest(ending):
                 shell = self.terminal("shell", self.job)
-                before = termios.tcgetattr(shell.master)
                 shell.send("echo $((40 + 2))\n")
                 shell.wait_for("^42$")
                 self.assertNotEqual(termios.tcgetattr(shell.master), before, "it is raw meanwhile")
