@@ -158,7 +158,9 @@ class Sessions(quadtest.TestCase):
         wait_until(lambda: alive() == "123", 30, "all run")
         process.kill()
         wait_until(lambda: alive() == "1", 30, "what was in the foreground is gone")
-        self.quad_server.ok("exec", self.job, "--", "pkill", "-f", f"sleep {mark}1")
+        for pid in quadtest.pids():
+            if f"{mark}1" in quadtest.command_of(pid):
+                os.kill(pid, signal.SIGKILL)
 
     # shell
 
@@ -254,7 +256,9 @@ class Sessions(quadtest.TestCase):
         self.quad_server.ok("exec", self.job, "--", "sh", "-c", "mkdir -p slow; truncate -s 3G slow/file")
         copy = self.start("cp", f"{self.job}:slow/file", "target", stderr=subprocess.PIPE, text=True)
         wait_until(lambda: [one for one in self.folder.glob(".quad-*") if one.stat().st_size > 1_000_000], 30, "it has begun")
-        self.quad("exec", self.job, "--", "pkill", "-9", "quad-session")  # its own too
+        for pid in quadtest.processes_of(str(self.quad_server.data), "quad-runner"):
+            if Path(f"/proc/{pid}/comm").read_text() == "quad-session\n":
+                os.kill(pid, signal.SIGKILL)
         self.assertEqual(copy.wait(30), 1)
         self.assertIn("broke off", copy.stderr.read())
         self.assertEqual((self.folder / "target").read_text(), "old")
