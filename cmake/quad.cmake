@@ -17,6 +17,8 @@ target_link_libraries(boost_url INTERFACE boost_url)
 # time than the whole of `quad status`.
 add_library(quad_archive INTERFACE)
 target_link_libraries(quad_archive INTERFACE -l:libarchive.a -l:libzstd.a -l:libz.a)
+# What writes tar drags in code for formats whose libraries are not linked: it goes before it is missed.
+target_link_options(quad_archive INTERFACE -Wl,--gc-sections)
 
 # For the runner, which is linked statically as a whole.
 add_library(quad_static_tls INTERFACE)

@@ -139,6 +139,15 @@ Status Client::upload(const std::string& hash, const fs::path& file) {
   return answer.ok() ? Status() : Status(answer.to_error());
 }
 
+Result<std::unique_ptr<net::ClientStream>> Client::upgrade(const std::string& target,
+                                                           std::string_view protocol) {
+  QUAD_ASSIGN(net::UpgradeResult answer, http_.upgrade(target, protocol));
+  if (answer.stream == nullptr) {
+    return answer.response.to_error();
+  }
+  return std::move(answer.stream);
+}
+
 Status Client::stream(const std::string& target, const net::ChunkSink& sink, Millis silence,
                       const net::Headers& headers) {
   QUAD_ASSIGN(const net::ClientResponse answer,

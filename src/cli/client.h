@@ -7,8 +7,10 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "base/json.h"
 #include "base/result.h"
@@ -40,6 +42,9 @@ class Client {
   Result<json::object> remove(const std::string& target);
   /// Uploads a file as the blob `hash`, unless the server has it.
   Status upload(const std::string& hash, const std::filesystem::path& file);
+  /// Asks for another protocol on a connection of its own. The server's refusal is the error.
+  Result<std::unique_ptr<net::ClientStream>> upgrade(const std::string& target,
+                                                     std::string_view protocol);
   /// Gives each piece of a body to `sink`; kTimeout after `silence` without one, which is never if
   /// it is 0.
   Status stream(const std::string& target, const net::ChunkSink& sink, Millis silence,

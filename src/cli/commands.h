@@ -28,6 +28,7 @@ struct Program {
 void add_launch(CLI::App& app, Program& program);
 void add_job_commands(CLI::App& app, Program& program);  ///< status, queue, logs, cancel; jobs …
 void add_job_views(CLI::App& app, Program& program);     ///< why, story, checkpoints
+void add_sessions(CLI::App& app, Program& program);      ///< exec, shell, cp, port-forward
 void add_events(CLI::App& app, Program& program);
 void add_node_commands(CLI::App& app, Program& program);    ///< node, gpus
 void add_server_commands(CLI::App& app, Program& program);  ///< serve, api, token, admin

@@ -217,7 +217,16 @@ std::vector<Candidate> values_of(const CLI::Option& option, const Walk& walk, Kn
   const std::string name = option.get_name();
   const std::string verb = walk.app().get_name();
   if (name == "job" || name == "jobs" || name == "--job") {
-    return known.jobs(verb == "cancel" || verb == "why");
+    return known.jobs(verb == "cancel" || verb == "why" || verb == "exec" || verb == "shell" ||
+                      verb == "port-forward");
+  }
+  if (name == "source" || name == "target") {  // of cp
+    std::vector<Candidate> found = known.jobs(true);
+    for (Candidate& job : found) {
+      job.word += ":";
+    }
+    found.push_back({std::string(kFiles), ""});
+    return found;
   }
   if (name == "node" || name == "--node") {
     return known.nodes();

@@ -25,6 +25,7 @@ int main(int argc, char** argv) {
   add_launch(app, program);
   add_job_commands(app, program);
   add_job_views(app, program);
+  add_sessions(app, program);
   add_events(app, program);
   add_node_commands(app, program);
   add_validate(app, program);

@@ -163,6 +163,10 @@ std::vector<std::pair<std::string, std::string>> Control::settings() const {
   return state_->core->settings();
 }
 
+void Control::record(job::Event event, Done done) {
+  state_->post(RecordEvent{std::move(event), std::move(done)});
+}
+
 void Control::report(RunnerReport report) {
   state_->post(std::move(report));
 }

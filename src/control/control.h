@@ -50,6 +50,9 @@ class Control {
   void set_setting(std::string key, std::string value, job::Event event, Done done);
   [[nodiscard]] std::vector<std::pair<std::string, std::string>> settings() const;  ///< any thread
 
+  /// Puts an event on record that changes nothing else.
+  void record(job::Event event, Done done);
+
   // Reports of runner sessions.
   void report(RunnerReport report);
   void heartbeat(const RankKey& key, RankLive live);

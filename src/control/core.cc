@@ -289,6 +289,12 @@ void Core::handle(ChangeSetting& message, Now now) {
   answers_.emplace_back([done = std::move(message.done)] { done(Status()); });
 }
 
+void Core::handle(RecordEvent& message, Now now) {
+  message.event.at = now.wall;
+  events_.push_back(std::move(message.event));
+  answers_.emplace_back([done = std::move(message.done)] { done(Status()); });
+}
+
 void Core::handle(RunnerReport& message, Now now) {
   if (std::holds_alternative<job::RankHello>(message.happening)) {
     live_.connected(message.key, now);

@@ -145,9 +145,14 @@ struct ChangeSetting {
   job::Event event;
   Done done;
 };
+/// Something for the audit trail that changes nothing.
+struct RecordEvent {
+  job::Event event;
+  Done done;
+};
 
 using Message = std::variant<SubmitJobs, CancelJob, DrainNode, ActOnNode, ChangeSetting,
-                             RunnerReport, engine::Observation>;
+                             RecordEvent, RunnerReport, engine::Observation>;
 
 /// What the runners said last, outside the records: written by their sessions, read by everybody. A
 /// lock, because both sides are many and a heartbeat must not wait for a commit.
@@ -199,6 +204,7 @@ class Core {
   void handle(DrainNode& message, Now now);
   void handle(ActOnNode& message, Now now);
   void handle(ChangeSetting& message, Now now);
+  void handle(RecordEvent& message, Now now);
   void handle(RunnerReport& message, Now now);
   void handle(engine::Observation& message, Now now);
 

@@ -121,6 +121,17 @@ class TlsWire final : public Wire {
     return true;
   }
 
+  Result<std::size_t> write_some(std::string_view bytes) override {
+    ERR_clear_error();
+    const int size = static_cast<int>(std::min<std::size_t>(bytes.size(), INT_MAX));
+    const int sent = SSL_write(session_.get(), bytes.data(), size);
+    short events = 0;
+    if (sent <= 0 && !wants(SSL_get_error(session_.get(), sent), events)) {
+      return broken(openssl_reason());
+    }
+    return sent > 0 ? static_cast<std::size_t>(sent) : std::size_t{0};
+  }
+
   bool answer_waiting() override {
     ERR_clear_error();
     char one = 0;

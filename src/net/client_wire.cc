@@ -331,6 +331,21 @@ Result<bool> Wire::write(std::string_view bytes, Millis timeout, bool heed_answe
   return true;
 }
 
+Result<std::size_t> Wire::write_some(std::string_view bytes) {
+  while (true) {
+    const auto sent = ::send(fd_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
+    if (sent >= 0) {
+      return static_cast<std::size_t>(sent);
+    }
+    if (errno == EAGAIN || errno == EWOULDBLOCK) {
+      return std::size_t{0};
+    }
+    if (errno != EINTR) {
+      return broken(lower_first(std::generic_category().message(errno)));
+    }
+  }
+}
+
 bool Wire::answer_waiting() {
   char one = 0;
   const auto got = ::recv(fd_.get(), &one, 1, MSG_PEEK | MSG_DONTWAIT);

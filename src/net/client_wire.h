@@ -46,6 +46,8 @@ class Wire {
   /// Sends all; the timeout counts from the last byte that went. With `heed_answer`, stops and
   /// returns false as soon as the other side has something to say.
   virtual Result<bool> write(std::string_view bytes, Millis timeout, bool heed_answer);
+  /// Sends as much as goes without waiting; 0 is not now.
+  virtual Result<std::size_t> write_some(std::string_view bytes);
   /// Whether a read would return at once, be it with the end.
   virtual bool answer_waiting();
   /// Whether bytes are held that poll() does not see.

@@ -117,6 +117,10 @@ class RawClientStream final : public ClientStream {
     return {};
   }
 
+  Result<std::size_t> write_some(std::string_view bytes) override {
+    return wire_->write_some(bytes);
+  }
+
   [[nodiscard]] int fd() const override { return wire_->fd(); }
   [[nodiscard]] bool buffered() const override { return !read_ahead_.empty() || wire_->buffered(); }
 

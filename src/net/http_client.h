@@ -77,6 +77,8 @@ class ClientStream {
   /// kTimeout.
   virtual Result<std::size_t> read_some(std::span<char> into, Millis timeout) = 0;
   virtual Status write(std::string_view bytes) = 0;
+  /// Sends as much as goes without waiting; 0 is not now.
+  virtual Result<std::size_t> write_some(std::string_view bytes) = 0;
   /// For poll(): readable means that read_some may have something. Bytes already held are not seen
   /// by poll, so read until kTimeout first, or when `buffered()`.
   [[nodiscard]] virtual int fd() const = 0;

@@ -130,7 +130,7 @@ void Connection::begin_upgrade(MonoTime now) {
   request_ = fmt::format(
       "GET {} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nConnection: Upgrade\r\n"
       "Upgrade: {}\r\n\r\n",
-      options_.target, options_.endpoint.authority(), options_.token, kUpgradeProtocol);
+      options_.target, options_.endpoint.authority(), options_.token, options_.protocol);
   want_write_ = true;
   send_request(now);
 }
@@ -263,7 +263,7 @@ void Connection::read_response(MonoTime now) {
     return;
   }
   const std::string body(response_, end + 4, 300);
-  if (status == 401 || status == 403 || status == 409 || status == 410) {
+  if (options_.once || status == 401 || status == 403 || status == 409 || status == 410) {
     trouble_ = fmt::format("the server answered {}: {}", status, body);
     fd_.reset();
     tls_.end();

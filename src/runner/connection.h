@@ -28,6 +28,9 @@ struct ConnectionOptions {
   std::string ca;
   std::string target;  ///< "/v1/runner?…"
   std::string token;
+  std::string_view protocol = kUpgradeProtocol;  ///< that the server is asked to speak
+  std::string_view frames = kRunnerFrames;       ///< the types of frame that it has
+  bool once = false;  ///< whatever the server answers instead of an upgrade is a refusal
 };
 
 class Connection {
@@ -42,7 +45,8 @@ class Connection {
     kRefused,  ///< the server says: leave
   };
 
-  explicit Connection(ConnectionOptions options) : options_(std::move(options)) {}
+  explicit Connection(ConnectionOptions options)
+      : options_(std::move(options)), frames_(options_.frames) {}
 
   /// Starts to connect when it is time.
   void tick(MonoTime now);
@@ -62,6 +66,8 @@ class Connection {
 
   /// Drops the connection and tries again later.
   void fail(std::string why, MonoTime now);
+  /// Whether bytes have come that poll() cannot see.
+  [[nodiscard]] bool buffered() const { return open() && tls_.pending(); }
   /// Why it failed or was refused, as a sentence.
   [[nodiscard]] const std::string& trouble() const { return trouble_; }
   /// The own address towards the server; empty for a unix socket.

@@ -145,6 +145,13 @@ std::vector<Variable> run_exports(const Start& start, const Order& order, const 
   }
   exports.set("MASTER_ADDR", go.master_addr);
   exports.set("MASTER_PORT", std::to_string(go.master_port));
+  // How mpirun reaches the other ranks of a gang without ssh. It cuts the agent at spaces. The
+  // hosts are not its default: an mpirun that names none means its own rank.
+  if (order.num_ranks > 1 && !places.program.empty() &&
+      places.program.find(' ') == std::string::npos) {
+    exports.set("QUAD_HOSTFILE", places.hostfile().string());
+    exports.set("OMPI_MCA_plm_rsh_agent", places.program + " rsh");
+  }
   add_task_variables(exports, order);
   exports.set("SKYPILOT_NODE_RANK", std::to_string(start.key.rank.value()));
   exports.set("SKYPILOT_NODE_IPS", join_lines(go.ips.empty() ? order.ips : go.ips));

@@ -30,6 +30,9 @@ struct Places {
   std::filesystem::path folder;    ///< the runner's
   std::filesystem::path home;      ///< HOME; the workdir is home/sky_workdir
   std::filesystem::path progress;  ///< QUAD_PROGRESS
+  std::string program;             ///< the runner's own, for launch_agent.h; empty: not known
+
+  [[nodiscard]] std::filesystem::path hostfile() const { return folder / "hostfile"; }
 };
 
 /// "NAME=value" entries for execve. `inherited` are those of the runner's own process.

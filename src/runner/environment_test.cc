@@ -7,6 +7,8 @@
 #include <optional>
 #include <set>
 
+#include "runner/launch_agent.h"
+
 namespace quad::runner {
 namespace {
 
@@ -120,6 +122,26 @@ TEST(Environment, ATasksOwnMasterPortWinsButItsOwnRankDoesNot) {
   EXPECT_EQ(seen["MASTER_PORT"], "29500");
   EXPECT_EQ(seen["SKYPILOT_NODE_RANK"], "1");
   EXPECT_EQ(seen["A"], "2");
+}
+
+TEST(Environment, AGangIsToldHowMpirunReachesItsRanks) {
+  Places places = kPlaces;
+  places.program = "/quad/quad-runner";
+  Order order = order_of(2);
+  auto seen = as_map(run_exports(start_of(1), order, go_of(order), places));
+  EXPECT_EQ(seen["OMPI_MCA_plm_rsh_agent"], "/quad/quad-runner rsh");
+  EXPECT_EQ(seen["QUAD_HOSTFILE"], "/w/hostfile");
+  EXPECT_EQ(hostfile_text(start_of(0), order, go_of(order)),
+            "10.0.0.9 slots=2\n10.0.0.8 slots=2\n");
+  order.num_gpus = 0;
+  EXPECT_EQ(hostfile_text(start_of(0), order, go_of(order)),
+            "10.0.0.9 slots=3\n10.0.0.8 slots=3\n");
+  order.envs = {{"OMPI_MCA_plm_rsh_agent", "ssh"}};
+  seen = as_map(run_exports(start_of(1), order, go_of(order), places));
+  EXPECT_EQ(seen["OMPI_MCA_plm_rsh_agent"], "ssh") << "the task's own goes before";
+  const Order single = order_of(1);
+  EXPECT_FALSE(as_map(run_exports(start_of(0), single, go_of(single), places))
+                   .contains("OMPI_MCA_plm_rsh_agent"));
 }
 
 TEST(Environment, ResumeIsSetOnlyWhenThereIsSomething) {

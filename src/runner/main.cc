@@ -1,5 +1,6 @@
 // quad-runner FOLDER: the small program beside every rank. See docs/runner-protocol.md.
 // quad-runner install FOLDER [FROM]: brings it into a pod. See runner/install.h.
+// quad-runner rsh HOST COMMAND…: mpirun's way to the other ranks. See runner/launch_agent.h.
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -11,6 +12,7 @@
 #include "base/time.h"
 #include "runner/folder_lock.h"
 #include "runner/install.h"
+#include "runner/launch_agent.h"
 #include "runner/session.h"
 #include "runner/start.h"
 
@@ -35,6 +37,9 @@ int main(int argc, char** argv) {
     const auto done =
         quad::runner::install(argv[2], argc == 4 ? argv[3] : quad::runner::kStartFolder);
     return done.ok() ? 0 : fail(done.error().message);
+  }
+  if (argc >= 2 && std::string_view(argv[1]) == "rsh") {
+    return quad::runner::run_launch_agent({argv + 2, argv + argc});
   }
   if (argc != 2 || argv[1][0] == '-') {
     return fail("give one folder that holds start.json");

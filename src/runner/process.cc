@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -13,6 +14,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 
 #include "base/text.h"
 #include "runner/child.h"
@@ -198,6 +200,32 @@ void RankProcess::command(InitCommand command) {
   if (control_) {
     (void)::send(control_.get(), &command, 1, MSG_NOSIGNAL | MSG_DONTWAIT);
   }
+}
+
+Status RankProcess::open_session(std::string_view order) {
+  const UniqueFd file(::memfd_create("quad-session", MFD_CLOEXEC));
+  if (!file || !control_) {
+    return errno_error("No session can be started", file ? ESRCH : errno);
+  }
+  QUAD_TRY(write_all(file.get(), order));
+  auto command = static_cast<char>(InitCommand::kSession);
+  iovec piece{&command, sizeof command};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  msghdr message{};
+  message.msg_iov = &piece;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof control;
+  cmsghdr* header = CMSG_FIRSTHDR(&message);
+  header->cmsg_level = SOL_SOCKET;
+  header->cmsg_type = SCM_RIGHTS;
+  header->cmsg_len = CMSG_LEN(sizeof(int));
+  const int fd = file.get();
+  std::memcpy(CMSG_DATA(header), &fd, sizeof fd);
+  if (::sendmsg(control_.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) {
+    return errno_error("No session can be started", errno);
+  }
+  return {};
 }
 
 void RankProcess::kill() {

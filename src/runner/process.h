@@ -14,6 +14,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/file.h"
@@ -50,6 +51,8 @@ class RankProcess {
   std::vector<InitReport> receive();
 
   void command(InitCommand command);
+  /// Has a session started whose process reads `order` (remote_session.h).
+  Status open_session(std::string_view order);
   /// Kills the whole tree at once. Its end follows.
   void kill();
   /// To be called after SIGCHLD, and once more after kill().

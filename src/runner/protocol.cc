@@ -119,10 +119,10 @@ Result<std::optional<FrameView>> FrameReader::next_view() {
   const char* at = buffer_.data() + begin_;
   const auto length = get_little_endian<std::uint32_t>(at);
   const char type = at[4];
-  if (type != kJsonFrame && type != kLogFrame && type != kAckFrame) {
+  if (types_.find(type) == std::string_view::npos) {
     return error(ErrorCode::kInvalid,
-                 fmt::format("A frame has the unknown type {}; J, L and A are known",
-                             static_cast<int>(static_cast<unsigned char>(type))));
+                 fmt::format("A frame has the unknown type {}; {} are known",
+                             static_cast<int>(static_cast<unsigned char>(type)), types_));
   }
   if (length > kMaxPayload) {
     return error(

@@ -32,6 +32,7 @@ inline constexpr std::string_view kUpgradeProtocol = "quad-runner/1";
 inline constexpr char kJsonFrame = 'J';
 inline constexpr char kLogFrame = 'L';
 inline constexpr char kAckFrame = 'A';
+inline constexpr std::string_view kRunnerFrames = "JLA";  ///< the types of a runner's connection
 
 struct Frame {
   char type = kJsonFrame;
@@ -71,6 +72,9 @@ Result<json::object> decode_message(std::string_view payload);
 /// into room() and commit().
 class FrameReader {
  public:
+  /// `types`: those that the protocol on this connection has; the text must outlive the reader.
+  explicit FrameReader(std::string_view types = kRunnerFrames) : types_(types) {}
+
   void feed(std::string_view bytes);
 
   /// At least `at_least` writable bytes at the end of the buffer; invalidates views.
@@ -88,6 +92,7 @@ class FrameReader {
   [[nodiscard]] std::size_t buffered() const { return end_ - begin_; }
 
  private:
+  std::string_view types_;
   std::string buffer_;
   std::size_t begin_ = 0;
   std::size_t end_ = 0;

@@ -19,6 +19,7 @@
 
 #include "base/file.h"
 #include "runner/process_table.h"
+#include "runner/remote_session.h"
 #include "runner/shell.h"
 
 namespace quad::runner {
@@ -124,7 +125,8 @@ class RankInit {
 
   void obey() {
     char command = 0;
-    const ssize_t got = ::recv(kInitControl, &command, sizeof command, MSG_DONTWAIT);
+    UniqueFd file;
+    const ssize_t got = receive(command, file);
     if (got < 0 && (errno == EAGAIN || errno == EINTR)) {
       return;
     }
@@ -149,7 +151,31 @@ class RankInit {
       case InitCommand::kUsage:
         usage();
         break;
+      case InitCommand::kSession:
+        if (file && ::fork() == 0) {
+          run_remote_session(file.get());
+        }
+        break;
     }
+  }
+
+  // A command, and the file that came along with it.
+  static ssize_t receive(char& command, UniqueFd& file) {
+    iovec piece{&command, sizeof command};
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
+    msghdr message{};
+    message.msg_iov = &piece;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+    const ssize_t got = ::recvmsg(kInitControl, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    const cmsghdr* header = got > 0 ? CMSG_FIRSTHDR(&message) : nullptr;
+    if (header != nullptr && header->cmsg_type == SCM_RIGHTS) {
+      int fd = -1;
+      std::memcpy(&fd, CMSG_DATA(header), sizeof fd);
+      file.reset(fd);
+    }
+    return got;
   }
 
   [[nodiscard]] std::string_view path_variable() const {

@@ -41,6 +41,7 @@ enum class InitCommand : char {
       'T',       ///< SIGTERM to every process; when the main one ends, the others have until kKill
   kKill = 'K',   ///< SIGKILL to every process, and end
   kUsage = 'U',  ///< report kUsage
+  kSession = 'V',  ///< start a session (remote_session.h), whose order is the file that comes along
 };
 
 /// From the init: one record each.

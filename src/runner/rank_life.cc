@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "base/text.h"
 #include "runner/how_it_ended.h"
+#include "runner/launch_agent.h"
 #include "runner/mounts.h"
 #include "runner/own_file.h"
 #include "runner/rank_options.h"
@@ -42,7 +43,7 @@ RankLife::RankLife(const Start& start, fs::path folder, const Clock& clock, Spoo
     : start_(start),
       clock_(clock),
       places_{folder, start.home.empty() ? folder / "home" : fs::path(start.home),
-              folder / "progress"},
+              folder / "progress", own_program()},
       spool_(spool),
       uplink_(uplink),
       log_(log),
@@ -207,10 +208,13 @@ void RankLife::go(const json::object& message, MonoTime now) {
     return;
   }
   port_.socket.reset();
+  go_ = read_go(message);
+  if (order_->num_ranks > 1) {
+    leave_hostfile(start_, *order_, *go_, places_);
+  }
   const Status written = write_script(
       run_script_of(places_),
-      make_script(ScriptKind::kRun, run_exports(start_, *order_, read_go(message), places_),
-                  order_->run));
+      make_script(ScriptKind::kRun, run_exports(start_, *order_, *go_, places_), order_->run));
   if (!written.ok()) {
     end_before_user_code(written.error().message, false, now);
     return;

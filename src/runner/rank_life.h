@@ -73,6 +73,8 @@ class RankLife {
   void renew_lease(MonoTime asked, MonoTime now) { lease_.renew(asked, now); }
   /// Stops the rank if its lease has run out. To be called before anything that came is acted on.
   void keep_lease(MonoTime now);
+  /// Somebody wants to reach in: starts a process for it among the rank's own, or tells why not.
+  void open_session(const std::string& id);
   /// SIGTERM to every process, SIGKILL after the grace. Again: can only shorten the grace.
   void stop(Millis grace, const std::string& reason, MonoTime now);
   /// Kills the rank; its end is not told.
@@ -141,6 +143,7 @@ class RankLife {
 
   Phase phase_ = Phase::kConnected;
   std::optional<Order> order_;
+  std::optional<Go> go_;  // once it runs
   HeldPort port_;
   std::unique_ptr<RankProcess> rank_;  // from setup on
   OutputReader output_;

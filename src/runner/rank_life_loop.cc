@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "runner/rank_life.h"
+#include "runner/rank_options.h"
 
 namespace quad::runner {
 namespace {
@@ -20,6 +21,18 @@ void RankLife::beat(MonoTime now) {
     rank_->command(InitCommand::kUsage);  // its answer is told
   } else {
     vitals_.tell_heartbeat(now);
+  }
+}
+
+void RankLife::open_session(const std::string& id) {
+  Status opened = error(ErrorCode::kUnavailable, "the rank has no processes at present");
+  const bool lives = rank_ != nullptr && !rank_->ended() && !is_ending() && !stop_;
+  if (lives && !id.empty()) {
+    opened = rank_->open_session(
+        to_text(remote_session_order(start_, *order_, go_ ? &*go_ : nullptr, places_, id)));
+  }
+  if (!opened.ok()) {
+    uplink_.tell({{"type", "session_failed"}, {"id", id}, {"message", opened.error().message}});
   }
 }
 

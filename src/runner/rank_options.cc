@@ -4,7 +4,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/file.h"
@@ -60,6 +62,32 @@ RankOptions rank_options(const Start& start, const Order& order, const Places& p
     options.isolation = Isolation::kSubreaper;
   }
   return options;
+}
+
+RemoteSessionOrder remote_session_order(const Start& start, const Order& order, const Go* go,
+                                        const Places& places, std::string_view id) {
+  RemoteSessionOrder session;
+  session.server = start.server;
+  session.ca = start.ca;
+  session.token = start.token;
+  session.target =
+      fmt::format("/v1/runner/session?job={}&epoch={}&rank={}&id={}", start.key.job.value(),
+                  start.key.epoch.value(), start.key.rank.value(), id);
+  session.home = places.home.string();
+  std::vector<Variable> exports =
+      go != nullptr ? run_exports(start, order, *go, places) : setup_exports(start, order, places);
+  exports.push_back({"PYTHONUNBUFFERED", "1"});
+  std::set<std::string_view> exported;
+  for (const Variable& variable : exports) {
+    exported.insert(variable.name);
+    session.environment.push_back(fmt::format("{}={}", variable.name, variable.value));
+  }
+  for (std::string& entry : rank_options(start, order, places).init.environment) {
+    if (!exported.contains(std::string_view(entry).substr(0, entry.find('=')))) {
+      session.environment.push_back(std::move(entry));
+    }
+  }
+  return session;
 }
 
 }  // namespace quad::runner

@@ -7,10 +7,12 @@
 #pragma once
 
 #include <filesystem>
+#include <string_view>
 
 #include "runner/environment.h"
 #include "runner/order.h"
 #include "runner/process.h"
+#include "runner/remote_session.h"
 #include "runner/start.h"
 
 namespace quad::runner {
@@ -19,5 +21,10 @@ std::filesystem::path setup_script_of(const Places& places);
 std::filesystem::path run_script_of(const Places& places);
 
 RankOptions rank_options(const Start& start, const Order& order, const Places& places);
+
+/// What the process of a session is told: it gets what the rank's script has. `go` is null before
+/// the barrier: then it is the setup's.
+RemoteSessionOrder remote_session_order(const Start& start, const Order& order, const Go* go,
+                                        const Places& places, std::string_view id);
 
 }  // namespace quad::runner

@@ -207,6 +207,8 @@ void Session::on_message(const json::object& message) {
                std::string(get_string(message, "reason", "it was told to stop")), now_);
   } else if (type == "leave") {
     life_.leave(std::string(get_string(message, "reason", "the server said so")), now_);
+  } else if (type == "session") {
+    life_.open_session(std::string(get_string(message, "id")));
   } else if (type == "bye") {
     if (life_.ended()) {
       done_ = true;

@@ -78,7 +78,8 @@ Result<std::vector<std::string>> safe_parts(std::string_view name) {
 
 class Unpacker {
  public:
-  Unpacker(archive* reader, Feed& feed) : reader_(reader), feed_(feed) {}
+  Unpacker(archive* reader, Feed& feed, bool durable)
+      : reader_(reader), feed_(feed), durable_(durable) {}
 
   Status into_folder(const std::filesystem::path& folder) {
     root_ = UniqueFd(::open(folder.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
@@ -111,10 +112,11 @@ class Unpacker {
         return errno_error(fmt::format("Cannot open the folder {}", file.parent_path().string()),
                            errno);
       }
-      return replace(folder.get(), file.filename().string(), file.string(),
-                     [&](const std::string& temporary) {
-                       return write_file(folder.get(), temporary, file.string(), entry);
-                     });
+      QUAD_TRY(replace(folder.get(), file.filename().string(), file.string(),
+                       [&](const std::string& temporary) {
+                         return write_file(folder.get(), temporary, file.string(), entry);
+                       }));
+      return durable_ ? sync_folder(file.parent_path()) : Status();
     }
   }
 
@@ -301,6 +303,9 @@ class Unpacker {
                                  {archive_entry_mtime(entry), archive_entry_mtime_nsec(entry)}};
       ::futimens(fd.get(), times);
     }
+    if (durable_ && ::fsync(fd.get()) != 0) {
+      return errno_error(fmt::format("Cannot write {}", name), errno);
+    }
     return {};
   }
 
@@ -327,6 +332,7 @@ class Unpacker {
 
   archive* reader_;
   Feed& feed_;
+  const bool durable_;
   const std::string temporary_prefix_ = random_hex(8);
   UniqueFd root_;
   UniqueFd parent_;
@@ -339,15 +345,16 @@ class Unpacker {
 Result<Unpacked> unpack_tree(const ByteSource& source, const std::filesystem::path& folder) {
   Feed feed{source, {}};
   QUAD_ASSIGN(const Reader reader, open_archive(feed));
-  Unpacker unpacker(reader.get(), feed);
+  Unpacker unpacker(reader.get(), feed, false);
   QUAD_TRY(unpacker.into_folder(folder));
   return unpacker.result;
 }
 
-Result<Unpacked> unpack_file(const ByteSource& source, const std::filesystem::path& file) {
+Result<Unpacked> unpack_file(const ByteSource& source, const std::filesystem::path& file,
+                             bool durable) {
   Feed feed{source, {}};
   QUAD_ASSIGN(const Reader reader, open_archive(feed));
-  Unpacker unpacker(reader.get(), feed);
+  Unpacker unpacker(reader.get(), feed, durable);
   QUAD_TRY(unpacker.into_file(file));
   return unpacker.result;
 }

@@ -27,7 +27,8 @@ struct Unpacked {
 /// Unpacks everything below `folder`, which must exist.
 Result<Unpacked> unpack_tree(const ByteSource& source, const std::filesystem::path& folder);
 
-/// The archive holds one file, which becomes `file`.
-Result<Unpacked> unpack_file(const ByteSource& source, const std::filesystem::path& file);
+/// The archive holds one file, which becomes `file`; `durable`: once it is on disk.
+Result<Unpacked> unpack_file(const ByteSource& source, const std::filesystem::path& file,
+                             bool durable = false);
 
 }  // namespace quad::runner

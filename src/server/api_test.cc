@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include <algorithm>
+#include <array>
 #include <cctype>
 #include <set>
 
@@ -14,7 +15,8 @@ namespace quad::server {
 namespace {
 
 /// Spoken by runners only, and described in docs/runner-protocol.md.
-constexpr const char* kRunnerRoute = "GET /v1/runner";
+constexpr std::array kRunnerRoutes = {"GET /v1/runner", "GET /v1/runner/session",
+                                      "GET /v1/runner/reach"};
 
 std::set<std::string> described_routes() {
   const auto text =
@@ -49,7 +51,9 @@ TEST(Api, HasExactlyTheRoutesThatItsDescriptionHas) {
   for (const net::Route* route : router.routes()) {
     served.insert(route->method + " " + route->pattern);
   }
-  EXPECT_EQ(served.erase(kRunnerRoute), 1U);
+  for (const char* route : kRunnerRoutes) {
+    EXPECT_EQ(served.erase(route), 1U) << route;
+  }
   const std::set<std::string> described = described_routes();
   EXPECT_GT(described.size(), 20U);
   EXPECT_EQ(served, described);

@@ -50,6 +50,7 @@ struct Token {
 };
 
 class RunnerSession;
+struct RankSession;
 
 struct App {
   boost::asio::io_context io{1};
@@ -72,6 +73,8 @@ struct App {
   /// By rank and nonce: a second runner of a rank has a session of its own until it is told to
   /// leave.
   std::map<std::pair<RankKey, std::string>, std::shared_ptr<RunnerSession>> sessions;
+  std::map<std::string, std::shared_ptr<RankSession>>
+      rank_sessions;                    ///< by their one-time ids: who reaches into ranks now
   std::map<std::string, Token> tokens;  ///< by hash
 
   /// The newest events, so that followers need not ask the store; oldest first.
@@ -137,6 +140,17 @@ void add_token_routes(App& app, net::Router& router);
 void add_metrics_routes(App& app, net::Router& router);
 void add_blob_routes(App& app, net::Router& router);
 void add_runner_routes(App& app, net::Router& router);
+void add_session_routes(App& app, net::Router& router);
+
+// Between a runner's connection (runner_session.cc) and who reaches into its rank
+// (routes_sessions.cc).
+/// Tells the runner that was accepted for a rank of the live attempt; false if it is not connected.
+bool tell_runner(App& app, const job::Job& job, const RankKey& key, const json::object& message);
+/// The runner could not open a session.
+void session_failed(App& app, const RankKey& key, std::string_view id, std::string_view why);
+/// The rank that a runner's request is from, if its query says so and its token is that attempt's;
+/// else it is answered, and there is none.
+std::optional<RankKey> runner_of(App& app, net::Exchange& exchange);
 /// What control tells the runners' sessions; each call is posted to the io thread.
 control::RunnerOrders runner_orders(App& app);
 
@@ -146,6 +160,9 @@ boost::asio::awaitable<Result<std::vector<job::Event>>> read_events(App& app,
                                                                     net::Exchange& exchange,
                                                                     store::EventFilter filter);
 
+/// Whether the caller may change what is this job's, or reach into it.
+bool may_touch(const Caller& caller, const job::Job& job);
+Error not_yours(const job::Job& job);
 /// The job that the path names, for readers; answers 404 (or 400) itself.
 std::shared_ptr<const job::Job> job_of(App& app, net::Exchange& exchange);
 net::Response json_answer(const json::value& value, int status = 200);

@@ -100,7 +100,8 @@ bool require(net::Exchange& exchange, Role role) {
 
 void authenticate(App& app, net::Exchange& exchange) {
   const net::Request& request = exchange.request();
-  if (request.path == "/healthz" || request.path == "/v1/runner") {
+  if (request.path == "/healthz" || request.path == "/v1/runner" ||
+      request.path.starts_with("/v1/runner/")) {
     exchange.context = Caller{};
     return;
   }

@@ -39,6 +39,7 @@ net::Router make_routes(App& app) {
   add_metrics_routes(app, router);
   add_blob_routes(app, router);
   add_runner_routes(app, router);
+  add_session_routes(app, router);
   router.before([&app](net::Exchange& exchange) {
     authenticate(app, exchange);
     if (!exchange.responded()) {

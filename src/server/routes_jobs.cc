@@ -118,6 +118,8 @@ asio::awaitable<void> list_jobs(App& app, net::Exchange& exchange) {
   exchange.respond(json_answer(answer));
 }
 
+}  // namespace
+
 bool may_touch(const Caller& caller, const job::Job& job) {
   return caller.role == Role::kAdmin ||
          (caller.role == Role::kUser && caller.user == job.request->owner);
@@ -127,6 +129,8 @@ Error not_yours(const job::Job& job) {
   return error(ErrorCode::kDenied,
                fmt::format("Job {} belongs to {}", job.id.value(), job.request->owner));
 }
+
+namespace {
 
 /// Asks for the end of all of them, and waits until it is recorded. The first error, if there was
 /// one.

@@ -176,6 +176,8 @@ class RunnerSession : public std::enable_shared_from_this<RunnerSession> {
                      static_cast<std::uint64_t>(get_int(message, "to")), app_.clock->now().wall);
       acknowledge_ = true;
       report_end();
+    } else if (type == "session_failed") {
+      session_failed(app_, key_, get_string(message, "id"), get_string(message, "message"));
     } else if (type == "exited") {
       ended_ = message;
       ended_at_ = app_.clock->now().mono;
@@ -273,17 +275,18 @@ std::optional<std::int64_t> number(const std::optional<std::string>& text) {
                                                                       : std::nullopt;
 }
 
-asio::awaitable<void> serve_runner(App& app, net::Exchange& exchange) {
+}  // namespace
+
+std::optional<RankKey> runner_of(App& app, net::Exchange& exchange) {
   const net::Request& request = exchange.request();
   const auto job = number(request.query_value("job"));
   const auto epoch = number(request.query_value("epoch"));
   const auto rank = number(request.query_value("rank"));
-  const std::string nonce = request.query_value("nonce").value_or("");
-  if (!job || !epoch || !rank || nonce.empty() || nonce.size() > 128 || *epoch < 1 ||
-      *epoch > 1'000'000'000 || *rank < 0 || *rank > 1'000'000) {
+  if (!job || !epoch || !rank || *epoch < 1 || *epoch > 1'000'000'000 || *rank < 0 ||
+      *rank > 1'000'000) {
     exchange.respond_error(
-        error(ErrorCode::kInvalid, "A runner must give its job, epoch, rank and nonce"));
-    co_return;
+        error(ErrorCode::kInvalid, "A runner must give its job, epoch and rank"));
+    return std::nullopt;
   }
   const RankKey key{JobId(*job), Epoch(static_cast<std::int32_t>(*epoch)),
                     Rank(static_cast<std::int32_t>(*rank))};
@@ -291,13 +294,29 @@ asio::awaitable<void> serve_runner(App& app, net::Exchange& exchange) {
   if (!equal_constant_time(request.header("Authorization").value_or(""), expected)) {
     exchange.respond_error(
         error(ErrorCode::kUnauthenticated, "This is not the token of that attempt"));
-    co_return;
+    return std::nullopt;
   }
   const auto record = app.control->snapshot()->find(key.job);
   if (record == nullptr || key.epoch > record->epoch() || *rank >= record->request->ranks) {
     exchange.respond(net::error_response(410, "gone", "There is no such rank"));
+    return std::nullopt;
+  }
+  return key;
+}
+
+namespace {
+
+asio::awaitable<void> serve_runner(App& app, net::Exchange& exchange) {
+  const std::string nonce = exchange.request().query_value("nonce").value_or("");
+  if (nonce.empty() || nonce.size() > 128) {
+    exchange.respond_error(error(ErrorCode::kInvalid, "A runner must give its nonce"));
     co_return;
   }
+  const auto known = runner_of(app, exchange);
+  if (!known) {
+    co_return;
+  }
+  const RankKey key = *known;
   auto upgraded = co_await exchange.upgrade(std::string(runner::kUpgradeProtocol));
   if (!upgraded.ok()) {
     exchange.respond_error(upgraded.error());
@@ -352,6 +371,14 @@ void send_to_all(App& app, const RankKey& key, const json::object& message) {
 
 void add_runner_routes(App& app, net::Router& router) {
   router.get("/v1/runner", [&app](net::Exchange& exchange) { return serve_runner(app, exchange); });
+}
+
+bool tell_runner(App& app, const job::Job& job, const RankKey& key, const json::object& message) {
+  const auto session = session_of(app, key, job);
+  if (session != nullptr) {
+    session->send(message);
+  }
+  return session != nullptr;
 }
 
 control::RunnerOrders runner_orders(App& app) {

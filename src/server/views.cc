@@ -215,7 +215,8 @@ json::array checkpoints_view(const std::vector<job::Event>& events) {
 json::object story_view(const job::Job& job, const std::vector<job::Event>& events) {
   json::array lines;
   for (const job::Event& event : events) {
-    const bool detail = event.kind == "rank.setup" || event.kind == "checkpoint.gone" ||
+    const bool detail = event.kind.starts_with("session.") || event.kind == "rank.setup" ||
+                        event.kind == "checkpoint.gone" ||
                         (event.kind == "checkpoint.complete" && event.data.size() == 3 &&
                          event.message.find(". ") == std::string::npos);
     if (!detail) {
