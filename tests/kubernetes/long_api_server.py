@@ -44,6 +44,7 @@ class ApiServer(faulttest.TestCase):
         healthy = time.monotonic() - back
         self.wait_for_attempt(server, waiting, 1)
         print(f"the API server is ready: all nodes are after {healthy:.1f} s, what waited runs after {time.monotonic() - back:.1f} s")
+        print(server.ok("story", waiting))
         self.wait_for_ticks(jobs[-1], 1, 3)
         for job in (*jobs, waiting):
             self.expect_attempts(server, job, 1)
@@ -82,6 +83,21 @@ class ApiServer(faulttest.TestCase):
         self.end(server, runs)
         self.expect_attempts(server, runs, 1)
         self.expect_invariants(server, runs, ends)
+
+    def test_an_api_server_that_goes_away_while_a_gang_is_half_made(self):
+        server = self.server(write_rate=2, write_burst=1)
+        with faulttest.PodsSeen(self.testbed) as seen:
+            job = self.launch(server, "gang", ranks=8, resources={"cpus": 0.1, "memory": 0.1})
+            seen.wait_for(3)
+            self.testbed.call("apiserver", "stop")
+        self.expect_it_is_said(server)
+        time.sleep(130)  # longer than a start may take: the time itself is what is tested
+        self.testbed.call("apiserver", "start")
+        self.wait_for_attempt(server, job, 1)
+        self.wait_for_ticks(job, 1, ranks=range(8))
+        self.end(server, job)
+        self.expect_attempts(server, job, 1)
+        self.expect_invariants(server, job)
 
     def test_watches_that_are_told_that_they_are_too_old(self):
         """What happened in the time of which no watch can tell is seen all the same, and once."""

@@ -1,0 +1,62 @@
+"""kill -9 of the server at more moments of a gang's life: each pod is made once, and nothing is left behind."""
+
+import unittest
+
+import faulttest
+import quadtest
+
+TIMEOUT_SECONDS = 1800
+
+
+class ServerKills(faulttest.TestCase):
+    nodes = 3
+
+    def test_after_the_secret(self):
+        self.kill_amid_a_gang(pods=0)
+
+    def test_after_the_first_pod(self):
+        self.kill_amid_a_gang(pods=1)
+
+    def test_before_the_last_pod(self):
+        self.kill_amid_a_gang(pods=14)
+
+    def test_again_and_again(self):
+        server = self.server(write_rate=4, write_burst=1)
+        with faulttest.PodsSeen(self.testbed) as seen:
+            job = self.launch(server, "gang", ranks=12, tick=1, resources={"cpus": 0.1, "memory": 0.1})
+            for pods in (2, 5, 8, 11):
+                seen.wait_for(pods)
+                server.kill()
+                server.start()
+            self.wait_for_attempt(server, job, 1, timeout=180)
+            self.wait_for_ticks(job, 1, ranks=range(12))
+            self.end(server, job)
+            self.expect_attempts(server, job, 1)
+        self.assertEqual({len(uids) for uids in seen.uids.values()}, {1}, "a pod was made twice")
+        self.expect_invariants(server, job)
+
+    def test_while_a_gang_that_was_cancelled_is_half_made(self):
+        server = self.server(write_rate=4, write_burst=1)
+        with faulttest.PodsSeen(self.testbed) as seen:
+            job = self.launch(server, "gang", ranks=12, resources={"cpus": 0.1, "memory": 0.1})
+            seen.wait_for(4)
+            server.ok("cancel", job, "-y")
+            server.kill()
+            server.start()
+            server.wait_for_status(job, "CANCELLED", timeout=120)
+        self.expect_nothing_left(server)
+
+    def test_as_soon_as_a_job_has_ended(self):
+        server = self.server(write_rate=4, write_burst=1)
+        for name in ("one", "two", "three"):
+            job = self.launch(server, name, ranks=3, resources={"cpus": 0.1, "memory": 0.1})
+            self.wait_for_attempt(server, job, 1)
+            (self.folder(job) / "end").touch()
+            quadtest.wait_until(lambda job=job: server.job(job)["status"] == "SUCCEEDED", 60, "it has ended", every=0)
+            server.kill()
+            server.start()
+        self.expect_nothing_left(server)
+
+
+if __name__ == "__main__":
+    unittest.main()
