@@ -26,12 +26,26 @@ constexpr std::size_t kErasedKept = 1'000;
 /// That it still waits: a start has no limit of time as long as its engine tells so.
 constexpr Millis kReminder{30'000};
 
+/// Of a pod that this process has never seen.
+constexpr Millis kUnknownGrace{300'000};
+/// A longer pause between two looks means that this process itself was stopped.
+constexpr Millis kMostPassed{1'000};
+
 /// Why a write failed, and whether to try again would be in vain.
 Refusal refusal_of(const Error& failed, const ApiFailure& failure) {
   if (failure.http < 400 || (failure.message.empty() && failure.reason.empty())) {
     return {failed.message, false};  // no answer of the API server's own
   }
   return read_refusal(json::object{{"message", failure.message}, {"reason", failure.reason}});
+}
+
+/// Of a pod that is not there, and of which no kubelet has told.
+std::optional<job::RankEnd> doubtful_end() {
+  job::RankEnd end;
+  end.how = job::RankEnd::How::kGone;
+  end.confirmed = false;
+  end.detail = "its pod is not there, without its node telling that it ended";
+  return end;
 }
 
 std::string uid_of(const json::object& object) {
@@ -84,19 +98,24 @@ void KubernetesEngine::take(const Kill& kill) {
   }
   RankState* rank = find(kill.key);
   if (rank == nullptr) {
-    sink_(engine::RunnerEnded{kill.key, std::nullopt, "its pod is not there"});
-    return;
-  }
-  rank->to_kill = true;
-  if (rank->pod == nullptr && !rank->making && !rank->made) {
+    // Of an earlier process of this server: its pod went when nobody looked.
+    rank = &attempts_[{kill.key.job, kill.key.epoch}].ranks[kill.key.rank];
+    rank->node = kill.node;
+    rank->ended_by = clock_.now().mono + kUnknownGrace;
+    tell_end(kill.key, *rank, doubtful_end(), {});
+  } else if (rank->pod == nullptr && !rank->making && !rank->made) {
+    // Either there never was one, or its end has been told.
     rank->order.reset();
-    tell_end(kill.key, *rank, std::nullopt, "its pod is not there");
+    rank->told_end = false;
+    tell_end(kill.key, *rank, rank->ended_by ? doubtful_end() : std::nullopt,
+             "its pod is not there");
   } else if (rank->told_end) {
     rank->told_end = false;  // whoever asks has not heard
     if (rank->pod != nullptr) {
       judge(kill.key, *rank, *rank->pod, false);
     }
   }
+  rank->to_kill = true;
   advance({kill.key.job, kill.key.epoch}, attempts_[{kill.key.job, kill.key.epoch}]);
 }
 
@@ -130,6 +149,14 @@ void KubernetesEngine::advance(const AttemptKey& key, Attempt& attempt) {
                     std::any_of(attempt.ranks.begin(), attempt.ranks.end(), [](const auto& one) {
                       return one.second.making || one.second.removing;
                     });
+  for (auto& [number, rank] : attempt.ranks) {
+    // No kubelet will say that it has ended; on a node that may live, it is left to that.
+    const auto node = nodes_.find(rank.node.value());
+    if (rank.forgotten && rank.pod != nullptr && !rank.pod->finished() && !rank.removing &&
+        rank.next_try <= now && node != nodes_.end() && node->second.dead) {
+      remove_pod({key.first, key.second, number}, rank, 0);
+    }
+  }
   if (all_forgotten) {
     if (!busy && !attempt.removed && attempt.next_try <= now) {
       remove_attempt(key, attempt);
@@ -139,7 +166,9 @@ void KubernetesEngine::advance(const AttemptKey& key, Attempt& attempt) {
   const bool wanted = std::any_of(attempt.ranks.begin(), attempt.ranks.end(), [](const auto& one) {
     return one.second.order.has_value() && !one.second.to_kill;
   });
-  if (wanted && attempt.secret_uid.empty()) {
+  if (!wanted) {
+    attempt.requests.reset();
+  } else if (attempt.requests == nullptr) {
     if (!root_made_) {
       make_root();
     } else if (!attempt.making && attempt.next_try <= now) {
@@ -154,17 +183,19 @@ void KubernetesEngine::advance(const AttemptKey& key, Attempt& attempt) {
     }
     const bool lives = rank.pod != nullptr && !rank.pod->deleted && !rank.pod->finished();
     if (rank.to_kill && (lives || (rank.pod == nullptr && rank.made))) {
-      remove_pod(rank_key, rank);
+      remove_pod(rank_key, rank, kKillGrace);
     } else if (rank.order && !rank.to_kill && rank.pod == nullptr) {
-      make_pod(rank_key, rank, attempt.secret_uid);
+      make_pod(rank_key, rank, attempt);
     }
   }
 }
 
-void KubernetesEngine::retry() {
+void KubernetesEngine::retry(Millis passed) {
   if (!synced_) {
     return;
   }
+  // What is not seen is held against nobody.
+  passed = away_.empty() ? std::min(passed, kMostPassed) : Millis(0);
   std::vector<AttemptKey> keys;
   for (const auto& [key, attempt] : attempts_) {
     keys.push_back(key);
@@ -177,10 +208,34 @@ void KubernetesEngine::retry() {
     if (const auto found = attempts_.find(key); found != attempts_.end()) {
       for (auto& [number, rank] : found->second.ranks) {
         tell_waits({key.first, key.second, number}, rank, now);
+        watch_start({key.first, key.second, number}, rank, passed);
       }
       advance(key, found->second);
     }
   }
+  for (auto& [name, node] : nodes_) {
+    if (node.view && node.taint_failures > 0) {
+      watch_death(name, node);
+    }
+  }
+}
+
+void KubernetesEngine::watch_start(const RankKey& key, RankState& rank, Millis passed) {
+  const bool starts = rank.order || (rank.pod != nullptr && !rank.started && !rank.pod->finished());
+  if (!starts || rank.told_end || rank.to_kill || rank.forgotten) {
+    return;
+  }
+  rank.waited += passed;
+  const std::optional<Millis> patience = rank.patience ? rank.patience : options_.provision_timeout;
+  if (!patience || *patience < Millis(0) || rank.waited < *patience) {
+    return;
+  }
+  rank.order.reset();
+  rank.to_kill = true;
+  rank.told_end = true;
+  sink_(engine::StartFailed{
+      key, fmt::format("it had not started after {} (provision_timeout){}{}",
+                       format_duration(*patience), rank.reason.empty() ? "" : ": ", rank.reason)});
 }
 
 std::set<std::string> KubernetesEngine::cordoned() const {
@@ -236,7 +291,7 @@ void KubernetesEngine::take(const RootMade& made) {
     root_made_ = true;
     root_failures_ = 0;
     budgeted_ = made.cordoned;
-    retry();
+    retry(Millis(0));
     return;
   }
   next_root_ = clock_.now().mono + pause_after(root_failures_++);
@@ -270,39 +325,76 @@ Result<std::vector<PodRequest>> KubernetesEngine::describe_all(
   return requests;
 }
 
+namespace {
+
+/// Fills in how the existing claims may be mounted: a gang cannot share each. What cannot be read
+/// stays unknown; a claim that is not there is waited for.
+void read_claims(ApiClient& client, const PodSettings& settings,
+                 std::vector<PodRequest>& requests) {
+  if (requests.size() < 2) {
+    return;
+  }
+  for (std::size_t i = 0; i < requests.front().volumes.size(); ++i) {
+    const VolumeRequest& volume = requests.front().volumes[i];
+    if (volume.kind != VolumeRequest::Kind::kClaim) {
+      continue;
+    }
+    const auto claim = client.get({kClaims, settings.namespace_name, volume.source, ""});
+    const json::object* spec = claim.ok() ? get_object(*claim, "spec") : nullptr;
+    const json::array* modes = spec == nullptr ? nullptr : get_array(*spec, "accessModes");
+    if (modes == nullptr) {
+      continue;
+    }
+    std::vector<std::string> read;
+    for (const json::value& mode : *modes) {
+      if (mode.is_string()) {
+        read.emplace_back(mode.get_string());
+      }
+    }
+    for (PodRequest& request : requests) {
+      request.volumes[i].access_modes = read;
+    }
+  }
+}
+
+}  // namespace
+
 void KubernetesEngine::make_attempt(const AttemptKey& key, Attempt& attempt) {
   const auto ordered = std::find_if(attempt.ranks.begin(), attempt.ranks.end(),
                                     [](const auto& one) { return one.second.order.has_value(); });
   const engine::StartOrder& order = *ordered->second.order;
-  const auto requests = describe_all(order);
-  if (!requests.ok()) {
-    post(AttemptMade{key, requests.error(), true});
-    attempt.making = true;
+  attempt.making = true;
+  auto described = describe_all(order);
+  if (!described.ok()) {
+    post(AttemptMade{key, described.error(), true, nullptr});
     return;
   }
   std::vector<json::object> start_files;
-  for (const PodRequest& request : *requests) {
+  for (const PodRequest& request : *described) {
     start_files.push_back(start_file(request, options_.settings, order.token));
   }
-  auto secret = secret_manifest(requests->front(), options_.settings, start_files);
+  auto secret = secret_manifest(described->front(), options_.settings, start_files);
   if (!secret.ok()) {
-    post(AttemptMade{key, secret.error(), true});
-    attempt.making = true;
+    post(AttemptMade{key, secret.error(), true, nullptr});
     return;
   }
-  attempt.making = true;
-  writers_->give([this, key, request = requests->front(), settings = options_.settings,
-                  secret = std::move(secret).value()](ApiClient& client) {
+  writers_->give([this, key, requests = std::move(described).value(), settings = options_.settings,
+                  secret = std::move(secret).value()](ApiClient& client) mutable {
+    read_claims(client, settings, requests);
+    // Whatever the task asks for that cannot be is found before anything is made.
+    if (const auto pod = pod_manifest(requests.front(), settings, ""); !pod.ok()) {
+      return post(AttemptMade{key, pod.error(), true, nullptr});
+    }
     const auto failed = [&](const Error& why) {
       Refusal refusal = refusal_of(why, client.last_failure());
-      post(AttemptMade{key, error(why.code, std::move(refusal.words)), refusal.hopeless});
+      post(AttemptMade{key, error(why.code, std::move(refusal.words)), refusal.hopeless, nullptr});
     };
     const auto made = client.create(kSecrets, settings.namespace_name, secret);
     if (!made.ok()) {
       return failed(made.error());
     }
     const std::string uid = uid_of(made->object);
-    for (const json::object& manifest : attempt_manifests(request, settings, uid)) {
+    for (const json::object& manifest : attempt_manifests(requests.front(), settings, uid)) {
       const ResourceType& type = type_of(manifest);
       // The Service of the job's ports outlives an attempt: each takes it over.
       const auto also =
@@ -313,7 +405,8 @@ void KubernetesEngine::make_attempt(const AttemptKey& key, Attempt& attempt) {
         return failed(also.error());
       }
     }
-    post(AttemptMade{key, uid, false});
+    post(AttemptMade{key, uid, false,
+                     std::make_shared<const std::vector<PodRequest>>(std::move(requests))});
   });
 }
 
@@ -326,6 +419,7 @@ void KubernetesEngine::take(const AttemptMade& made) {
   attempt.making = false;
   if (made.secret_uid.ok()) {
     attempt.secret_uid = made.secret_uid.value();
+    attempt.requests = made.requests;
     attempt.failures = 0;
   } else {
     attempt.next_try = clock_.now().mono + pause_after(attempt.failures++);
@@ -335,9 +429,7 @@ void KubernetesEngine::take(const AttemptMade& made) {
         continue;
       }
       if (made.hopeless) {
-        rank.order.reset();
-        rank.told_end = true;
-        sink_(engine::StartFailed{key, made.secret_uid.error().message});
+        fail_start(key, rank, made.secret_uid.error().message);
       } else {
         note_wait(rank, made.secret_uid.error().message);
       }
@@ -346,16 +438,22 @@ void KubernetesEngine::take(const AttemptMade& made) {
   advance(made.attempt, attempt);
 }
 
-void KubernetesEngine::make_pod(const RankKey& key, RankState& rank,
-                                const std::string& secret_uid) {
+/// It would be refused on any node: the task asks for what cannot be.
+void KubernetesEngine::fail_start(const RankKey& key, RankState& rank, const std::string& reason) {
+  rank.order.reset();
+  rank.told_end = true;
+  sink_(engine::StartFailed{key, reason, true});
+}
+
+void KubernetesEngine::make_pod(const RankKey& key, RankState& rank, const Attempt& attempt) {
   rank.making = true;
-  auto request = options_.describe(*rank.order);
-  if (const auto node = nodes_.find(rank.node.value());
-      request.ok() && node != nodes_.end() && node->second.view) {
-    request->gpu_resource = node->second.view->gpu_resource;
+  PodRequest request = (*attempt.requests)[static_cast<std::size_t>(key.rank.value())];
+  request.node = rank.node;  // as the cluster calls it
+  rank.patience = request.provision_timeout;
+  if (const auto node = nodes_.find(rank.node.value()); node != nodes_.end() && node->second.view) {
+    request.gpu_resource = node->second.view->gpu_resource;
   }
-  auto manifest = request.ok() ? pod_manifest(*request, options_.settings, secret_uid)
-                               : Result<json::object>(request.error());
+  auto manifest = pod_manifest(request, options_.settings, attempt.secret_uid);
   if (!manifest.ok()) {
     post(PodMade{key, manifest.error(), true});
     return;
@@ -386,9 +484,7 @@ void KubernetesEngine::take(const PodMade& made) {
       rank->next_try = clock_.now().mono + kLongestPause;
     }
   } else if (made.hopeless) {
-    rank->order.reset();
-    rank->told_end = true;
-    sink_(engine::StartFailed{made.key, made.status.error().message});
+    fail_start(made.key, *rank, made.status.error().message);
   } else {
     rank->next_try = clock_.now().mono + pause_after(rank->failures++);
     note_wait(*rank, made.status.error().message);
@@ -400,16 +496,17 @@ void KubernetesEngine::take(const PodMade& made) {
   advance(key, attempts_[key]);
 }
 
-void KubernetesEngine::remove_pod(const RankKey& key, RankState& rank) {
+void KubernetesEngine::remove_pod(const RankKey& key, RankState& rank, std::int64_t grace) {
   rank.removing = true;
-  writers_->give([this, key, uid = rank.pod ? rank.pod->uid : std::string()](ApiClient& client) {
-    RemoveOptions remove;
-    remove.grace_seconds = kKillGrace;
-    remove.uid = uid;
-    post(PodRemoved{key, client.remove({kPods, options_.settings.namespace_name,
-                                        pod_name(options_.settings.server, key), ""},
-                                       remove)});
-  });
+  writers_->give(
+      [this, key, grace, uid = rank.pod ? rank.pod->uid : std::string()](ApiClient& client) {
+        RemoveOptions remove;
+        remove.grace_seconds = grace;
+        remove.uid = uid;
+        post(PodRemoved{key, client.remove({kPods, options_.settings.namespace_name,
+                                            pod_name(options_.settings.server, key), ""},
+                                           remove)});
+      });
 }
 
 void KubernetesEngine::take(const PodRemoved& removed) {
@@ -471,6 +568,11 @@ void KubernetesEngine::drop_if_gone(const AttemptKey& key) {
 
 void KubernetesEngine::judge(const RankKey& key, RankState& rank, const PodView& pod, bool gone) {
   const PodState state = state_of(pod, rank.to_kill || rank.forgotten, gone);
+  if (state.taken && !rank.told_taken) {
+    rank.told_taken = true;
+    sink_(engine::RankTaken{key, *state.taken});
+  }
+  rank.started = rank.started || state.kind != PodState::Kind::kStarting;
   if (state.kind == PodState::Kind::kEnded || (state.hopeless && state.end)) {
     if (state.hopeless) {
       rank.to_kill = true;  // it would go on trying
