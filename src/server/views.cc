@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 
+#include "engine/kubernetes/views/node_view.h"
 #include "job/record.h"
 #include "server/foresee.h"
 

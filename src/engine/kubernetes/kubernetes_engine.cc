@@ -1,4 +1,6 @@
-// The threads, what comes in, and what the watches tell. The ranks are in kubernetes_ranks.cc.
+// The threads, what comes in, and what the watches tell of pods and events. Ranks are in
+// kubernetes_ranks.cc, what is made for them in kubernetes_objects.cc, nodes in
+// kubernetes_nodes.cc.
 
 #include "engine/kubernetes/kubernetes_engine.h"
 

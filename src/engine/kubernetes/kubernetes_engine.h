@@ -77,6 +77,7 @@ class KubernetesEngine final : public engine::Engine {
 
  private:
   using AttemptKey = std::pair<JobId, Epoch>;
+  static constexpr Millis kLongestPause{10'000};  ///< between tries of a write
 
   // What comes in.
   struct Kill {
