@@ -117,11 +117,13 @@ class ScriptedCluster {
   void store(const std::string& kind, json::object object) {
     const std::string name = name_in(object);
     json::object& metadata = object["metadata"].get_object();
+    const auto before = objects_[kind].find(name);
+    const bool existed = before != objects_[kind].end();
     if (!metadata.contains("uid")) {
-      metadata["uid"] = fmt::format("uid-{}", ++uids_);
+      metadata["uid"] = existed ? before->second.at("metadata").at("uid")
+                                : json::value(fmt::format("uid-{}", ++uids_));
     }
     metadata["resourceVersion"] = fmt::format("{}", ++version_);
-    const bool existed = objects_[kind].contains(name);
     objects_[kind][name] = object;
     tell(kind, existed ? "MODIFIED" : "ADDED", object);
   }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <map>
 
 #include "engine/kubernetes/views/attempt_manifest.h"
 #include "engine/kubernetes/views/merge.h"
@@ -254,7 +255,12 @@ class PodMaker {
         requests[request_.gpu_resource] = count;
         limits[request_.gpu_resource] = count;
       }
-      for (const auto& [name, amount] : request_.amount.devices) {
+      std::map<std::string, std::int64_t> devices = request_.amount.devices;
+      if (has_rdma(request_, settings_)) {
+        // Counted already, unless the job is older than the setting.
+        devices.insert(settings_.rdma->resources.begin(), settings_.rdma->resources.end());
+      }
+      for (const auto& [name, amount] : devices) {
         requests[name] = fmt::format("{}", amount);
         limits[name] = fmt::format("{}", amount);
       }
