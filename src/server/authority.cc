@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <memory>
 #include <optional>
 
@@ -29,9 +30,9 @@ constexpr std::int64_t kCertificateDays = 730;
 /// For clocks that are behind.
 constexpr std::int64_t kBackdatedDays = 1;
 
-template <auto free>
+template <auto release>
 struct Freed {
-  void operator()(auto* object) const { free(object); }
+  void operator()(auto* object) const { release(object); }
 };
 using Bio = std::unique_ptr<BIO, Freed<BIO_free_all>>;
 using Key = std::unique_ptr<EVP_PKEY, Freed<EVP_PKEY_free>>;

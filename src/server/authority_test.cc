@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "base/file.h"
+#include "net/exchange.h"
 #include "net/http_client.h"
 #include "net/http_server.h"
 
