@@ -34,6 +34,13 @@ Result<net::HttpClient> client_for(const std::string& url, const Globals& global
   net::ClientOptions options;
   options.url = url;
   options.ca_file = globals.ca.empty() ? variable("QUAD_CA") : globals.ca;
+  if (options.ca_file.empty() && url.starts_with("https://")) {
+    // A server of this data directory, whose certificate is its own.
+    const auto own = server::read_endpoint(data_dir_of(globals));
+    if (own.ok() && (url == own->url || url == own->public_url)) {
+      options.ca_file = own->ca;
+    }
+  }
   options.headers.emplace_back("User-Agent", "quad/" QUAD_VERSION);
   if (!token.empty()) {
     options.headers.emplace_back("Authorization", "Bearer " + token);

@@ -11,16 +11,17 @@ namespace {
 // Pattern; default; what happens where there is none; an example; the meaning.
 std::vector<Key> build() {
   return {
-      {"listen", "127.0.0.1", "", "0.0.0.0", "Address to listen on; beyond loopback only with tls"},
+      {"listen", "127.0.0.1", "", "0.0.0.0",
+       "Address to listen on; beyond loopback always with TLS"},
       {"port", "", "that of last time, at first any free one", "8443",
        "Port to listen on; 0 takes any free one"},
       {"url", "", "the address listened on", "https://quad.example.edu:8443",
        "Where people and pods reach the server, if that is another address"},
-      {"tls.certificate", "", "no TLS", "/etc/quad/server.pem",
+      {"tls.certificate", "", "one of the server's own; on loopback no TLS", "/etc/quad/server.pem",
        "PEM file of the certificate chain"},
-      {"tls.key", "", "no TLS", "/etc/quad/server.key", "PEM file of its key"},
-      {"tls.ca", "", "the machine's own authorities", "/etc/quad/ca.pem",
-       "PEM file of the authority that signed it, for runners"},
+      {"tls.key", "", "as tls.certificate", "/etc/quad/server.key", "PEM file of its key"},
+      {"tls.ca", "", "the machine's own authorities; the server's own, if it makes one",
+       "/etc/quad/ca.pem", "PEM file of the authority that signed it, for runners"},
       {"runners_over_tcp", "false", "", "true",
        "Local runners connect to url, not to the unix socket"},
       {"node_lost_after", "20s", "", "30s",
@@ -116,7 +117,9 @@ std::vector<Key> build() {
        "seconds, "
        "-1 waits for ever"},
       {"engines.NAME.autoscaler", "", "none", "karpenter",
-       "What adds nodes for pods that wait: gke, karpenter, coreweave, nebius or generic"},
+       "What adds nodes for pods that wait: gke, karpenter, coreweave, nebius or generic; no "
+       "effect "
+       "yet"},
       {"kubernetes.allowed_contexts", "", "none", "[west, east]",
        "An engine for each context, of its name"},
   };

@@ -23,10 +23,6 @@ namespace {
 
 using spec::Node;
 
-bool is_loopback(std::string_view address) {
-  return address == "localhost" || address == "::1" || address.starts_with("127.");
-}
-
 /// A number that the grammar has let pass as an integer; empty for any other.
 std::optional<std::int64_t> whole(const Node& node) {
   constexpr double kMost = 2e9;
@@ -103,6 +99,10 @@ class Reader {
     issues_.fail(key, written ? setting->value.mark : engine_mark_, std::move(message),
                  std::move(hint));
   }
+  void warn(const std::string& key, std::string message) {
+    const Setting* setting = settings_.find(key);
+    issues_.warn(key, setting != nullptr ? setting->value.mark : engine_mark_, std::move(message));
+  }
   /// The key as the writer wrote it: a flag, where it is from one.
   std::string spelled(const std::string& key) const {
     const Setting* setting = settings_.find(key);
@@ -120,11 +120,6 @@ class Reader {
       fail(given, fmt::format("{} is alone: certificate and key of TLS belong together; give both, "
                               "or neither",
                               spelled(given)));
-    } else if (!certificate && !config.listen.empty() && !is_loopback(config.listen)) {
-      fail("listen",
-           fmt::format("Listening on {} would show tokens to the network: give tls.certificate and "
-                       "tls.key (or --tls-cert and --tls-key) as well",
-                       config.listen));
     }
   }
 
@@ -351,6 +346,12 @@ class Reader {
       out.provision_timeout = positive(e + "provision_timeout");
     }
     out.autoscaler = spec::to_lower(text(e + "autoscaler"));
+    if (!out.autoscaler.empty()) {
+      warn(e + "autoscaler",
+           fmt::format("{}autoscaler has no effect yet: a job waits in Quad's queue, where an "
+                       "autoscaler does not see it, until nodes that hold it are there",
+                       e));
+    }
     out.hot_tier = hot_tier(e + "hot_tier", config.hot_tier);
     return out;
   }

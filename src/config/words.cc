@@ -67,6 +67,10 @@ bool is_host(std::string_view text) {
   return v6 ? all(":.") : all("-.");
 }
 
+bool is_loopback(std::string_view host) {
+  return host == "localhost" || host == "::1" || host.starts_with("127.");
+}
+
 bool is_web_address(std::string_view text) {
   const bool tls = text.starts_with("https://");
   if (!tls && !text.starts_with("http://")) {

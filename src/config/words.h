@@ -16,6 +16,7 @@ namespace quad::config {
 bool is_path(std::string_view text);             ///< of a file; never its content, and with no ~
 bool is_absolute_folder(std::string_view text);  ///< "/data/hot"; neither "/" nor with ".." in it
 bool is_host(std::string_view text);             ///< an address or a host's name, without a port
+bool is_loopback(std::string_view host);         ///< reached from this machine only
 bool is_web_address(std::string_view text);  ///< http(s)://host[:port], no user, query or fragment
 bool is_duration(std::string_view text);     ///< "90s", "30m"
 bool is_size(std::string_view text);         ///< "64GB", "64"

@@ -385,10 +385,15 @@ void Core::observe(const engine::RunnerEnded& ended, Now now) {
   apply(ended.key.job, job::RankEnded{ended.key.epoch, ended.key.rank, std::move(end)}, now);
 }
 
+void Core::observe(const engine::RankTaken& taken, Now now) {
+  apply(taken.key.job, job::RankTaken{taken.key.epoch, taken.key.rank, taken.taken}, now);
+}
+
 void Core::observe(const engine::StartFailed& failed, Now now) {
   job::RankEnd end;
   end.how = job::RankEnd::How::kNeverRan;
   end.detail = failed.reason;
+  end.in_setup = failed.of_task;
   apply(failed.key.job, job::RankEnded{failed.key.epoch, failed.key.rank, std::move(end)}, now);
 }
 

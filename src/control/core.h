@@ -195,7 +195,7 @@ class Core {
     MonoTime engine_seen;
     std::optional<MonoTime> silent_since;  ///< when the engine's channel was first found silent
     bool holds_breaker = false;            ///< it opened the breaker, with others, and is not back
-    bool down = false;  ///< by its engine's word
+    bool down = false;                     ///< by its engine's word
   };
 
   Status check_room_for(const SubmitJobs& message) const;
@@ -213,6 +213,7 @@ class Core {
   void observe(const engine::NodeDown& down, Now now);
   void observe(const engine::NodeBack& back, Now now);
   void observe(const engine::RunnerEnded& ended, Now now);
+  void observe(const engine::RankTaken& taken, Now now);
   void observe(const engine::StartFailed& failed, Now now);
   void observe(const engine::StartWaits& waits, Now now);
   void observe(const engine::Inventory& inventory, Now now);
@@ -247,6 +248,7 @@ class Core {
   /// The node that a rank was placed on; empty if there is no such rank.
   [[nodiscard]] NodeId node_of(const RankKey& key) const;
   void reconcile(const engine::Inventory& inventory, Now now);
+  void forget_again(const engine::Inventory& inventory);
   void take_up(Now now);
 
   Options options_;

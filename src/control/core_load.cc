@@ -82,6 +82,7 @@ void Core::reconcile(const engine::Inventory& inventory, Now now) {
     job::RankEnd end;
   };
   std::vector<Gone> gone;
+  std::vector<std::pair<RankKey, NodeId>> unconfirmed;
   for (std::int64_t id = 1; id <= last_job_; ++id) {
     const job::Job* job = find(JobId(id));
     if (job == nullptr) {
@@ -122,6 +123,11 @@ void Core::reconcile(const engine::Inventory& inventory, Now now) {
                                                              : job::RankEnd::How::kGone;
             end.detail = "its runner had ended when the server started";
           }
+          // One that never said hello had no order: whatever is left of it can do nothing.
+          if (runner == nullptr && !inventory.complete && !rank.nonce.empty()) {
+            end.confirmed = false;
+            unconfirmed.emplace_back(key, rank.holding.node);
+          }
           gone.push_back({key, std::move(end)});
         }
       }
@@ -129,6 +135,12 @@ void Core::reconcile(const engine::Inventory& inventory, Now now) {
   }
   for (Gone& one : gone) {
     apply(one.key.job, job::RankEnded{one.key.epoch, one.key.rank, std::move(one.end)}, now);
+  }
+  if (!inventory.complete) {
+    forget_again(inventory);
+  }
+  for (const auto& [key, node] : unconfirmed) {
+    engine_.kill(key, node);  // and to be told once it is certain
   }
   for (const auto& [key, runner] : found) {
     // Its end is durable, or its job is not known here at all: nothing of it may live on.
@@ -141,6 +153,34 @@ void Core::reconcile(const engine::Inventory& inventory, Now now) {
       kill_at_[key] = now.mono + options_.start_timeout;
     }
     engine_.forget(key, runner->node);
+  }
+}
+
+/// What attempts left in an engine that cannot tell what is there: if the server fell between their
+/// ends and their removal, nothing else would remove it. Only of those that ended shortly before
+/// the last of them did: earlier ones were removed by the server that saw them end.
+void Core::forget_again(const engine::Inventory& inventory) {
+  constexpr Millis kLately{600'000};
+  WallTime latest;
+  for (std::int64_t id = 1; id <= last_job_; ++id) {
+    const job::Job* job = find(JobId(id));
+    if (job != nullptr && !job->attempts.empty()) {
+      latest = std::max(latest, job->attempts.back().ended_at.value_or(WallTime{}));
+    }
+  }
+  for (std::int64_t id = 1; id <= last_job_; ++id) {
+    const job::Job* job = find(JobId(id));
+    for (std::size_t i = 0; job != nullptr && i < job->attempts.size(); ++i) {
+      const job::Attempt& attempt = job->attempts[i];
+      const job::RankRecord& head = attempt.ranks.front();
+      const bool is_over =
+          std::all_of(attempt.ranks.begin(), attempt.ranks.end(),
+                      [](const job::RankRecord& rank) { return rank.end && rank.end->confirmed; });
+      if (is_over && attempt.ended_at && latest - *attempt.ended_at <= kLately &&
+          engine_.engine_of(head.holding.node) == inventory.engine) {
+        engine_.forget({job->id, attempt.epoch, Rank(0)}, head.holding.node);
+      }
+    }
   }
 }
 

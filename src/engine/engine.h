@@ -64,6 +64,7 @@ struct NodeDown {
   std::string reason;
   bool certain = true;
 };
+/// The engine says that it is back.
 struct NodeBack {
   NodeId node;
 };
@@ -74,10 +75,16 @@ struct RunnerEnded {
   std::optional<job::RankEnd> result;
   std::string detail;  ///< evidence: "its process was killed by signal 9"
 };
+/// Somebody past Quad is ending the rank, and has said why: told as soon as it is seen.
+struct RankTaken {
+  RankKey key;
+  job::Taken taken;
+};
 /// The runner could not be started.
 struct StartFailed {
   RankKey key;
   std::string reason;
+  bool of_task = false;  ///< by what the task asks for, so that it would fail anywhere
 };
 /// The runner has not started yet, and why, in a sentence; told when the reason changes, and each
 /// half minute while it stands: a start that nothing is told of is given up.
@@ -89,6 +96,8 @@ struct StartWaits {
 struct Inventory {
   std::string engine;
   std::vector<Existing> existing;
+  /// A runner that is not here has ended for certain.
+  bool complete = true;
 };
 /// The engine does not see its machines at the moment, or (with an empty reason) sees them again.
 struct EngineAway {
@@ -96,8 +105,8 @@ struct EngineAway {
   std::string reason;
 };
 
-using Observation = std::variant<NodeFound, NodeSeen, NodeDown, NodeBack, RunnerEnded, StartFailed,
-                                 StartWaits, Inventory, EngineAway>;
+using Observation = std::variant<NodeFound, NodeSeen, NodeDown, NodeBack, RunnerEnded, RankTaken,
+                                 StartFailed, StartWaits, Inventory, EngineAway>;
 using Sink = std::function<void(Observation)>;
 
 class Engine {
@@ -110,8 +119,8 @@ class Engine {
   [[nodiscard]] virtual std::string engine_of(const NodeId& node) const = 0;
   virtual void start(const StartOrder& order) = 0;
   /// Kills the runner and everything it started, at once. Idempotent; RunnerEnded follows, also if
-  /// the runner was not there any more: whoever asks had not heard of its end. (A node out of sight
-  /// answers when it is back.)
+  /// the runner was not there any more: whoever asks had not heard of its end, or not that it is
+  /// certain. (A node out of sight answers when it is back.)
   virtual void kill(const RankKey& key, const NodeId& node) = 0;
   /// The rank's end is durable: what the engine keeps of it (folder, pod) may go.
   virtual void forget(const RankKey& key, const NodeId& node) = 0;

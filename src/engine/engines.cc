@@ -26,6 +26,7 @@ class Outward {
   void operator()(NodeDown& down) const { name(down.node); }
   void operator()(NodeBack& back) const { name(back.node); }
   void operator()(RunnerEnded& /*ended*/) const {}
+  void operator()(RankTaken& /*taken*/) const {}
   void operator()(StartFailed& /*failed*/) const {}
   void operator()(StartWaits& /*waits*/) const {}
   void operator()(Inventory& inventory) const {

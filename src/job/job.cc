@@ -78,6 +78,14 @@ std::string_view to_string(Verdict verdict) {
       return "hardware";
     case Verdict::kPreempted:
       return "preempted";
+    case Verdict::kDrained:
+      return "drained";
+    case Verdict::kEvicted:
+      return "evicted";
+    case Verdict::kDeleted:
+      return "deleted";
+    case Verdict::kRefused:
+      return "refused";
     case Verdict::kPlatform:
       return "platform";
     case Verdict::kCancelled:
@@ -86,6 +94,29 @@ std::string_view to_string(Verdict verdict) {
       return "unknown";
   }
   return "";
+}
+
+Cause cause_of(Verdict verdict) {
+  switch (verdict) {
+    case Verdict::kNone:
+    case Verdict::kSuccess:
+    case Verdict::kCancelled:
+      return Cause::kNone;
+    case Verdict::kUser:
+      return Cause::kUser;
+    case Verdict::kHardware:
+      return Cause::kHardware;
+    case Verdict::kPreempted:
+    case Verdict::kDrained:
+    case Verdict::kEvicted:
+      return Cause::kPreempted;
+    case Verdict::kDeleted:
+    case Verdict::kRefused:
+    case Verdict::kPlatform:
+    case Verdict::kUnknown:
+      return Cause::kInternal;
+  }
+  return Cause::kInternal;
 }
 
 std::string_view to_string(RankPhase phase) {
@@ -161,11 +192,15 @@ bool is_in_charge(const Job& job, const RankKey& key, std::string_view nonce) {
   return !rank.nonce.empty() && rank.nonce == nonce && !rank.end;
 }
 
+bool may_still_act(const RankRecord& rank) {
+  return !rank.end || (!rank.end->confirmed && !rank.nonce.empty());
+}
+
 bool earlier_ranks_are_dead(const Job& job) {
   const auto last = job.attempts.empty() ? job.attempts.end() : std::prev(job.attempts.end());
   return std::all_of(job.attempts.begin(), last, [](const Attempt& attempt) {
     return std::all_of(attempt.ranks.begin(), attempt.ranks.end(),
-                       [](const RankRecord& rank) { return rank.end && rank.end->confirmed; });
+                       [](const RankRecord& rank) { return !may_still_act(rank); });
   });
 }
 

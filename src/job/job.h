@@ -51,16 +51,23 @@ enum class Verdict {
   kSuccess,
   kUser,
   kHardware,
-  kPreempted,
-  kPlatform,
+  kPreempted,  ///< for work of higher priority
+  kDrained,    ///< its node was being emptied, or shut down in good order
+  kEvicted,    ///< its node ran short of something
+  kDeleted,    ///< by somebody, past Quad
+  kRefused,    ///< its node would not have it
+  kPlatform,   ///< by something else that is not the user's
   kCancelled,
   kUnknown
 };
+inline constexpr std::size_t kVerdicts = 12;
 
 std::string_view to_string(Kind kind);
 std::string_view to_string(Status status);  ///< "PENDING", …
 std::string_view to_string(Cause cause);    ///< "user", …
 std::string_view to_string(Verdict verdict);
+/// The cause of a job that FAILED because its last attempt ended so, and nothing more is known.
+Cause cause_of(Verdict verdict);
 
 /// One shape that would do for each rank of the job.
 struct Shape {
@@ -119,11 +126,21 @@ struct RankEnd {
   bool out_of_memory = false;
   bool in_setup = false;  ///< mounts or setup, before the barrier
   bool confirmed = true;  ///< the death is certain, so that no fence has to wait for it
-  std::string detail;     ///< evidence, or what went wrong, in a sentence
+  /// Why, where whoever ended it has said so: `detail` is in their words. Of the user, it was a
+  /// limit. kNone: it is judged by the rest.
+  Verdict verdict = Verdict::kNone;
+  std::string detail;  ///< evidence, or what went wrong, in a sentence
   WallTime at;
 };
 
 std::string_view to_string(RankEnd::How how);
+
+/// That a rank is being ended by somebody else than Quad or its own program, told before its end.
+struct Taken {
+  Verdict verdict = Verdict::kNone;
+  std::string detail;  ///< as RankEnd's
+  bool operator==(const Taken&) const = default;
+};
 
 struct RankRecord {
   pool::Holding holding;
@@ -132,6 +149,7 @@ struct RankRecord {
   std::string address;    ///< where other ranks reach it
   std::int32_t port = 0;  ///< a port that was free there: MASTER_PORT, from rank 0
   std::int32_t pid = 0;   ///< of its runner on the node, which everything of the rank descends from
+  std::optional<Taken> taken;
   std::optional<RankEnd> end;
 };
 
@@ -188,7 +206,11 @@ struct Job {
 /// such a one has its lease renewed.
 bool is_in_charge(const Job& job, const RankKey& key, std::string_view nonce);
 
-/// Whether every rank of the attempts before the last is dead for certain.
+/// Whether a rank's program may run, or come to run. One whose runner was never accepted has no
+/// order, and will get none once it has ended, dead for certain or not.
+bool may_still_act(const RankRecord& rank);
+
+/// Whether nothing of the attempts before the last can act any more.
 bool earlier_ranks_are_dead(const Job& job);
 
 /// What SkyPilot calls the status: FAILED_SETUP, FAILED_NO_RESOURCE, … for scripts that look for

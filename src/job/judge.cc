@@ -43,6 +43,15 @@ Judgement judge(const RankEnd& end, std::size_t rank, const std::string& node) {
     return {6, Verdict::kHardware, Cause::kHardware,
             fmt::format("node {} was lost{}", node, because), 1};
   }
+  if (end.verdict != Verdict::kNone) {
+    // Told by whoever ended it: nothing has to be guessed.
+    const bool limit = end.verdict == Verdict::kUser;
+    const std::string_view what = limit                              ? "was stopped"
+                                  : end.verdict == Verdict::kRefused ? "could not start"
+                                                                     : "was taken away";
+    return {limit ? 3 : 5, end.verdict, limit ? Cause::kLimit : cause_of(end.verdict),
+            fmt::format("{} {}: {}", who, what, end.detail), 1};
+  }
   if (end.by_quad) {
     return {0, Verdict::kSuccess, Cause::kNone, {}, 0};
   }

@@ -48,6 +48,27 @@ TEST(Judge, AVanishedRunnerOutranksASignalAndThatAnExitCode) {
   EXPECT_EQ(judged.exit_code, 128 + SIGKILL);
 }
 
+TEST(Judge, WhoeverEndedARankIsBelievedAndHasAVerdictOfItsOwn) {
+  for (const auto& [verdict, cause] : {std::pair(Verdict::kPreempted, Cause::kPreempted),
+                                       {Verdict::kDrained, Cause::kPreempted},
+                                       {Verdict::kEvicted, Cause::kPreempted},
+                                       {Verdict::kDeleted, Cause::kInternal},
+                                       {Verdict::kRefused, Cause::kInternal},
+                                       {Verdict::kUser, Cause::kLimit}}) {
+    RankEnd end = ended(How::kSignaled, SIGTERM);
+    end.verdict = verdict;
+    end.detail = "evicted from node n: it is being drained";
+    const Judgement judged = judge(end, 0, "n");
+    EXPECT_EQ(judged.verdict, verdict);
+    EXPECT_EQ(judged.cause, cause) << to_string(verdict);
+    EXPECT_NE(judged.reason.find(end.detail), std::string::npos);
+  }
+  RankEnd drained = ended(How::kGone);
+  drained.verdict = Verdict::kDrained;
+  EXPECT_EQ(judge(attempt_of({ended(How::kExited, 1), drained})).verdict, Verdict::kDrained)
+      << "the peers of a rank that is taken away fail first";
+}
+
 TEST(Judge, OfEqualsTheEarliestDecides) {
   EXPECT_EQ(judge(attempt_of({ended(How::kExited, 3), ended(How::kExited, 4)})).exit_code, 3);
 }

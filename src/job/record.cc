@@ -84,11 +84,26 @@ void put_resources(json::object& object, const pool::Resources& amount) {
   put(object, "cpu", amount.cpu_milli);
   put(object, "memory", amount.memory_bytes);
   put(object, "gpus", amount.gpus);
+  if (!amount.devices.empty()) {
+    json::object devices;
+    for (const auto& [name, count] : amount.devices) {
+      devices[name] = count;
+    }
+    object["devices"] = std::move(devices);
+  }
 }
 
 pool::Resources resources_from(const json::object& object) {
-  return {get_int(object, "cpu"), get_int(object, "memory"),
-          static_cast<std::int32_t>(get_int(object, "gpus"))};
+  pool::Resources amount{get_int(object, "cpu"),
+                         get_int(object, "memory"),
+                         static_cast<std::int32_t>(get_int(object, "gpus")),
+                         {}};
+  if (const json::object* devices = get_object(object, "devices")) {
+    for (const auto& one : *devices) {
+      amount.devices[one.key()] = get_int(*devices, one.key());
+    }
+  }
+  return amount;
 }
 
 }  // namespace
@@ -103,10 +118,20 @@ json::object to_json(const RankEnd& end) {
   if (!end.confirmed) {
     object["confirmed"] = false;
   }
+  put(object, "verdict", std::string(to_string(end.verdict)));
   put(object, "detail", end.detail);
   put(object, "at", end.at.millis);
   return object;
 }
+
+namespace {
+
+/// One that is not known is none that could be acted upon.
+Verdict verdict_from(const json::object& object) {
+  return from_name<Verdict, kVerdicts>(get_string(object, "verdict")).value_or(Verdict::kUnknown);
+}
+
+}  // namespace
 
 RankEnd rank_end_from_json(const json::object& object) {
   RankEnd end;
@@ -117,6 +142,7 @@ RankEnd rank_end_from_json(const json::object& object) {
   end.out_of_memory = get_bool(object, "out_of_memory");
   end.in_setup = get_bool(object, "in_setup");
   end.confirmed = get_bool(object, "confirmed", true);
+  end.verdict = verdict_from(object);
   end.detail = get_text(object, "detail");
   end.at = WallTime{get_int(object, "at")};
   return end;
@@ -137,6 +163,10 @@ json::object to_json(const RankRecord& rank) {
   put(object, "address", rank.address);
   put(object, "port", rank.port);
   put(object, "pid", rank.pid);
+  if (rank.taken) {
+    object["taken"] =
+        json::object{{"verdict", to_string(rank.taken->verdict)}, {"detail", rank.taken->detail}};
+  }
   if (rank.end) {
     object["end"] = to_json(*rank.end);
   }
@@ -153,6 +183,9 @@ RankRecord rank_from(const json::object& object) {
   rank.address = get_text(object, "address");
   rank.port = static_cast<std::int32_t>(get_int(object, "port"));
   rank.pid = static_cast<std::int32_t>(get_int(object, "pid"));
+  if (const auto* taken = get_object(object, "taken")) {
+    rank.taken = Taken{verdict_from(*taken), get_text(*taken, "detail")};
+  }
   if (const auto* end = get_object(object, "end")) {
     rank.end = rank_end_from_json(*end);
   }
@@ -215,8 +248,7 @@ Attempt attempt_from(const json::object& object) {
   }
   attempt.wrote_checkpoint = get_bool(object, "wrote_checkpoint");
   attempt.stopping = get_bool(object, "stopping");
-  attempt.verdict =
-      from_name<Verdict, 8>(get_string(object, "verdict")).value_or(Verdict::kUnknown);
+  attempt.verdict = verdict_from(object);
   attempt.reason = get_text(object, "reason");
   return attempt;
 }

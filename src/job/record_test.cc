@@ -15,25 +15,27 @@ void expect_same(const pool::Resources& a, const pool::Resources& b) {
 }
 
 void expect_same(const RankEnd& a, const RankEnd& b) {
-  const auto& [how, code, by_quad, out_of_memory, in_setup, confirmed, detail, at] = a;
+  const auto& [how, code, by_quad, out_of_memory, in_setup, confirmed, verdict, detail, at] = a;
   EXPECT_EQ(how, b.how);
   EXPECT_EQ(code, b.code);
   EXPECT_EQ(by_quad, b.by_quad);
   EXPECT_EQ(out_of_memory, b.out_of_memory);
   EXPECT_EQ(in_setup, b.in_setup);
   EXPECT_EQ(confirmed, b.confirmed);
+  EXPECT_EQ(verdict, b.verdict);
   EXPECT_EQ(detail, b.detail);
   EXPECT_EQ(at, b.at);
 }
 
 void expect_same(const RankRecord& a, const RankRecord& b) {
-  const auto& [holding, phase, nonce, address, port, pid, end] = a;
+  const auto& [holding, phase, nonce, address, port, pid, taken, end] = a;
   EXPECT_TRUE(holding == b.holding);
   EXPECT_EQ(phase, b.phase);
   EXPECT_EQ(nonce, b.nonce);
   EXPECT_EQ(address, b.address);
   EXPECT_EQ(port, b.port);
   EXPECT_EQ(pid, b.pid);
+  EXPECT_EQ(taken, b.taken);
   ASSERT_EQ(end.has_value(), b.end.has_value());
   if (end) {
     expect_same(*end, *b.end);
@@ -112,6 +114,7 @@ void expect_same(const Request& a, const Request& b) {
   for (std::size_t i = 0; i < shapes.size(); ++i) {
     expect_same(shapes[i].per_rank, b.shapes[i].per_rank);
     EXPECT_EQ(shapes[i].gpu_model, b.shapes[i].gpu_model);
+    EXPECT_EQ(shapes[i].engine, b.shapes[i].engine);
   }
   EXPECT_EQ(priority, b.priority);
   expect_same(recovery, b.recovery);
@@ -128,7 +131,7 @@ Request full_request() {
   request.owner = "ana";
   request.kind = Kind::kService;
   request.ranks = 2;
-  request.shapes = {{{64'500, 512LL << 30, 8}, "H100"}, {{1, 2, 0}, ""}};
+  request.shapes = {{{64'500, 512LL << 30, 8, {{"rdma/hca", 2}}}, "H100", "west"}, {{1, 2, 0}, ""}};
   request.priority = -5;
   request.recovery = {4, {42, 143}, 9, true};
   request.exclude_nodes = {NodeId("n7"), NodeId("n8")};
@@ -147,8 +150,10 @@ RankRecord full_rank(std::int32_t index) {
   rank.address = "10.0.0.7";
   rank.port = 29'500;
   rank.pid = 4711;
-  rank.end = RankEnd{RankEnd::How::kSignaled, 9,           true, true, true, false,
-                     "its node went dark",    WallTime{77}};
+  rank.taken = Taken{Verdict::kDrained, "evicted from node n"};
+  rank.end =
+      RankEnd{RankEnd::How::kSignaled, 9,           true, true, true, false, Verdict::kEvicted,
+              "its node went dark",    WallTime{77}};
   return rank;
 }
 

@@ -21,6 +21,7 @@ class Transition {
   void operator()(const RankSettingUp& setting_up);
   void operator()(const RankReady& ready);
   void operator()(const RankEnded& ended);
+  void operator()(const RankTaken& taken);
   void operator()(const ResumeChosen& chosen);
   void operator()(const CheckpointSeen& seen);
   void operator()(const CheckpointsGone& gone);
@@ -39,6 +40,8 @@ class Transition {
   Attempt* live(Epoch epoch);
   RankRecord* live_rank(Epoch epoch, Rank rank);
   void end_rank(Attempt& attempt, Rank rank, RankEnd end);
+  /// A rank that was stopped is known to have been taken away, and by whom.
+  void explain_end(Attempt& attempt, std::size_t rank);
   /// A death that had only been presumed is now certain.
   void confirm_end(Attempt& attempt, Rank rank);
   /// Ends the wait of the live attempt behind the fence if nobody is left to wait for.
@@ -104,7 +107,7 @@ std::string wait_sentence(const Job& job) {
   std::vector<std::string> who;
   for (const Attempt& earlier : job.attempts) {
     for (std::size_t i = 0; i < earlier.ranks.size(); ++i) {
-      if (earlier.ranks[i].end && !earlier.ranks[i].end->confirmed) {
+      if (earlier.ranks[i].end && may_still_act(earlier.ranks[i])) {
         who.push_back(fmt::format("rank {} of attempt {} on {}", i, earlier.epoch.value(),
                                   earlier.ranks[i].holding.node.value()));
       }
@@ -115,6 +118,17 @@ std::string wait_sentence(const Job& job) {
       "(quad.fence: strict).",
       fmt::join(who, ", "), who.size() == 1 ? "is" : "are", who.size() == 1 ? "its" : "their",
       format_duration(job.attempts.back().fence_wait));
+}
+
+/// The rank was told to end, which is all that its runner can know: by Quad or past it.
+bool is_unexplained_stop(const RankEnd& end) {
+  return end.by_quad && end.verdict == Verdict::kNone && end.how != RankEnd::How::kNodeLost;
+}
+
+void explain(RankEnd& end, const Taken& taken) {
+  end.by_quad = false;
+  end.verdict = taken.verdict;
+  end.detail = taken.detail;
 }
 
 /// Why an attempt was over whose ranks had all been stopped, though nobody had asked for that.
@@ -187,7 +201,7 @@ void Transition::operator()(const Placed& placed) {
   attempt.lease = job_.request->recovery.strict_fence ? placed.lease : Millis(0);
   for (const Attempt& earlier : job_.attempts) {
     const bool certain =
-        all_ranks(earlier, [](const RankRecord& rank) { return rank.end->confirmed; });
+        all_ranks(earlier, [](const RankRecord& rank) { return !may_still_act(rank); });
     if (!certain) {
       attempt.fence_wait = std::max(attempt.fence_wait, earlier.lease + kFenceGrace);
     }
@@ -366,6 +380,45 @@ void Transition::operator()(const RankEnded& ended) {
   }
 }
 
+void Transition::operator()(const RankTaken& taken) {
+  const auto at = static_cast<std::size_t>(taken.rank.value());
+  for (Attempt& attempt : job_.attempts) {
+    if (attempt.epoch != taken.epoch || at >= attempt.ranks.size()) {
+      continue;
+    }
+    RankRecord& rank = attempt.ranks[at];
+    if (rank.taken || (rank.end && !is_unexplained_stop(*rank.end))) {
+      return;
+    }
+    rank.taken = taken.taken;
+    Event& event =
+        record("rank.taken", "engine",
+               fmt::format("Rank {} on {} {} taken away: {}.", at, rank.holding.node.value(),
+                           rank.end ? "was" : "is being", taken.taken.detail));
+    event.epoch = attempt.epoch;
+    event.rank = taken.rank;
+    event.node = rank.holding.node.value();
+    event.data["verdict"] = to_string(taken.taken.verdict);
+    if (rank.end) {
+      explain_end(attempt, at);
+    }
+    return;
+  }
+}
+
+void Transition::explain_end(Attempt& attempt, std::size_t rank) {
+  RankRecord& ended = attempt.ranks[rank];
+  explain(*ended.end, *ended.taken);
+  if (&attempt != &job_.attempts.back() || !attempt.ended_at ||
+      job_.status != Status::kRecovering) {
+    return;
+  }
+  const Judgement judged = judge(attempt);
+  attempt.verdict = judged.verdict;
+  attempt.reason = judged.reason;
+  job_.message = fmt::format("Recovering: {}.", attempt.reason);
+}
+
 void Transition::confirm_end(Attempt& attempt, Rank rank) {
   const auto at = static_cast<std::size_t>(rank.value());
   if (at >= attempt.ranks.size() || !attempt.ranks[at].end) {
@@ -407,6 +460,9 @@ void Transition::end_rank(Attempt& attempt, Rank rank, RankEnd end) {
   const auto at = static_cast<std::size_t>(rank.value());
   RankRecord& ending = attempt.ranks[at];
   end.at = now_;
+  if (ending.taken && is_unexplained_stop(end)) {
+    explain(end, *ending.taken);
+  }
   ending.end = std::move(end);
   ending.phase = RankPhase::kEnded;
   const RankEnd& how = *ending.end;
@@ -505,8 +561,10 @@ void Transition::finish_attempt(Attempt& attempt) {
 
 void Transition::recover(Attempt& attempt, bool counts) {
   for (const RankRecord& rank : attempt.ranks) {
+    // Where it was pushed out is no place for it, either: whatever did that is there now.
     const bool node_at_fault = rank.end->how == RankEnd::How::kNodeLost ||
-                               (rank.end->how == RankEnd::How::kNeverRan && !rank.end->in_setup);
+                               (rank.end->how == RankEnd::How::kNeverRan && !rank.end->in_setup) ||
+                               cause_of(rank.end->verdict) == Cause::kPreempted;
     if (counts && node_at_fault && !rank.end->by_quad &&
         std::find(job_.avoid_nodes.begin(), job_.avoid_nodes.end(), rank.holding.node) ==
             job_.avoid_nodes.end()) {
@@ -519,8 +577,7 @@ void Transition::recover(Attempt& attempt, bool counts) {
         attempt.wrote_checkpoint ? 1 : job_.recoveries_without_progress + 1;
     const std::int32_t allowed = job_.request->recovery.max_without_progress;
     if (job_.recoveries_without_progress > allowed) {
-      finish(Status::kFailed,
-             attempt.verdict == Verdict::kHardware ? Cause::kHardware : Cause::kInternal,
+      finish(Status::kFailed, cause_of(attempt.verdict),
              fmt::format("Failed: {}, and {} recoveries in a row brought no new valid checkpoint.",
                          attempt.reason, allowed));
       return;

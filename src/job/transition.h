@@ -63,6 +63,14 @@ struct RankEnded {
   Rank rank;
   RankEnd end;
 };
+/// Somebody else than Quad or its own program is ending, or has ended, a rank: a drain, a
+/// preemption. Told before its end it is what that is judged by; later it explains an end of which
+/// no more was known than that it was stopped.
+struct RankTaken {
+  Epoch epoch;
+  Rank rank;
+  Taken taken;
+};
 /// Rank 0 has raised the fence and chosen where to resume.
 struct ResumeChosen {
   Epoch epoch;
@@ -109,9 +117,9 @@ struct Unplaceable {
   std::string reason;
 };
 
-using Happening = std::variant<Placed, RankHello, RankSettingUp, RankReady, RankEnded, ResumeChosen,
-                               CheckpointSeen, CheckpointsGone, Noted, StartDelayed, NodeLost,
-                               CancelAsked, DurationExceeded, Unplaceable>;
+using Happening = std::variant<Placed, RankHello, RankSettingUp, RankReady, RankEnded, RankTaken,
+                               ResumeChosen, CheckpointSeen, CheckpointsGone, Noted, StartDelayed,
+                               NodeLost, CancelAsked, DurationExceeded, Unplaceable>;
 
 // What must be done once the record is durable.
 

@@ -181,9 +181,34 @@ TEST(Transition, ALongerLeaseThatOldRanksWereGivenIsWaitedFor) {
   Life life;
   life.request().recovery.strict_fence = true;
   life.begin().happen(Placed{{{NodeId("n1"), {1000, 1 << 30, 1}, {0}}}, 0, Millis(90'000)});
+  life.happen(RankHello{Epoch(1), Rank(0), "nonce", "127.0.0.1", 4000});
   life.happen(NodeLost{NodeId("n1"), false, "silent"});
   life.happen(Placed{{{NodeId("n2"), {1000, 1 << 30, 1}, {0}}}, 0, Millis(3'000)});
   EXPECT_EQ(life.job.live()->fence_wait, Millis(95'000));
+}
+
+TEST(Transition, AnEndThatIsNotCertainIsFencedAndKeepsItsRoomUntilItIs) {
+  Life life;
+  life.begin().run().end(0, How::kGone, 0, false, false);
+  EXPECT_EQ(life.job.status, Status::kRecovering);
+  EXPECT_EQ(life.count<ReleaseRank>(), 0) << "it may still use its GPU";
+  EXPECT_EQ(life.count<DismissRunner>(), 1) << "if it still hears";
+  life.place("n2");
+  EXPECT_EQ(life.job.live()->fence_wait, kFenceGrace);
+  RankEnd certain;
+  certain.how = How::kGone;
+  life.happen(RankEnded{Epoch(1), Rank(0), certain});
+  EXPECT_EQ(life.count<ReleaseRank>(), 1);
+  EXPECT_EQ(life.count<EndFenceWait>(), 1);
+  EXPECT_EQ(life.job.live()->fence_wait, Millis(0));
+}
+
+TEST(Transition, NobodyWaitsForARankThatNeverHadAnOrder) {
+  Life life;
+  life.begin().place().end(0, How::kGone, 0, false, false).place("n2");
+  EXPECT_EQ(life.job.live()->fence_wait, Millis(0));
+  life.happen(RankHello{Epoch(1), Rank(0), "late", "127.0.0.1", 4000});
+  EXPECT_EQ(life.count<DismissRunner>(), 1);
 }
 
 TEST(Transition, OnlyTheAcceptedRunnerOfALiveRankIsInCharge) {
@@ -303,6 +328,40 @@ TEST(Transition, AReconnectInTheGraceOfACancelLeavesItTheGrace) {
   life.happen(RankHello{Epoch(1), Rank(0), "nonce0", "127.0.0.1", 4000});
   ASSERT_EQ(life.count<StopRank>(), 1);
   EXPECT_EQ(std::get<StopRank>(life.last.effects.front()).grace, Millis(300'000));
+}
+
+const RankTaken kDrain{
+    Epoch(1), Rank(0), {Verdict::kDrained, "evicted from node n0: it is being drained"}};
+
+TEST(Transition, ARankThatIsTakenAwayEndsByTheWordOfWhoTookIt) {
+  Life life(2);
+  life.begin().run().happen(kDrain);
+  EXPECT_EQ(life.job.status, Status::kRunning) << "it has not ended yet";
+  life.happen(kDrain);
+  EXPECT_FALSE(life.last.changed) << "said again it is no news";
+  // Its peer fails first; its own runner only knows that it was told to stop.
+  life.end(1, How::kExited, 1).end(0, How::kSignaled, 15, true);
+  EXPECT_EQ(life.job.status, Status::kRecovering);
+  EXPECT_EQ(life.job.attempts[0].verdict, Verdict::kDrained);
+  EXPECT_NE(life.job.message.find("it is being drained"), std::string::npos) << life.job.message;
+  EXPECT_EQ(life.job.avoid_nodes, std::vector<NodeId>{NodeId("n1")});
+}
+
+TEST(Transition, TheWordOfWhoTookARankMayComeAfterItsEnd) {
+  Life life;
+  life.begin().run().end(0, How::kSignaled, 15, true);
+  EXPECT_EQ(life.job.attempts[0].verdict, Verdict::kPlatform);
+  life.happen(kDrain);
+  EXPECT_EQ(life.job.status, Status::kRecovering);
+  EXPECT_EQ(life.job.attempts[0].verdict, Verdict::kDrained);
+  EXPECT_EQ(life.job.attempts[0].ranks[0].end->verdict, Verdict::kDrained);
+  EXPECT_EQ(check(life.job), "");
+}
+
+TEST(Transition, AnEndOfItsOwnNeedsNobodysWord) {
+  Life life;
+  life.begin().run().happen(kDrain).end(0, How::kExited, 0);
+  EXPECT_EQ(life.job.status, Status::kSucceeded);
 }
 
 TEST(Transition, UserErrorsRestartOnlyAsAllowed) {

@@ -5,6 +5,7 @@
 #include <set>
 #include <tuple>
 
+#include "base/text.h"
 #include "plan/scheduler.h"
 
 namespace quad::plan {
@@ -20,11 +21,12 @@ struct GroupKey {
   std::vector<NodeId> avoid;    ///< not these, unless nothing else could hold the job
 
   [[nodiscard]] auto tied() const {
-    std::vector<std::tuple<std::int64_t, std::int64_t, std::int32_t, std::string, std::string>>
+    std::vector<std::tuple<std::int64_t, std::int64_t, std::int32_t,
+                           std::map<std::string, std::int64_t>, std::string, std::string>>
         flat;
     for (const job::Shape& shape : shapes) {
       flat.emplace_back(shape.per_rank.cpu_milli, shape.per_rank.memory_bytes, shape.per_rank.gpus,
-                        shape.gpu_model, shape.engine);
+                        shape.per_rank.devices, shape.gpu_model, shape.engine);
     }
     return std::make_tuple(ranks, std::move(flat), exclude, avoid);
   }
@@ -69,6 +71,10 @@ std::int64_t copies(const pool::Resources& room, const pool::Resources& amount,
   if (amount.gpus > 0) {
     count = std::min<std::int64_t>(count, room.gpus / amount.gpus);
   }
+  for (const auto& [name, each] : amount.devices) {
+    const auto there = room.devices.find(name);
+    count = std::min(count, there == room.devices.end() ? 0 : there->second / each);
+  }
   return std::max<std::int64_t>(count, 0);
 }
 
@@ -77,10 +83,31 @@ bool right_model(const pool::Node& node, const job::Shape& shape) {
          node.spec.gpu_model == shape.gpu_model;
 }
 
+bool has_devices(const pool::Node& node, const job::Shape& shape) {
+  const auto& devices = shape.per_rank.devices;
+  return std::all_of(devices.begin(), devices.end(), [&](const auto& one) {
+    return node.spec.capacity.devices.contains(one.first);
+  });
+}
+
+/// "1 rdma/hca", or "1 nvidia.com/mig-1g.5gb and 2 rdma/hca".
+std::string describe_devices(const job::Shape& shape) {
+  std::vector<std::string> all;
+  for (const auto& [name, count] : shape.per_rank.devices) {
+    all.push_back(fmt::format("{} {}", count, name));
+  }
+  return join_words({all.begin(), all.end()});
+}
+
 std::string describe(const job::Shape& shape) {
+  const std::string devices = describe_devices(shape);
   if (shape.per_rank.gpus > 0) {
-    return fmt::format("{} {}", shape.per_rank.gpus,
-                       shape.gpu_model.empty() ? "GPUs" : shape.gpu_model);
+    return fmt::format("{} {}{}{}", shape.per_rank.gpus,
+                       shape.gpu_model.empty() ? "GPUs" : shape.gpu_model,
+                       devices.empty() ? "" : " and ", devices);
+  }
+  if (!devices.empty()) {
+    return devices;
   }
   return fmt::format("{:g} CPUs and {:.1f} GiB",
                      static_cast<double>(shape.per_rank.cpu_milli) / 1000.0,
@@ -150,7 +177,9 @@ void Fifo::remove(JobId job) {
 
 bool Fifo::eligible(const pool::Node& node, const GroupKey& key, const job::Shape& shape,
                     bool use_avoided) {
-  return right_model(node, shape) && (shape.engine.empty() || node.spec.engine == shape.engine) &&
+  const bool plain = shape.per_rank.gpus == 0 && shape.per_rank.devices.empty();
+  return right_model(node, shape) && !(plain && node.spec.only_gpus) &&
+         (shape.engine.empty() || node.spec.engine == shape.engine) &&
          !contains(key.exclude, node.spec.id) &&
          (use_avoided || !contains(key.avoid, node.spec.id));
 }
@@ -227,11 +256,13 @@ Why Fifo::explain(const pool::Pool& pool, const std::set<NodeId>& reserved, cons
   std::int64_t open = 0;
   std::int64_t free = 0;
   std::int64_t model = 0;
+  std::int64_t devices = 0;
   std::int64_t room = 0;
   for (const auto& [id, node] : pool.nodes()) {
-    model += right_model(node, shape) && (shape.per_rank.gpus == 0 || node.spec.capacity.gpus > 0)
-                 ? 1
-                 : 0;
+    const bool right =
+        right_model(node, shape) && (shape.per_rank.gpus == 0 || node.spec.capacity.gpus > 0);
+    model += right ? 1 : 0;
+    devices += right && has_devices(node, shape) ? 1 : 0;
     if (!eligible(node, key, shape, use_avoided) ||
         copies(node.spec.capacity, shape.per_rank, 1) == 0) {
       continue;
@@ -254,6 +285,9 @@ Why Fifo::explain(const pool::Pool& pool, const std::set<NodeId>& reserved, cons
   if (shape.per_rank.gpus > 0) {
     why.funnel.push_back(
         {fmt::format("with {}", shape.gpu_model.empty() ? "GPUs" : shape.gpu_model), model});
+  }
+  if (!shape.per_rank.devices.empty()) {
+    why.funnel.push_back({fmt::format("with {}", describe_devices(shape)), devices});
   }
   why.funnel.push_back({fmt::format("large enough for {}", describe(shape)), fitting});
   why.funnel.push_back({"healthy and open for work", healthy});

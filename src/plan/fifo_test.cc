@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "plan/scheduler.h"
 
 namespace quad::plan {
@@ -158,6 +160,46 @@ TEST(Fifo, StartsNothingWhileFrozenOrOnUnhealthyNodes) {
   EXPECT_TRUE(fifo->decide(pool, "").empty());
   pool.set_health(NodeId("n1"), pool::NodeHealth::kReady, "");
   EXPECT_EQ(fifo->decide(pool, "").size(), 1U);
+}
+
+TEST(Fifo, NodesWithoutADeviceAreLeftOutAndThatIsSaid) {
+  auto pool = nodes(2, 8);
+  pool::NodeSpec wired = pool.find(NodeId("n2"))->spec;
+  wired.capacity.devices = {{"rdma/hca", 1}};
+  pool.put_node(wired);
+  auto fifo = make_fifo();
+  const auto with_rdma = [](std::int64_t id, int ranks) {
+    job::Job job = waiting(id, ranks, 1);
+    auto request = std::make_shared<job::Request>(*job.request);
+    request->shapes[0].per_rank.devices = {{"rdma/hca", 1}};
+    job.request = request;
+    return job;
+  };
+  fifo->enqueue(with_rdma(1, 1));
+  fifo->enqueue(with_rdma(2, 1));
+  const auto starts = fifo->decide(pool, "");
+  ASSERT_EQ(ids(starts), std::vector<std::int64_t>{1}) << "there is one such device";
+  EXPECT_EQ(starts[0].holdings[0].node, NodeId("n2"));
+  const auto why = fifo->queue()->why(JobId(2));
+  ASSERT_TRUE(why);
+  EXPECT_NE(why->message.find("1 rdma/hca"), std::string::npos) << why->message;
+  const auto step = std::find_if(why->funnel.begin(), why->funnel.end(), [](const auto& one) {
+    return one.condition == "with 1 rdma/hca";
+  });
+  ASSERT_NE(step, why->funnel.end());
+  EXPECT_EQ(step->nodes, 1);
+  EXPECT_EQ(pool.check(), "");
+}
+
+TEST(Fifo, ANodeForGpusIsNoPlaceForOthers) {
+  auto pool = nodes(1, 8);
+  pool::NodeSpec tainted = pool.find(NodeId("n1"))->spec;
+  tainted.only_gpus = true;
+  pool.put_node(tainted);
+  auto fifo = make_fifo();
+  fifo->enqueue(waiting(1, 1, 0));
+  fifo->enqueue(waiting(2, 1, 1));
+  EXPECT_EQ(ids(fifo->decide(pool, "")), std::vector<std::int64_t>{2});
 }
 
 }  // namespace

@@ -2,14 +2,14 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 namespace quad::pool {
 
 namespace {
 
 void take(Node& node, const Resources& amount) {
-  node.free.cpu_milli -= amount.cpu_milli;
-  node.free.memory_bytes -= amount.memory_bytes;
-  node.free.gpus -= amount.gpus;
+  node.free.add(amount, -1);
 }
 
 void mark_gpus(Node& node, const Holding& holding, bool used) {
@@ -23,6 +23,19 @@ void mark_gpus(Node& node, const Holding& holding, bool used) {
 }
 
 }  // namespace
+
+void Resources::add(const Resources& more, std::int64_t times) {
+  cpu_milli += more.cpu_milli * times;
+  memory_bytes += more.memory_bytes * times;
+  gpus += static_cast<std::int32_t>(more.gpus * times);
+  for (const auto& [name, count] : more.devices) {
+    const auto there = devices.try_emplace(name, 0).first;
+    there->second += count * times;
+    if (there->second == 0) {
+      devices.erase(there);
+    }
+  }
+}
 
 std::string_view to_string(NodeHealth health) {
   switch (health) {
@@ -88,7 +101,11 @@ void Pool::set_drained(const NodeId& id, bool drained, std::string reason) {
 
 bool Pool::fits(const Node& node, const Resources& amount) {
   return amount.cpu_milli <= node.free.cpu_milli && amount.memory_bytes <= node.free.memory_bytes &&
-         amount.gpus <= node.free.gpus;
+         amount.gpus <= node.free.gpus &&
+         std::all_of(amount.devices.begin(), amount.devices.end(), [&](const auto& device) {
+           const auto free = node.free.devices.find(device.first);
+           return free != node.free.devices.end() && device.second <= free->second;
+         });
 }
 
 Result<Holding> Pool::hold(const RankKey& key, const NodeId& id, const Resources& amount) {
@@ -140,9 +157,7 @@ void Pool::release(const RankKey& key) {
   if (const auto it = nodes_.find(holder->second); it != nodes_.end()) {
     Node& node = it->second;
     if (const auto held = node.holdings.find(key); held != node.holdings.end()) {
-      node.free.cpu_milli += held->second.amount.cpu_milli;
-      node.free.memory_bytes += held->second.amount.memory_bytes;
-      node.free.gpus += held->second.amount.gpus;
+      node.free.add(held->second.amount);
       mark_gpus(node, held->second, false);
       node.holdings.erase(held);
     }
@@ -153,14 +168,10 @@ void Pool::release(const RankKey& key) {
 std::string Pool::check() const {
   for (const auto& [id, node] : nodes_) {
     Resources sum = node.free;
-    sum.cpu_milli += node.spec.reserved.cpu_milli;
-    sum.memory_bytes += node.spec.reserved.memory_bytes;
-    sum.gpus += node.spec.reserved.gpus;
+    sum.add(node.spec.reserved);
     std::vector<std::int32_t> holders(node.gpu_used.size(), 0);
     for (const auto& [key, holding] : node.holdings) {
-      sum.cpu_milli += holding.amount.cpu_milli;
-      sum.memory_bytes += holding.amount.memory_bytes;
-      sum.gpus += holding.amount.gpus;
+      sum.add(holding.amount);
       for (const std::int32_t index : holding.gpu_indices) {
         if (++holders[static_cast<std::size_t>(index)] > 1) {
           return fmt::format("GPU {} of node '{}' is held twice", index, id.value());

@@ -26,7 +26,13 @@ struct Resources {
   std::int64_t cpu_milli = 0;
   std::int64_t memory_bytes = 0;
   std::int32_t gpus = 0;  ///< whole devices
+  /// All else that is counted, by name: parts of GPUs ("nvidia.com/mig-1g.5gb"), RDMA devices.
+  /// None has the amount 0.
+  std::map<std::string, std::int64_t> devices;
   bool operator==(const Resources&) const = default;
+
+  /// Adds `more`, `times` over; less than 0 takes it away.
+  void add(const Resources& more, std::int64_t times = 1);
 };
 
 /// One node as its engine describes it.
@@ -37,6 +43,7 @@ struct NodeSpec {
   std::string gpu_model;         ///< canonical, such as "H100"; empty without GPUs
   bool pretend = false;          ///< a share of one machine that plays a node
   std::string engine = "local";  ///< that it is of
+  bool only_gpus = false;        ///< ranks without a GPU, or a part of one, have no place there
   /// Why its engine wants nothing to start there ("cordoned"), in a few words; empty: it is open.
   std::string closed;
   Millis beat{1'000};  ///< how often its engine hears of it when all is well

@@ -14,6 +14,7 @@
 #include "runner/install.h"
 #include "runner/launch_agent.h"
 #include "runner/session.h"
+#include "runner/signals.h"
 #include "runner/start.h"
 
 namespace {
@@ -44,6 +45,8 @@ int main(int argc, char** argv) {
   if (argc != 2 || argv[1][0] == '-') {
     return fail("give one folder that holds start.json");
   }
+  // As the first process of a container it would otherwise not even be told of a SIGTERM.
+  quad::runner::prepare_signals();
   std::error_code missing;
   const std::filesystem::path folder = std::filesystem::canonical(argv[1], missing);
   if (missing) {

@@ -20,6 +20,7 @@
 #include "config/config.h"
 #include "control/control.h"
 #include "engine/check.h"
+#include "engine/kubernetes/views/pod_request.h"
 #include "net/exchange.h"
 #include "net/http_server.h"
 #include "net/wakeup.h"
@@ -62,6 +63,8 @@ struct App {
   std::function<Result<json::array>(const std::shared_ptr<const job::Job>&)> manifests;
   /// What its engines have and lack; blocks, any thread (server/check.h).
   std::function<std::vector<engine::CheckReport>()> check;
+  std::map<std::string, kubernetes::PodSettings> pods;  ///< what pods get there
+  bool has_local = false;                               ///< this machine is one of its engines
   std::string secret_key;
   std::string url;    ///< where people reach it
   config::Jobs jobs;  ///< defaults and limits

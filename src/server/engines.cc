@@ -9,6 +9,7 @@
 #include "engine/kubernetes/kubernetes.h"
 #include "engine/kubernetes/views/attempt_manifest.h"
 #include "engine/kubernetes/views/merge.h"
+#include "engine/kubernetes/views/pod_config.h"
 #include "engine/kubernetes/views/pod_manifest.h"
 #include "engine/local/local.h"
 #include "server/pod_wishes.h"
@@ -98,11 +99,15 @@ Result<kubernetes::PodSettings> pod_settings(const config::Config& config,
                                              cluster.rdma->env};
   }
   settings.gpu_runtime_class = cluster.runtime_class;
-  settings.priority_class = cluster.priority_classes.standard;
+  settings.priority_classes = {cluster.priority_classes.standard, cluster.priority_classes.allowed};
+  settings.storage_classes = {cluster.storage_classes.standard, cluster.storage_classes.allowed};
   settings.node_selector.assign(cluster.node_selector.begin(), cluster.node_selector.end());
   settings.tolerations = cluster.tolerations;
   QUAD_ASSIGN(settings.pod_config,
               merged(cluster.pod_config, fmt::format("engines.{}.pod_config", cluster.name)));
+  const std::string metadata_key = fmt::format("engines.{}.custom_metadata", cluster.name);
+  QUAD_ASSIGN(settings.custom_metadata, merged(cluster.custom_metadata, metadata_key));
+  QUAD_TRY(kubernetes::check_metadata(settings.custom_metadata, metadata_key));
   settings.permissions.host_paths = cluster.allow_host_paths;
   settings.spool_bytes = static_cast<std::uint64_t>(config.spool_bytes);
   return settings;
@@ -147,6 +152,8 @@ Result<kubernetes::KubernetesOptions> cluster_options(const config::Config& conf
   options.api.writes_per_second = cluster.write_rate;
   options.api.write_burst = cluster.write_burst;
   QUAD_ASSIGN(options.settings, pod_settings(config, cluster, context, options.access.name_space));
+  options.provision_timeout = cluster.provision_timeout;
+  options.out_of_service_taint = cluster.out_of_service_taint;
   options.describe = [key = context.secret_key, body_of = context.body_of](
                          const engine::StartOrder& order) -> Result<kubernetes::PodRequest> {
     QUAD_ASSIGN(const std::string body, body_of(*order.job));
@@ -183,6 +190,15 @@ Result<json::array> manifests_of(const config::Config& config, const EngineConte
     }
     QUAD_ASSIGN(json::object pod, kubernetes::pod_manifest(request, options.settings, kNoUid));
     all.push_back(std::move(pod));
+  }
+  return all;
+}
+
+Result<std::map<std::string, kubernetes::PodSettings>> pod_settings(const config::Config& config,
+                                                                    const EngineContext& context) {
+  std::map<std::string, kubernetes::PodSettings> all;
+  for (const config::Kubernetes& cluster : config.kubernetes) {
+    QUAD_ASSIGN(all[cluster.name], pod_settings(config, cluster, context, "default"));
   }
   return all;
 }

@@ -7,6 +7,7 @@
 
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -16,6 +17,7 @@
 #include "config/config.h"
 #include "engine/engine.h"
 #include "engine/kubernetes/kubernetes.h"
+#include "engine/kubernetes/views/pod_request.h"
 
 namespace quad::server {
 
@@ -47,6 +49,9 @@ Result<kubernetes::KubernetesOptions> cluster_options(const config::Config& conf
 Result<json::array> manifests_of(const config::Config& config, const EngineContext& context,
                                  const std::string& engine,
                                  const std::shared_ptr<const job::Job>& job);
+/// What pods get in each cluster, by its engine's name.
+Result<std::map<std::string, kubernetes::PodSettings>> pod_settings(const config::Config& config,
+                                                                    const EngineContext& context);
 
 /// This machine first, if it is one of them: the nodes of the first engine keep plain names
 /// (engine/engines.h). kInvalid or kNotFound with what to change; no cluster is connected to yet.

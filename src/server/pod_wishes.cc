@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <charconv>
 
+#include "engine/kubernetes/views/node_view.h"
+#include "engine/kubernetes/views/quantity.h"
 #include "server/crypto.h"
 
 namespace quad::server {
@@ -99,6 +101,12 @@ json::object pod_wishes(const spec::Task& task, const spec::Resources& resources
   const json::object kubernetes = object_of(task.config, "kubernetes");
   wishes["pod_config"] = object_of(kubernetes, "pod_config");
   wishes["custom_metadata"] = object_of(kubernetes, "custom_metadata");
+  if (const json::value* patience = kubernetes.if_contains("provision_timeout")) {
+    wishes["provision_timeout"] = *patience;
+  }
+  if (const json::value* limits = kubernetes.if_contains("set_pod_resource_limits")) {
+    wishes["limits"] = limits->is_bool() ? json::value(limits->get_bool() ? 1.0 : 0.0) : *limits;
+  }
   wishes["priority_class"] = resources.priority_class.value_or("");
   json::array files;
   for (const spec::Secret& secret : task.secrets) {
@@ -108,6 +116,69 @@ json::object pod_wishes(const spec::Task& task, const spec::Resources& resources
   }
   wishes["secret_files"] = std::move(files);
   return wishes;
+}
+
+std::map<std::string, std::int64_t> devices_of(const spec::Task& task) {
+  std::map<std::string, std::int64_t> devices;
+  const json::object pod = object_of(object_of(task.config, "kubernetes"), "pod_config");
+  const json::object spec = object_of(pod, "spec");
+  const json::array* containers = get_array(spec, "containers");
+  const json::object* rank =
+      containers == nullptr || containers->empty() ? nullptr : (*containers)[0].if_object();
+  for (const std::string_view part : {"requests", "limits"}) {
+    const json::object amounts =
+        rank == nullptr ? json::object() : object_of(object_of(*rank, "resources"), part);
+    for (const auto& one : amounts) {
+      const std::string name(one.key());
+      if (name.find('/') != std::string::npos && !kubernetes::is_whole_gpu(name)) {
+        devices[name] = std::max(devices[name], kubernetes::units_of(amounts, name));
+      }
+    }
+  }
+  std::erase_if(devices, [](const auto& one) { return one.second <= 0; });
+  return devices;
+}
+
+kubernetes::PodRequest pod_request(const job::Request& asked, const job::Shape& shape,
+                                   const json::object& wishes) {
+  kubernetes::PodRequest request;
+  request.job_name = asked.name;
+  request.owner = asked.owner;
+  request.ranks = asked.ranks;
+  request.amount = shape.per_rank;
+  request.stop_grace = asked.stop_grace;
+  request.disk_bytes = get_int(wishes, "disk_gigabytes") << 30U;
+  request.image = get_string(wishes, "image");
+  if (const json::object* login = get_object(wishes, "login")) {
+    request.login = kubernetes::RegistryLogin{std::string(get_string(*login, "server")),
+                                              std::string(get_string(*login, "username")),
+                                              std::string(get_string(*login, "password"))};
+  }
+  if (const json::array* volumes = get_array(wishes, "volumes")) {
+    for (const json::value& volume : *volumes) {
+      request.volumes.push_back(read_volume(volume.as_object()));
+    }
+  }
+  for (auto& [path, content] : read_pairs(wishes, "secret_files")) {
+    request.secret_files.push_back({std::move(path), std::move(content)});
+  }
+  if (const json::array* ports = get_array(wishes, "ports")) {
+    for (const json::value& port : *ports) {
+      request.ports.push_back(static_cast<std::uint16_t>(port.as_int64()));
+    }
+  }
+  request.labels = read_pairs(wishes, "labels");
+  request.pod_config = object_of(wishes, "pod_config");
+  request.custom_metadata = object_of(wishes, "custom_metadata");
+  if (wishes.contains("provision_timeout")) {
+    request.provision_timeout = Millis(get_int(wishes, "provision_timeout") * 1000);
+  }
+  if (wishes.contains("limits")) {
+    request.limit_factor = get_double(wishes, "limits");
+  }
+  request.priority_class = get_string(wishes, "priority_class");
+  request.best_network = get_bool(wishes, "best_network");
+  return request;
 }
 
 Result<kubernetes::PodRequest> pod_request(const engine::StartOrder& order,
@@ -132,39 +203,11 @@ Result<kubernetes::PodRequest> pod_request(const engine::StartOrder& order,
   }
   const json::object& wishes = pods->at(static_cast<std::size_t>(attempt->shape)).as_object();
 
-  kubernetes::PodRequest request;
+  kubernetes::PodRequest request = pod_request(
+      *job.request, job.request->shapes[static_cast<std::size_t>(attempt->shape)], wishes);
   request.key = order.key;
-  request.job_name = job.request->name;
-  request.owner = job.request->owner;
-  request.ranks = job.request->ranks;
   request.node = order.holding.node;
   request.amount = order.holding.amount;
-  request.disk_bytes = get_int(wishes, "disk_gigabytes") << 30U;
-  request.image = get_string(wishes, "image");
-  if (const json::object* login = get_object(wishes, "login")) {
-    request.login = kubernetes::RegistryLogin{std::string(get_string(*login, "server")),
-                                              std::string(get_string(*login, "username")),
-                                              std::string(get_string(*login, "password"))};
-  }
-  if (const json::array* volumes = get_array(wishes, "volumes")) {
-    for (const json::value& volume : *volumes) {
-      request.volumes.push_back(read_volume(volume.as_object()));
-    }
-  }
-  for (auto& [path, content] : read_pairs(wishes, "secret_files")) {
-    request.secret_files.push_back({std::move(path), std::move(content)});
-  }
-  if (const json::array* ports = get_array(wishes, "ports")) {
-    for (const json::value& port : *ports) {
-      request.ports.push_back(static_cast<std::uint16_t>(port.as_int64()));
-    }
-  }
-  request.labels = read_pairs(wishes, "labels");
-  request.pod_config = object_of(wishes, "pod_config");
-  request.custom_metadata = object_of(wishes, "custom_metadata");
-  request.priority_class = get_string(wishes, "priority_class");
-  request.best_network = get_bool(wishes, "best_network");
-  request.stop_grace = job.request->stop_grace;
   return request;
 }
 

@@ -6,6 +6,10 @@
 
 #pragma once
 
+#include <cstdint>
+#include <map>
+#include <string>
+
 #include "base/json.h"
 #include "engine/engine.h"
 #include "engine/kubernetes/views/pod_request.h"
@@ -15,6 +19,13 @@ namespace quad::server {
 
 /// Of one alternative of the task's resources. May hold the password of a registry.
 json::object pod_wishes(const spec::Task& task, const spec::Resources& resources);
+
+/// The devices by name that the task's own pod_config asks for, for the planner to count.
+std::map<std::string, std::int64_t> devices_of(const spec::Task& task);
+
+/// The pod of rank 0 as it would be asked for, for checks before it is submitted.
+kubernetes::PodRequest pod_request(const job::Request& request, const job::Shape& shape,
+                                   const json::object& wishes);
 
 /// The rank's pod, from what was kept of the task in the job's body. kInternal if the body does
 /// not hold it; kDenied if what is sealed in it cannot be opened.

@@ -92,6 +92,15 @@ asio::awaitable<void> gpus(App& app, net::Exchange& exchange) {
   co_return;
 }
 
+/// "local", or "local, west": this machine and the clusters that jobs may run on.
+std::string engines_of(const App& app) {
+  std::vector<std::string> names = app.clusters;
+  if (app.has_local) {
+    names.insert(names.begin(), "local");
+  }
+  return fmt::format("{}", fmt::join(names, ", "));
+}
+
 asio::awaitable<void> check_store(App& app, net::Exchange& exchange) {
   if (!require(exchange, Role::kAdmin)) {
     co_return;
@@ -184,7 +193,7 @@ void add_admin_routes(App& app, net::Router& router) {
     const Caller& caller = caller_of(e);
     e.respond(json_answer(json::object{{"version", QUAD_VERSION},
                                        {"url", app.url},
-                                       {"engine", "local"},
+                                       {"engine", engines_of(app)},
                                        {"started_at", format_rfc3339(app.started_at)},
                                        {"user", caller.user},
                                        {"role", to_string(caller.role)},

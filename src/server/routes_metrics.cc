@@ -70,9 +70,11 @@ void put_jobs(MetricsText& out, const control::Snapshot& snapshot) {
     by_status[to_string(static_cast<job::Status>(status))] = 0;
   }
   std::map<std::string_view, std::int64_t> recoveries;
-  for (const auto verdict : {job::Verdict::kUser, job::Verdict::kHardware, job::Verdict::kPreempted,
-                             job::Verdict::kPlatform, job::Verdict::kUnknown}) {
-    recoveries[to_string(verdict)] = 0;
+  for (std::size_t i = 0; i < job::kVerdicts; ++i) {
+    const auto verdict = static_cast<job::Verdict>(i);
+    if (job::cause_of(verdict) != job::Cause::kNone) {
+      recoveries[to_string(verdict)] = 0;
+    }
   }
   for (const auto& chunk : snapshot.chunks) {
     for (const auto& job : *chunk) {

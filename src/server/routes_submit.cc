@@ -115,6 +115,8 @@ Result<Taken> take(App& app, const Caller& caller, const json::object& body,
   context.secret_key = app.secret_key;
   context.snapshot = &snapshot;
   context.clusters = app.clusters;
+  context.pods = &app.pods;
+  context.has_local = app.has_local;
   ObjectReader reader(body);
   const auto yaml = reader.text("yaml");
   const auto command = reader.text("command");

@@ -16,8 +16,10 @@
 
 #include "base/file.h"
 #include "base/text.h"
+#include "config/words.h"
 #include "server/app.h"
 #include "server/check.h"
+#include "server/authority.h"
 #include "server/crypto.h"
 #include "server/engines.h"
 #include "server/timed_store.h"
@@ -54,8 +56,8 @@ Result<std::string> socket_path(const fs::path& data_dir) {
   return (folder / "quad.sock").string();
 }
 
-Result<std::uint16_t> listen(net::HttpServer& http, const ServeOptions& options) {
-  const config::Config& config = options.config;
+Result<std::uint16_t> listen(net::HttpServer& http, const config::Config& config,
+                             const fs::path& data_dir) {
   const auto try_port = [&](std::uint16_t port) {
     return config.tls.certificate.empty()
                ? http.listen_tcp(config.listen, port)
@@ -65,7 +67,7 @@ Result<std::uint16_t> listen(net::HttpServer& http, const ServeOptions& options)
     return try_port(static_cast<std::uint16_t>(config.port));
   }
   // As last time, so that addresses that people noted down go on working.
-  if (const auto last = read_endpoint(options.data_dir); last.ok()) {
+  if (const auto last = read_endpoint(data_dir); last.ok()) {
     const std::size_t colon = last->url.rfind(':');
     const int port = colon == std::string::npos ? 0 : std::atoi(last->url.c_str() + colon + 1);
     if (port > 0 && port < 65536) {
@@ -157,11 +159,13 @@ Result<Endpoint> read_endpoint(const fs::path& data_dir) {
   QUAD_ASSIGN(const std::string text, read_file(data_dir / "server.json", 1U << 16U));
   QUAD_ASSIGN(const json::object object, parse_json_object(text));
   return Endpoint{std::string(get_string(object, "url")), std::string(get_string(object, "socket")),
-                  static_cast<int>(get_int(object, "pid"))};
+                  static_cast<int>(get_int(object, "pid")),
+                  std::string(get_string(object, "public_url")),
+                  std::string(get_string(object, "ca"))};
 }
 
 Status serve(const ServeOptions& options) {
-  const config::Config& config = options.config;
+  config::Config config = options.config;
   ::signal(SIGPIPE, SIG_IGN);
   spdlog::set_default_logger(spdlog::stderr_logger_mt("quad"));
   spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %l %v");
@@ -181,6 +185,10 @@ Status serve(const ServeOptions& options) {
   QUAD_ASSIGN(app.secret_key, load_or_make_key(app.data_dir / "secret.key"));
   QUAD_ASSIGN(const std::string attempt_key, load_or_make_key(app.data_dir / "attempt.key"));
   QUAD_ASSIGN(const std::string socket, socket_path(app.data_dir));
+  const bool own = config.tls.certificate.empty() && !config::is_loopback(config.listen);
+  if (own) {
+    QUAD_ASSIGN(config.tls, own_certificate(app.data_dir, names_of(config), clock.now().wall));
+  }
   app.jobs = config.jobs;
   app.hot = config.hot_tier.host_path.empty() ? (app.data_dir / "hot").string()
                                               : config.hot_tier.host_path;
@@ -198,7 +206,7 @@ Status serve(const ServeOptions& options) {
   };
   net::HttpServer http(app.io, make_routes(app), http_options);
   app.http = &http;
-  QUAD_ASSIGN(const std::uint16_t port, listen(http, options));
+  QUAD_ASSIGN(const std::uint16_t port, listen(http, config, app.data_dir));
   const std::string host =
       config.listen.find(':') == std::string::npos ? config.listen : "[" + config.listen + "]";
   const std::string listened =
@@ -224,6 +232,8 @@ Status serve(const ServeOptions& options) {
     return manifests_of(config, context, engine->engine_of(node), job);
   };
   app.check = [&] { return check_engines(config, context, clock); };
+  QUAD_ASSIGN(app.pods, pod_settings(config, context));
+  app.has_local = config.local || config.kubernetes.empty();
   app.hot_of = [&](const NodeId& node) {
     return hot_folder(config, context, engine->engine_of(node));
   };
@@ -249,6 +259,8 @@ Status serve(const ServeOptions& options) {
   QUAD_TRY(write_file_atomically(
       app.data_dir / "server.json",
       to_pretty_text(json::object{{"url", listened},
+                                  {"public_url", app.url},
+                                  {"ca", own ? config.tls.ca : std::string()},
                                   {"socket", socket},
                                   {"pid", ::getpid()},
                                   {"version", QUAD_VERSION},

@@ -26,6 +26,8 @@ struct Endpoint {
   std::string url;
   std::string socket;  ///< path of its unix socket
   int pid = 0;
+  std::string public_url;  ///< where others find it
+  std::string ca;          ///< file of the authority of its own that signed its certificate
 };
 /// kNotFound if none was ever started there. Whether it still runs is for the caller to try.
 Result<Endpoint> read_endpoint(const std::filesystem::path& data_dir);

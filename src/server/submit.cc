@@ -8,6 +8,8 @@
 #include <iterator>
 
 #include "base/text.h"
+#include "engine/kubernetes/views/node_view.h"
+#include "engine/kubernetes/views/pod_manifest.h"
 #include "server/crypto.h"
 #include "server/pod_wishes.h"
 #include "server/unhonoured.h"
@@ -42,6 +44,16 @@ class Preparer {
   /// not be tried.
   void refuse(bool alone, std::string key, std::string message, std::string hint = {});
   std::optional<job::Shape> shape_of(const spec::Resources& resources, bool alone);
+  /// The same for each cluster that a shape may be placed in, where that makes a difference.
+  [[nodiscard]] std::vector<job::Shape> for_each_engine(const job::Shape& shape,
+                                                        const spec::Resources& resources) const;
+  /// What pods of the shape cannot have, and whether they can be at all.
+  bool check_pods(const job::Request& request, const job::Shape& shape, const json::object& wishes,
+                  bool alone);
+  /// The device that the accelerator names, where it is none that nodes are known by: a part of a
+  /// GPU ("MIG-1g.5gb"), or any other by its resource's name.
+  [[nodiscard]] std::string device_of(const spec::Resources& resources,
+                                      const std::string& engine) const;
   std::optional<Millis> max_duration_of(const spec::Task& task);
   json::array mounts_of(const spec::Task& task);
 
@@ -76,6 +88,24 @@ void Preparer::check_exclusions(const spec::Task& task) {
                                     near ? fmt::format("; did you mean '{}'?", *near) : ""));
     }
   }
+}
+
+std::string Preparer::device_of(const spec::Resources& resources, const std::string& engine) const {
+  if (!resources.accelerator) {
+    return {};
+  }
+  for (const auto& [id, node] : context_.snapshot->pool.nodes()) {
+    if (!engine.empty() && node.spec.engine != engine) {
+      continue;
+    }
+    for (const auto& [name, count] : node.spec.capacity.devices) {
+      if (same_ignoring_case(name, resources.accelerator->name) ||
+          same_ignoring_case(kubernetes::device_name(name), resources.accelerator->name)) {
+        return name;
+      }
+    }
+  }
+  return {};
 }
 
 std::optional<job::Shape> Preparer::shape_of(const spec::Resources& resources, bool alone) {
@@ -114,7 +144,28 @@ std::optional<job::Shape> Preparer::shape_of(const spec::Resources& resources, b
       models.push_back(node.spec.gpu_model);
     }
   }
-  if (resources.accelerator) {
+  if (const std::string device = device_of(resources, shape.engine); !device.empty()) {
+    const std::int64_t count = (resources.accelerator->milli + 999) / 1000;
+    shape.per_rank.devices[device] = count;
+    biggest_cpus = 0;
+    biggest_memory = 0;
+    std::int64_t most = 0;
+    for (const auto& [id, node] : context_.snapshot->pool.nodes()) {
+      const auto has = node.spec.capacity.devices.find(device);
+      if (has != node.spec.capacity.devices.end() &&
+          (shape.engine.empty() || node.spec.engine == shape.engine)) {
+        most = std::max(most, has->second);
+        biggest_cpus = std::max(biggest_cpus, node.spec.capacity.cpu_milli);
+        biggest_memory = std::max(biggest_memory, node.spec.capacity.memory_bytes);
+      }
+    }
+    if (count > most) {
+      refuse(alone, "resources.accelerators",
+             fmt::format("No node has {} {}; the most that one has is {}.", count,
+                         resources.accelerator->name, most));
+      return std::nullopt;
+    }
+  } else if (resources.accelerator) {
     shape.per_rank.gpus = static_cast<std::int32_t>((resources.accelerator->milli + 999) / 1000);
     const auto known = std::find_if(models.begin(), models.end(), [&](std::string_view model) {
       return same_ignoring_case(model, resources.accelerator->name);
@@ -176,6 +227,66 @@ std::optional<job::Shape> Preparer::shape_of(const spec::Resources& resources, b
     return std::nullopt;
   }
   return shape;
+}
+
+std::vector<job::Shape> Preparer::for_each_engine(const job::Shape& shape,
+                                                  const spec::Resources& resources) const {
+  const bool rdma = resources.network_tier == "best" && context_.pods != nullptr &&
+                    std::any_of(context_.pods->begin(), context_.pods->end(),
+                                [](const auto& one) { return one.second.rdma.has_value(); });
+  if (!rdma) {
+    return {shape};
+  }
+  std::vector<job::Shape> shapes;
+  std::vector<std::string> engines = context_.clusters;
+  if (context_.has_local) {
+    engines.insert(engines.begin(), "local");
+  }
+  for (const std::string& engine : engines) {
+    if (!shape.engine.empty() && shape.engine != engine) {
+      continue;
+    }
+    job::Shape one = shape;
+    one.engine = engine;
+    if (const auto pods = context_.pods->find(engine);
+        pods != context_.pods->end() && pods->second.rdma) {
+      for (const auto& [name, count] : pods->second.rdma->resources) {
+        one.per_rank.devices[name] = count;
+      }
+    }
+    shapes.push_back(std::move(one));
+  }
+  return shapes;
+}
+
+bool Preparer::check_pods(const job::Request& request, const job::Shape& shape,
+                          const json::object& wishes, bool alone) {
+  if (context_.pods == nullptr) {
+    return true;
+  }
+  std::optional<Error> refused;
+  bool possible = shape.engine.empty() ? context_.has_local : shape.engine == "local";
+  for (const auto& [engine, settings] : *context_.pods) {
+    if (!shape.engine.empty() && shape.engine != engine) {
+      continue;
+    }
+    kubernetes::PodRequest pod = pod_request(request, shape, wishes);
+    pod.gpu_resource = "nvidia.com/gpu";  // any will do to see whether the rest can be
+    if (const auto manifest = kubernetes::pod_manifest(pod, settings, ""); !manifest.ok()) {
+      refused = refused ? refused : manifest.error();
+      continue;
+    }
+    possible = true;
+    for (const auto& [key, sentence] : kubernetes::pod_warnings(pod, settings)) {
+      findings_.warn(key, sentence);
+    }
+  }
+  if (!possible && refused) {
+    refuse(alone, refused->where.empty() ? "resources" : refused->where, refused->message);
+  } else if (refused) {
+    findings_.warn(refused->where, refused->message + " Clusters where that holds are left out.");
+  }
+  return possible;
 }
 
 std::optional<Millis> Preparer::max_duration_of(const spec::Task& task) {
@@ -248,13 +359,22 @@ void Preparer::add(const spec::Task& task) {
   json::array pods;  // one for each shape
   for (const spec::Resources& one : task.resources) {
     check_resources(one, findings_);
-    if (auto shape = shape_of(one, task.resources.size() == 1)) {
-      request.shapes.push_back(std::move(*shape));
-      pods.push_back(pod_wishes(task, one));
+    const bool alone = task.resources.size() == 1;
+    const auto shape = shape_of(one, alone);
+    if (!shape) {
+      continue;
+    }
+    const json::object wishes = pod_wishes(task, one);
+    for (job::Shape& each : for_each_engine(*shape, one)) {
+      each.per_rank.devices.merge(devices_of(task));
+      if (check_pods(request, each, wishes, alone)) {
+        request.shapes.push_back(std::move(each));
+        pods.push_back(wishes);
+      }
     }
   }
   findings_.look_at(task.marks);
-  if (request.shapes.empty() && task.resources.size() > 1) {
+  if (request.shapes.empty() && findings_.errors.empty()) {
     findings_.refuse("resources", "None of the alternatives fits any node here.");
   }
   request.max_duration = max_duration_of(task);
@@ -391,7 +511,12 @@ Result<json::object> make_order(const job::Job& job, std::string_view body_text,
                    {"region", "local"},
                    {"zone", nullptr}};
   const auto rank = static_cast<std::size_t>(key.rank.value());
-  order["num_gpus"] = attempt->ranks[rank].holding.amount.gpus;
+  const pool::Resources& held = attempt->ranks[rank].holding.amount;
+  std::int64_t num_gpus = held.gpus;
+  for (const auto& [name, count] : held.devices) {
+    num_gpus += kubernetes::is_gpu_part(name) ? count : 0;
+  }
+  order["num_gpus"] = num_gpus;
   order["setup"] = get_string(body, "setup");
   order["run"] = get_string(body, "run");
   order["envs"] = body.contains("envs") ? body.at("envs") : json::array();

@@ -14,6 +14,7 @@
 #include "base/json.h"
 #include "config/config.h"
 #include "control/core.h"
+#include "engine/kubernetes/views/pod_request.h"
 #include "spec/parse.h"
 
 namespace quad::server {
@@ -27,6 +28,9 @@ struct SubmitContext {
   bool uploads_follow = false;  ///< only looking: local files need not have been uploaded yet
   const control::Snapshot* snapshot = nullptr;  ///< for what nodes there are
   std::vector<std::string> clusters;            ///< the names of this server's Kubernetes engines
+  /// What pods get in each of those; none: not known, so nothing is checked against it.
+  const std::map<std::string, kubernetes::PodSettings>* pods = nullptr;
+  bool has_local = false;                             ///< this machine is one of the engines
   config::Jobs jobs = config::default_config().jobs;  ///< what a task gets that asks for nothing
 };
 

@@ -1,5 +1,6 @@
 #include "server/submit.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "server/crypto.h"
@@ -316,6 +317,67 @@ TEST_F(Submit, AnOrderForAnAttemptThatIsOverIsRefused) {
   EXPECT_FALSE(make_order(job, got.requests[0].body, {JobId(17), Epoch(1), Rank(0)},
                           context_.secret_key, "/hot")
                    .ok());
+}
+
+class SubmitToACluster : public Submit {
+ protected:
+  std::map<std::string, kubernetes::PodSettings> pods_{{"west", {}}};
+
+  void SetUp() override {
+    Submit::SetUp();
+    context_.clusters = {"west"};
+    context_.pods = &pods_;
+    pool::NodeSpec spec;
+    spec.id = NodeId("n1");
+    spec.engine = "west";
+    spec.capacity = {64'000, 256'000'000'000, 0, {{"nvidia.com/mig-1g.5gb", 7}, {"rdma/hca", 1}}};
+    snapshot_.pool.put_node(spec);
+  }
+};
+
+TEST_F(SubmitToACluster, APartOfAGpuIsADevice) {
+  for (const char* name : {"MIG-1g.5gb", "mig-1G.5GB", "nvidia.com/mig-1g.5gb"}) {
+    const Prepared got =
+        prepared(fmt::format("resources: {{accelerators: {{{}: 2}}}}\nrun: echo hi\n", name));
+    ASSERT_TRUE(got.errors.empty()) << errors_of(got);
+    const pool::Resources& each = got.requests.at(0).shapes.at(0).per_rank;
+    EXPECT_EQ(each.gpus, 0);
+    EXPECT_EQ(each.devices, (std::map<std::string, std::int64_t>{{"nvidia.com/mig-1g.5gb", 2}}));
+  }
+  const Prepared much = prepared("resources: {accelerators: {MIG-1g.5gb: 8}}\nrun: echo hi\n");
+  EXPECT_NE(errors_of(much).find("the most that one has is 7"), std::string::npos)
+      << errors_of(much);
+}
+
+TEST_F(SubmitToACluster, TheBestNetworkIsADeviceWhereItIsConfigured) {
+  const char* task = "resources: {network_tier: best}\nrun: echo hi\n";
+  const Prepared without = prepared(task);
+  EXPECT_TRUE(without.requests.at(0).shapes.at(0).per_rank.devices.empty());
+  EXPECT_NE(without.warnings.size(), 0U);
+  pods_.at("west").rdma = kubernetes::RdmaSettings{{{"rdma/hca", 1}}, "", true, {}};
+  const Prepared with = prepared(task);
+  ASSERT_TRUE(with.errors.empty()) << errors_of(with);
+  EXPECT_EQ(with.requests.at(0).shapes.at(0).per_rank.devices,
+            (std::map<std::string, std::int64_t>{{"rdma/hca", 1}}));
+  EXPECT_EQ(with.requests.at(0).shapes.at(0).engine, "west");
+}
+
+TEST_F(SubmitToACluster, WhatNoPodCanBeIsRefusedByItsKey) {
+  const Prepared got = prepared("volumes: {/quad: data}\nrun: echo hi\n");
+  EXPECT_NE(errors_of(got).find("volumes./quad"), std::string::npos) << errors_of(got);
+  pods_.at("west").priority_classes.allowed = {"research"};
+  EXPECT_NE(errors_of(prepared("resources: {priority_class: urgent}\nrun: echo hi\n"))
+                .find("open is research"),
+            std::string::npos);
+  context_.has_local = true;
+  EXPECT_TRUE(prepared("resources: {priority_class: urgent}\nrun: echo hi\n").errors.empty())
+      << "it can run on this machine";
+}
+
+TEST_F(SubmitToACluster, WhatAClusterDoesNotGiveIsAWarning) {
+  const Prepared got = prepared("run: echo hi\n");
+  ASSERT_EQ(got.warnings.size(), 1U);
+  EXPECT_NE(got.warnings[0].message.find("step 0"), std::string::npos);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 
 namespace quad::server {
 
@@ -52,6 +53,23 @@ void check_quad(const spec::QuadBlock& quad, Findings& findings) {
     findings.warn("quad.checkpoint.interval",
                   "How often the script saves is not used yet; each complete checkpoint counts as "
                   "soon as it is seen.");
+  }
+}
+
+/// Of config.kubernetes, what ranks in pods do not get.
+void check_kubernetes(const json::value& section, Findings& findings) {
+  constexpr std::array<std::string_view, 4> kHonoured = {
+      "pod_config", "custom_metadata", "provision_timeout", "set_pod_resource_limits"};
+  if (!section.is_object()) {
+    return;
+  }
+  for (const auto& one : section.get_object()) {
+    const std::string_view key = one.key();
+    if (std::find(kHonoured.begin(), kHonoured.end(), key) == kHonoured.end()) {
+      findings.warn(fmt::format("config.kubernetes.{}", key),
+                    "This setting has no effect here: Quad itself queues jobs and makes their "
+                    "pods.");
+    }
   }
 }
 
@@ -191,6 +209,7 @@ void check_task(const spec::Task& task, Findings& findings) {
   }
   for (const auto& section : task.config) {
     if (section.key() == "kubernetes" && findings.containers) {
+      check_kubernetes(section.value(), findings);
       continue;
     }
     findings.warn(fmt::format("config.{}", std::string_view(section.key())),

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 
+#include "engine/kubernetes/views/node_view.h"
 #include "job/record.h"
 #include "server/foresee.h"
 
@@ -63,6 +64,10 @@ std::string resources_text(const job::Job& job) {
   if (shape.per_rank.gpus > 0) {
     return fmt::format("{}x[{}:{}]", request.ranks,
                        shape.gpu_model.empty() ? "GPU" : shape.gpu_model, shape.per_rank.gpus);
+  }
+  if (!shape.per_rank.devices.empty()) {
+    const auto& [name, count] = *shape.per_rank.devices.begin();
+    return fmt::format("{}x[{}:{}]", request.ranks, kubernetes::device_name(name), count);
   }
   return fmt::format("{}x[CPU:{:g}]", request.ranks,
                      static_cast<double>(shape.per_rank.cpu_milli) / 1000.0);
@@ -152,6 +157,13 @@ json::object node_view(const pool::Node& node) {
   view["gpu_model"] = node.spec.gpu_model;
   view["gpus"] = node.spec.capacity.gpus;
   view["gpus_free"] = node.free.gpus;
+  json::object devices;
+  for (const auto& [name, count] : node.spec.capacity.devices) {
+    const auto free = node.free.devices.find(name);
+    devices[name] = json::object{{"total", count},
+                                 {"free", free == node.free.devices.end() ? 0 : free->second}};
+  }
+  view["devices"] = std::move(devices);
   view["cpus"] = static_cast<double>(node.spec.capacity.cpu_milli) / 1000.0;
   view["cpus_free"] = static_cast<double>(node.free.cpu_milli) / 1000.0;
   view["memory_bytes"] = node.spec.capacity.memory_bytes;

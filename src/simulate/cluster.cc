@@ -727,6 +727,19 @@ struct Cluster::World final : engine::Engine {
         die(it->first, std::nullopt);
       }
     });
+    every(options.runner_hide, [this] {
+      if (runners.empty()) {
+        return;
+      }
+      auto it = runners.begin();
+      std::advance(it, between(0, static_cast<std::int64_t>(runners.size()) - 1));
+      job::RankEnd doubtful;
+      doubtful.how = job::RankEnd::How::kGone;
+      doubtful.confirmed = false;
+      doubtful.detail = "its pod was force-deleted";
+      observe(engine::RunnerEnded{it->first, doubtful, ""});
+      at(Millis(between(0, 60'000)), [this, key = it->first] { die(key, std::nullopt); });
+    });
     every(options.rank_kill, [this] {
       if (!runners.empty()) {
         auto it = runners.begin();

@@ -29,6 +29,7 @@ struct ClusterOptions {
   Millis node_power{0};     ///< a node is powered off, and returns later
   Millis node_freeze{0};    ///< a node stands still with everything on it, then goes on
   Millis runner_kill{0};    ///< a runner dies without a word
+  Millis runner_hide{0};    ///< the engine says that a runner has ended, which it only does later
   Millis rank_kill{0};      ///< a rank's process dies of a signal from outside
   Millis server_crash{0};   ///< the server is killed and comes back
   Millis partition{0};      ///< a node loses the network to the server, both channels

@@ -104,6 +104,18 @@ TEST(Cluster, SurvivesLostNodesAndKilledRunners) {
   }
 }
 
+/// A pod that is force-deleted, or whose node is removed: its processes may run on.
+TEST(Cluster, NeverRunsTwoEpochsAtOnceWhenEndsAreToldThatAreNotCertain) {
+  for (const std::uint64_t seed : seeds(30)) {
+    ClusterOptions options;
+    options.seed = seed;
+    options.runner_hide = Millis(8'000);
+    options.server_crash = Millis(60'000);
+    options.message_repeated = 0.02;
+    expect_sound(options, 20);
+  }
+}
+
 TEST(Cluster, SurvivesServerCrashesAndARefusingStore) {
   for (const std::uint64_t seed : seeds(30)) {
     ClusterOptions options;
@@ -179,6 +191,7 @@ TEST(Cluster, SurvivesEverythingAtOnce) {
     options.node_freeze = Millis(60'000);
     options.partition = Millis(60'000);
     options.runner_kill = Millis(20'000);
+    options.runner_hide = Millis(60'000);
     options.rank_kill = Millis(20'000);
     options.server_crash = Millis(30'000);
     options.store_refuses = Millis(60'000);

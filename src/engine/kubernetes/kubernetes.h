@@ -11,6 +11,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "base/result.h"
@@ -27,6 +28,10 @@ struct KubernetesOptions {
   ApiOptions api;
   PodSettings settings;  ///< the root's uid is filled in once it is known
   int writers = 8;       ///< connections for writes
+  /// After which a rank that has not started is given up there; nullopt: never.
+  std::optional<Millis> provision_timeout;
+  /// Whether to taint a node that is confirmed dead out of service.
+  bool out_of_service_taint = false;
   /// What a rank's task asks of its pod; kInvalid if it cannot be. Called on the engine's thread.
   std::function<Result<PodRequest>(const engine::StartOrder&)> describe;
 };

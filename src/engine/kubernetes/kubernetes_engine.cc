@@ -1,4 +1,6 @@
-// The threads, what comes in, and what the watches tell. The ranks are in kubernetes_ranks.cc.
+// The threads, what comes in, and what the watches tell of pods and events. Ranks are in
+// kubernetes_ranks.cc, what is made for them in kubernetes_objects.cc, nodes in
+// kubernetes_nodes.cc.
 
 #include "engine/kubernetes/kubernetes_engine.h"
 
@@ -8,7 +10,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "engine/kubernetes/views/attempt_manifest.h"
+#include "engine/kubernetes/views/pod_manifest.h"
 #include "engine/kubernetes/views/pod_names.h"
 
 namespace quad::kubernetes {
@@ -21,9 +23,6 @@ constexpr Millis kBrokenWatch{3'000};
 /// With leases renewed each ten seconds and a node or more, something is always said sooner.
 constexpr Millis kSilentLeases{15'000};
 constexpr Millis kTick{250};
-constexpr std::string_view kRemoved = "it was removed from the cluster";
-/// A machine whose node was removed may still run, and its kubelet make the node anew.
-constexpr Millis kSurelyOff{60'000};
 
 std::optional<NodeView> project_node(const json::object& object) {
   auto view = read_node(object);
@@ -52,6 +51,7 @@ std::optional<PodSeen> project_pod(const json::object& object, const std::string
   seen.node = view->node;
   if (!view->rank && !view->finished()) {
     seen.uses = view->requests;
+    seen.uses.devices = view->devices;
   }
   if (view->rank) {
     const json::object* metadata = get_object(object, "metadata");
@@ -80,7 +80,8 @@ KubernetesEngine::KubernetesEngine(KubernetesOptions options, std::shared_ptr<Ap
     : options_(std::move(options)),
       server_(std::move(server)),
       cancel_(std::move(cancel)),
-      clock_(clock) {}
+      clock_(clock),
+      usual_spec_(usual_spec(options_.settings)) {}
 
 KubernetesEngine::~KubernetesEngine() {
   end();
@@ -165,8 +166,8 @@ void KubernetesEngine::post(Item item) {
 void KubernetesEngine::start(const engine::StartOrder& order) {
   post(order);
 }
-void KubernetesEngine::kill(const RankKey& key, const NodeId& /*node*/) {
-  post(Kill{key});
+void KubernetesEngine::kill(const RankKey& key, const NodeId& node) {
+  post(Kill{key, node});
 }
 void KubernetesEngine::forget(const RankKey& key, const NodeId& /*node*/) {
   post(Forget{key});
@@ -195,10 +196,10 @@ void KubernetesEngine::run() {
     tell_nodes();
     const MonoTime now = clock_.now().mono;
     if (now - looked_at_ >= kTick) {
-      looked_at_ = now;
       watch_the_watchers();
       tell_certain_ends();
-      retry();
+      retry(now - looked_at_);
+      looked_at_ = now;
     }
   }
 }
@@ -228,107 +229,6 @@ void KubernetesEngine::watch_the_watchers() {
   sink_(engine::EngineAway{options_.name, away_});
 }
 
-// Nodes.
-
-void KubernetesEngine::take(Change<NodeView>& change) {
-  Node& node = nodes_[change.name];
-  const NodeId id(change.name);
-  if (change.kind == ChangeKind::kRemoved) {
-    node.view.reset();
-    node.told.reset();
-    node.gone_at = clock_.now().mono;
-    sink_(engine::NodeDown{id, std::string(kRemoved), false});
-    return;
-  }
-  if (node.gone_at) {
-    node.gone_at.reset();
-    node.gone_for_good = false;
-    sink_(engine::NodeBack{id});
-  }
-  node.view = std::move(change.value);
-  node.changed = true;
-  nodes_changed_ = true;
-}
-
-void KubernetesEngine::take(const Change<LeaseView>& change) {
-  if (change.kind == ChangeKind::kRemoved) {
-    return;
-  }
-  Node& node = nodes_[change.value.node];
-  const bool renewed = change.value.renewed != node.renewed;
-  // Only a change is evidence: how old the lease is when it is first seen depends on two clocks.
-  if (change.kind == ChangeKind::kChanged && renewed) {
-    node.heard = clock_.now().mono;
-    sink_(engine::NodeSeen{NodeId(change.value.node)});
-  }
-  node.renewed = change.value.renewed;
-  // A kubelet renews its lease four times in its duration.
-  const Millis beat(change.value.duration_seconds * 1000 / 4);
-  if (beat != node.beat) {
-    node.beat = beat;
-    node.changed = true;
-    nodes_changed_ = true;
-  }
-}
-
-void KubernetesEngine::count_use(const std::string& node, const pool::Resources& uses, int sign) {
-  if (node.empty() || uses == pool::Resources()) {
-    return;
-  }
-  Node& known = nodes_[node];
-  known.used_by_others.cpu_milli += sign * uses.cpu_milli;
-  known.used_by_others.memory_bytes += sign * uses.memory_bytes;
-  known.used_by_others.gpus += sign * uses.gpus;
-  known.changed = true;
-  nodes_changed_ = true;
-}
-
-void KubernetesEngine::tell_nodes() {
-  // Before all pods are known, a node would look empty that is not.
-  if (!synced_ || !nodes_changed_) {
-    return;
-  }
-  nodes_changed_ = false;
-  for (auto& [name, node] : nodes_) {
-    if (!node.changed || !node.view) {
-      continue;
-    }
-    node.changed = false;
-    pool::NodeSpec spec = node_spec(*node.view, node.used_by_others);
-    spec.engine = options_.name;
-    spec.closed = node_trouble(*node.view);
-    spec.beat = node.beat;
-    if (node.told != spec) {
-      node.told = spec;
-      sink_(engine::NodeFound{std::move(spec)});
-    }
-  }
-}
-
-void KubernetesEngine::tell_certain_ends() {
-  const MonoTime now = clock_.now().mono;
-  if (!away_.empty()) {
-    return;
-  }
-  for (auto& [name, node] : nodes_) {
-    if (node.gone_at && !node.gone_for_good && now - *node.gone_at > kSurelyOff) {
-      node.gone_for_good = true;
-      sink_(engine::NodeDown{NodeId(name), std::string(kRemoved)});
-    }
-  }
-  for (auto& [attempt, state] : attempts_) {
-    for (auto& [number, rank] : state.ranks) {
-      const auto node = nodes_.find(rank.node.value());
-      if (rank.ended_by && node != nodes_.end() && node->second.heard > *rank.ended_by) {
-        rank.ended_by.reset();
-        sink_(engine::RunnerEnded{{attempt.first, attempt.second, number},
-                                  std::nullopt,
-                                  "its pod is gone, and its node lives"});
-      }
-    }
-  }
-}
-
 // Pods and events.
 
 void KubernetesEngine::take(const Synced& /*synced*/) {
@@ -339,6 +239,7 @@ void KubernetesEngine::take(const Synced& /*synced*/) {
   nodes_changed_ = true;
   engine::Inventory inventory;
   inventory.engine = options_.name;
+  inventory.complete = false;  // a pod can be removed while its containers run on
   for (auto& [attempt, state] : attempts_) {
     // A pod that went while the others were still being told of is not there.
     std::erase_if(state.ranks, [](const auto& one) { return one.second.pod == nullptr; });
@@ -355,6 +256,11 @@ void KubernetesEngine::take(const Synced& /*synced*/) {
   }
   std::erase_if(attempts_, [](const auto& one) { return one.second.ranks.empty(); });
   sink_(std::move(inventory));
+  for (auto& [attempt, state] : attempts_) {
+    for (auto& [rank, known] : state.ranks) {
+      judge({attempt.first, attempt.second, rank}, known, *known.pod, false);
+    }
+  }
   for (engine::StartOrder& order : std::exchange(early_, {})) {
     take(order);
   }

@@ -77,10 +77,12 @@ class KubernetesEngine final : public engine::Engine {
 
  private:
   using AttemptKey = std::pair<JobId, Epoch>;
+  static constexpr Millis kLongestPause{10'000};  ///< between tries of a write
 
   // What comes in.
   struct Kill {
     RankKey key;
+    NodeId node;
   };
   struct Forget {
     RankKey key;
@@ -91,10 +93,12 @@ class KubernetesEngine final : public engine::Engine {
     Result<std::string> uid;
     std::set<std::string> cordoned;  ///< as the budget for disruptions knows them
   };
+  using Requests = std::shared_ptr<const std::vector<PodRequest>>;  ///< of each rank
   struct AttemptMade {
     AttemptKey attempt;
     Result<std::string> secret_uid;
     bool hopeless = false;
+    Requests requests;
   };
   struct AttemptRemoved {
     AttemptKey attempt;
@@ -109,8 +113,13 @@ class KubernetesEngine final : public engine::Engine {
     RankKey key;
     Result<Removal> removal;
   };
+  struct NodeTainted {
+    std::string node;
+    bool tainted = false;
+    Status status;
+  };
   using Item = std::variant<engine::StartOrder, Kill, Forget, Synced, RootMade, AttemptMade,
-                            AttemptRemoved, PodMade, PodRemoved, Change<NodeView>,
+                            AttemptRemoved, PodMade, PodRemoved, NodeTainted, Change<NodeView>,
                             Change<LeaseView>, Change<PodSeen>, Change<EventSeen>>;
 
   struct Node {
@@ -118,10 +127,14 @@ class KubernetesEngine final : public engine::Engine {
     pool::Resources used_by_others;
     Millis beat{10'000};
     std::optional<WallTime> renewed;  ///< as its lease says, by its own clock
+    MonoTime heard;                   ///< when it was last seen to be renewed
     std::optional<pool::NodeSpec> told;
-    MonoTime heard;                   ///< when its lease was last seen to change
     std::optional<MonoTime> gone_at;  ///< when it was told to be removed from the cluster
     bool gone_for_good = false;       ///< that was told, too
+    bool dead = false;                ///< told that it is off for certain
+    bool tainting = false;            ///< a write of its taint is under way
+    MonoTime next_taint;
+    int taint_failures = 0;
     bool changed = true;
   };
   struct RankState {
@@ -132,20 +145,25 @@ class KubernetesEngine final : public engine::Engine {
     bool removing = false;  ///< likewise
     bool made = false;      ///< its pod was, though it may not have been seen yet
     bool to_kill = false;
+    bool started = false;  ///< its container runs, or did
     bool told_end = false;
+    bool told_taken = false;
     /// Its pod went without its node's doing; it has surely ended once the node's kubelet has lived
     /// on beyond this.
     std::optional<MonoTime> ended_by;
     bool forgotten = false;
     int failures = 0;
     MonoTime next_try;
-    std::string reason;  ///< why it has not started, as it stands now
+    Millis waited{0};                ///< to start, while the cluster was seen
+    std::optional<Millis> patience;  ///< its task's provision_timeout
+    std::string reason;              ///< why it has not started, as it stands now
     MonoTime reason_since;
     std::string told;  ///< the last reason that was told
     MonoTime told_at;
   };
   struct Attempt {
     std::string secret_uid;  ///< empty until it is made
+    Requests requests;       ///< from then on, while a pod is still to be made
     bool making = false;
     bool removing = false;
     bool removed = false;  ///< its Secret is; its pods follow
@@ -177,6 +195,7 @@ class KubernetesEngine final : public engine::Engine {
   void take(const AttemptRemoved& removed);
   void take(const PodMade& made);
   void take(const PodRemoved& removed);
+  void take(const NodeTainted& tainted);
 
   /// The ConfigMap of all that there is, and the budget for disruptions as it should be now.
   void make_root();
@@ -184,8 +203,9 @@ class KubernetesEngine final : public engine::Engine {
   /// What failed is tried again at once: the API server is back.
   void forget_pauses();
   void make_attempt(const AttemptKey& key, Attempt& attempt);
-  void make_pod(const RankKey& key, RankState& rank, const std::string& secret_uid);
-  void remove_pod(const RankKey& key, RankState& rank);
+  void make_pod(const RankKey& key, RankState& rank, const Attempt& attempt);
+  void fail_start(const RankKey& key, RankState& rank, const std::string& reason);
+  void remove_pod(const RankKey& key, RankState& rank, std::int64_t grace);
   void remove_attempt(const AttemptKey& key, Attempt& attempt);
   void advance(const AttemptKey& key, Attempt& attempt);
   void drop_if_gone(const AttemptKey& key);
@@ -197,14 +217,21 @@ class KubernetesEngine final : public engine::Engine {
   /// A reason is told when it has stood for a moment: most pass by themselves.
   void note_wait(RankState& rank, const std::string& reason);
   void tell_waits(const RankKey& key, RankState& rank, MonoTime now);
+  /// Gives up a rank that has taken too long to start.
+  void watch_start(const RankKey& key, RankState& rank, Millis passed);
+  /// Tells that a node is off for certain, or back, and sees to its taint.
+  void watch_death(const std::string& name, Node& node);
+  void set_taint(const std::string& name, Node& node, bool tainted);
   void count_use(const std::string& node, const pool::Resources& uses, int sign);
   void tell_nodes();
   /// Ends that were doubtful are certain when there was time enough.
   void tell_certain_ends();
   void watch_the_watchers();
-  void retry();
+  void retry(Millis passed);
   [[nodiscard]] RankState* find(const RankKey& key);
   [[nodiscard]] Millis pause_after(int failures) const;
+  /// Why nothing of Quad should start on the node.
+  [[nodiscard]] std::string closed(const NodeView& view) const;
   [[nodiscard]] Result<std::vector<PodRequest>> describe_all(const engine::StartOrder& order) const;
 
   KubernetesOptions options_;
@@ -235,7 +262,8 @@ class KubernetesEngine final : public engine::Engine {
   std::string away_;                                  ///< why the cluster is not seen, as told
   std::optional<MonoTime> unsynced_since_;
   bool nodes_changed_ = false;
-  MonoTime looked_at_;  ///< when what waits for time to pass was last looked at
+  json::object usual_spec_;  ///< of any pod: what says on which nodes it may be
+  MonoTime looked_at_;       ///< when what waits for time to pass was last looked at
 
   std::unique_ptr<Writers> writers_;
   std::unique_ptr<Watcher<NodeView>> node_watch_;

@@ -1,14 +1,11 @@
 // From an order to a pod, and from a pod's end to its removal.
 
 #include <fmt/format.h>
-#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <utility>
 
 #include "engine/kubernetes/kubernetes_engine.h"
-#include "engine/kubernetes/views/attempt_manifest.h"
-#include "engine/kubernetes/views/pod_manifest.h"
 #include "engine/kubernetes/views/pod_names.h"
 
 namespace quad::kubernetes {
@@ -18,7 +15,6 @@ namespace {
 /// For the runner to deliver the end, where there is still a kubelet that asks it to go.
 constexpr std::int64_t kKillGrace = 1;  // seconds
 constexpr Millis kFirstPause{500};
-constexpr Millis kLongestPause{10'000};
 /// How long a reason for a wait stands before it is told.
 constexpr Millis kPatience{2'000};
 /// Of so many attempts it is known that they were removed, so that this is not asked for again.
@@ -26,22 +22,18 @@ constexpr std::size_t kErasedKept = 1'000;
 /// That it still waits: a start has no limit of time as long as its engine tells so.
 constexpr Millis kReminder{30'000};
 
-/// Why a write failed, and whether to try again would be in vain.
-Refusal refusal_of(const Error& failed, const ApiFailure& failure) {
-  if (failure.http < 400 || (failure.message.empty() && failure.reason.empty())) {
-    return {failed.message, false};  // no answer of the API server's own
-  }
-  return read_refusal(json::object{{"message", failure.message}, {"reason", failure.reason}});
-}
+/// Of a pod that this process has never seen.
+constexpr Millis kUnknownGrace{300'000};
+/// A longer pause between two looks means that this process itself was stopped.
+constexpr Millis kMostPassed{1'000};
 
-std::string uid_of(const json::object& object) {
-  const json::object* metadata = get_object(object, "metadata");
-  return metadata == nullptr ? std::string() : std::string(get_string(*metadata, "uid"));
-}
-
-const ResourceType& type_of(const json::object& manifest) {
-  const std::string_view kind = get_string(manifest, "kind");
-  return kind == "Service" ? kServices : kind == "PersistentVolumeClaim" ? kClaims : kSecrets;
+/// Of a pod that is not there, and of which no kubelet has told.
+std::optional<job::RankEnd> doubtful_end() {
+  job::RankEnd end;
+  end.how = job::RankEnd::How::kGone;
+  end.confirmed = false;
+  end.detail = "its pod is not there, without its node telling that it ended";
+  return end;
 }
 
 }  // namespace
@@ -84,19 +76,24 @@ void KubernetesEngine::take(const Kill& kill) {
   }
   RankState* rank = find(kill.key);
   if (rank == nullptr) {
-    sink_(engine::RunnerEnded{kill.key, std::nullopt, "its pod is not there"});
-    return;
-  }
-  rank->to_kill = true;
-  if (rank->pod == nullptr && !rank->making && !rank->made) {
+    // Of an earlier process of this server: its pod went when nobody looked.
+    rank = &attempts_[{kill.key.job, kill.key.epoch}].ranks[kill.key.rank];
+    rank->node = kill.node;
+    rank->ended_by = clock_.now().mono + kUnknownGrace;
+    tell_end(kill.key, *rank, doubtful_end(), {});
+  } else if (rank->pod == nullptr && !rank->making && !rank->made) {
+    // Either there never was one, or its end has been told.
     rank->order.reset();
-    tell_end(kill.key, *rank, std::nullopt, "its pod is not there");
+    rank->told_end = false;
+    tell_end(kill.key, *rank, rank->ended_by ? doubtful_end() : std::nullopt,
+             "its pod is not there");
   } else if (rank->told_end) {
     rank->told_end = false;  // whoever asks has not heard
     if (rank->pod != nullptr) {
       judge(kill.key, *rank, *rank->pod, false);
     }
   }
+  rank->to_kill = true;
   advance({kill.key.job, kill.key.epoch}, attempts_[{kill.key.job, kill.key.epoch}]);
 }
 
@@ -130,6 +127,14 @@ void KubernetesEngine::advance(const AttemptKey& key, Attempt& attempt) {
                     std::any_of(attempt.ranks.begin(), attempt.ranks.end(), [](const auto& one) {
                       return one.second.making || one.second.removing;
                     });
+  for (auto& [number, rank] : attempt.ranks) {
+    // No kubelet will say that it has ended; on a node that may live, it is left to that.
+    const auto node = nodes_.find(rank.node.value());
+    if (rank.forgotten && rank.pod != nullptr && !rank.pod->finished() && !rank.removing &&
+        rank.next_try <= now && node != nodes_.end() && node->second.dead) {
+      remove_pod({key.first, key.second, number}, rank, 0);
+    }
+  }
   if (all_forgotten) {
     if (!busy && !attempt.removed && attempt.next_try <= now) {
       remove_attempt(key, attempt);
@@ -139,7 +144,9 @@ void KubernetesEngine::advance(const AttemptKey& key, Attempt& attempt) {
   const bool wanted = std::any_of(attempt.ranks.begin(), attempt.ranks.end(), [](const auto& one) {
     return one.second.order.has_value() && !one.second.to_kill;
   });
-  if (wanted && attempt.secret_uid.empty()) {
+  if (!wanted) {
+    attempt.requests.reset();
+  } else if (attempt.requests == nullptr) {
     if (!root_made_) {
       make_root();
     } else if (!attempt.making && attempt.next_try <= now) {
@@ -154,17 +161,19 @@ void KubernetesEngine::advance(const AttemptKey& key, Attempt& attempt) {
     }
     const bool lives = rank.pod != nullptr && !rank.pod->deleted && !rank.pod->finished();
     if (rank.to_kill && (lives || (rank.pod == nullptr && rank.made))) {
-      remove_pod(rank_key, rank);
+      remove_pod(rank_key, rank, kKillGrace);
     } else if (rank.order && !rank.to_kill && rank.pod == nullptr) {
-      make_pod(rank_key, rank, attempt.secret_uid);
+      make_pod(rank_key, rank, attempt);
     }
   }
 }
 
-void KubernetesEngine::retry() {
+void KubernetesEngine::retry(Millis passed) {
   if (!synced_) {
     return;
   }
+  // What is not seen is held against nobody.
+  passed = away_.empty() ? std::min(passed, kMostPassed) : Millis(0);
   std::vector<AttemptKey> keys;
   for (const auto& [key, attempt] : attempts_) {
     keys.push_back(key);
@@ -177,10 +186,34 @@ void KubernetesEngine::retry() {
     if (const auto found = attempts_.find(key); found != attempts_.end()) {
       for (auto& [number, rank] : found->second.ranks) {
         tell_waits({key.first, key.second, number}, rank, now);
+        watch_start({key.first, key.second, number}, rank, passed);
       }
       advance(key, found->second);
     }
   }
+  for (auto& [name, node] : nodes_) {
+    if (node.view && node.taint_failures > 0) {
+      watch_death(name, node);
+    }
+  }
+}
+
+void KubernetesEngine::watch_start(const RankKey& key, RankState& rank, Millis passed) {
+  const bool starts = rank.order || (rank.pod != nullptr && !rank.started && !rank.pod->finished());
+  if (!starts || rank.told_end || rank.to_kill || rank.forgotten) {
+    return;
+  }
+  rank.waited += passed;
+  const std::optional<Millis> patience = rank.patience ? rank.patience : options_.provision_timeout;
+  if (!patience || *patience < Millis(0) || rank.waited < *patience) {
+    return;
+  }
+  rank.order.reset();
+  rank.to_kill = true;
+  rank.told_end = true;
+  sink_(engine::StartFailed{
+      key, fmt::format("it had not started after {} (provision_timeout){}{}",
+                       format_duration(*patience), rank.reason.empty() ? "" : ": ", rank.reason)});
 }
 
 std::set<std::string> KubernetesEngine::cordoned() const {
@@ -203,213 +236,17 @@ void KubernetesEngine::forget_pauses() {
   }
 }
 
-void KubernetesEngine::make_root() {
-  if (root_making_ || next_root_ > clock_.now().mono) {
-    return;
-  }
-  root_making_ = true;
-  writers_->give([this, settings = options_.settings,
-                  cordoned = cordoned()](ApiClient& client) mutable {
-    auto made = client.create(kConfigMaps, settings.namespace_name, root_manifest(settings));
-    if (made.ok()) {
-      settings.root_uid = uid_of(made->object);
-      const json::object budget = disruption_budget_manifest(settings, cordoned);
-      const std::string name(get_string(budget.at("metadata").as_object(), "name"));
-      const auto applied =
-          client.apply({kDisruptionBudgets, settings.namespace_name, name, ""}, budget);
-      if (!applied.ok()) {
-        spdlog::warn("the budget that keeps ranks from being evicted cannot be made: {}",
-                     applied.error().message);
-      }
-    }
-    post(RootMade{
-        made.ok() ? Result<std::string>(uid_of(made->object))
-                  : error(made.error().code, refusal_of(made.error(), client.last_failure()).words),
-        cordoned});
-  });
-}
-
-void KubernetesEngine::take(const RootMade& made) {
-  root_making_ = false;
-  if (made.uid.ok()) {
-    options_.settings.root_uid = made.uid.value();
-    root_made_ = true;
-    root_failures_ = 0;
-    budgeted_ = made.cordoned;
-    retry();
-    return;
-  }
-  next_root_ = clock_.now().mono + pause_after(root_failures_++);
-  for (auto& [key, attempt] : attempts_) {
-    for (auto& [number, rank] : attempt.ranks) {
-      if (rank.order) {
-        note_wait(rank, made.uid.error().message);
-      }
-    }
-  }
-}
-
-/// What each rank of the order's attempt asks for: they share what the attempt has.
-Result<std::vector<PodRequest>> KubernetesEngine::describe_all(
-    const engine::StartOrder& order) const {
-  std::vector<PodRequest> requests;
-  const auto& attempts = order.job->attempts;
-  const auto attempt = std::find_if(attempts.begin(), attempts.end(), [&](const job::Attempt& one) {
-    return one.epoch == order.key.epoch;
-  });
-  if (attempt == attempts.end()) {
-    return error(ErrorCode::kInternal, "its attempt is not in its record");
-  }
-  for (std::size_t i = 0; i < attempt->ranks.size(); ++i) {
-    engine::StartOrder one = order;
-    one.key.rank = Rank(static_cast<std::int32_t>(i));
-    one.holding = attempt->ranks[i].holding;
-    QUAD_ASSIGN(PodRequest request, options_.describe(one));
-    requests.push_back(std::move(request));
-  }
-  return requests;
-}
-
-void KubernetesEngine::make_attempt(const AttemptKey& key, Attempt& attempt) {
-  const auto ordered = std::find_if(attempt.ranks.begin(), attempt.ranks.end(),
-                                    [](const auto& one) { return one.second.order.has_value(); });
-  const engine::StartOrder& order = *ordered->second.order;
-  const auto requests = describe_all(order);
-  if (!requests.ok()) {
-    post(AttemptMade{key, requests.error(), true});
-    attempt.making = true;
-    return;
-  }
-  std::vector<json::object> start_files;
-  for (const PodRequest& request : *requests) {
-    start_files.push_back(start_file(request, options_.settings, order.token));
-  }
-  auto secret = secret_manifest(requests->front(), options_.settings, start_files);
-  if (!secret.ok()) {
-    post(AttemptMade{key, secret.error(), true});
-    attempt.making = true;
-    return;
-  }
-  attempt.making = true;
-  writers_->give([this, key, request = requests->front(), settings = options_.settings,
-                  secret = std::move(secret).value()](ApiClient& client) {
-    const auto failed = [&](const Error& why) {
-      Refusal refusal = refusal_of(why, client.last_failure());
-      post(AttemptMade{key, error(why.code, std::move(refusal.words)), refusal.hopeless});
-    };
-    const auto made = client.create(kSecrets, settings.namespace_name, secret);
-    if (!made.ok()) {
-      return failed(made.error());
-    }
-    const std::string uid = uid_of(made->object);
-    for (const json::object& manifest : attempt_manifests(request, settings, uid)) {
-      const ResourceType& type = type_of(manifest);
-      // The Service of the job's ports outlives an attempt: each takes it over.
-      const auto also =
-          client.apply({type, settings.namespace_name,
-                        std::string(get_string(manifest.at("metadata").as_object(), "name")), ""},
-                       manifest);
-      if (!also.ok()) {
-        return failed(also.error());
-      }
-    }
-    post(AttemptMade{key, uid, false});
-  });
-}
-
-void KubernetesEngine::take(const AttemptMade& made) {
-  const auto found = attempts_.find(made.attempt);
-  if (found == attempts_.end()) {
-    return;
-  }
-  Attempt& attempt = found->second;
-  attempt.making = false;
-  if (made.secret_uid.ok()) {
-    attempt.secret_uid = made.secret_uid.value();
-    attempt.failures = 0;
-  } else {
-    attempt.next_try = clock_.now().mono + pause_after(attempt.failures++);
-    for (auto& [number, rank] : attempt.ranks) {
-      const RankKey key{made.attempt.first, made.attempt.second, number};
-      if (!rank.order) {
-        continue;
-      }
-      if (made.hopeless) {
-        rank.order.reset();
-        rank.told_end = true;
-        sink_(engine::StartFailed{key, made.secret_uid.error().message});
-      } else {
-        note_wait(rank, made.secret_uid.error().message);
-      }
-    }
-  }
-  advance(made.attempt, attempt);
-}
-
-void KubernetesEngine::make_pod(const RankKey& key, RankState& rank,
-                                const std::string& secret_uid) {
-  rank.making = true;
-  auto request = options_.describe(*rank.order);
-  if (const auto node = nodes_.find(rank.node.value());
-      request.ok() && node != nodes_.end() && node->second.view) {
-    request->gpu_resource = node->second.view->gpu_resource;
-  }
-  auto manifest = request.ok() ? pod_manifest(*request, options_.settings, secret_uid)
-                               : Result<json::object>(request.error());
-  if (!manifest.ok()) {
-    post(PodMade{key, manifest.error(), true});
-    return;
-  }
-  writers_->give([this, key, pod = std::move(manifest).value()](ApiClient& client) {
-    const auto made = client.create(kPods, options_.settings.namespace_name, pod);
-    if (made.ok()) {
-      post(PodMade{key, Status(), false});
-      return;
-    }
-    Refusal refusal = refusal_of(made.error(), client.last_failure());
-    post(PodMade{key, error(made.error().code, std::move(refusal.words)), refusal.hopeless});
-  });
-}
-
-void KubernetesEngine::take(const PodMade& made) {
-  RankState* rank = find(made.key);
-  if (rank == nullptr) {
-    return;
-  }
-  const AttemptKey key{made.key.job, made.key.epoch};
-  rank->making = false;
-  if (made.status.ok()) {
-    // The watch tells of it; should it have told of its removal already, it does not come again.
-    rank->failures = 0;
-    rank->made = rank->order.has_value();
-    if (rank->order && !rank->to_kill) {
-      rank->next_try = clock_.now().mono + kLongestPause;
-    }
-  } else if (made.hopeless) {
-    rank->order.reset();
-    rank->told_end = true;
-    sink_(engine::StartFailed{made.key, made.status.error().message});
-  } else {
-    rank->next_try = clock_.now().mono + pause_after(rank->failures++);
-    note_wait(*rank, made.status.error().message);
-    if (rank->to_kill) {
-      rank->order.reset();
-      tell_end(made.key, *rank, std::nullopt, "its pod was never made");
-    }
-  }
-  advance(key, attempts_[key]);
-}
-
-void KubernetesEngine::remove_pod(const RankKey& key, RankState& rank) {
+void KubernetesEngine::remove_pod(const RankKey& key, RankState& rank, std::int64_t grace) {
   rank.removing = true;
-  writers_->give([this, key, uid = rank.pod ? rank.pod->uid : std::string()](ApiClient& client) {
-    RemoveOptions remove;
-    remove.grace_seconds = kKillGrace;
-    remove.uid = uid;
-    post(PodRemoved{key, client.remove({kPods, options_.settings.namespace_name,
-                                        pod_name(options_.settings.server, key), ""},
-                                       remove)});
-  });
+  writers_->give(
+      [this, key, grace, uid = rank.pod ? rank.pod->uid : std::string()](ApiClient& client) {
+        RemoveOptions remove;
+        remove.grace_seconds = grace;
+        remove.uid = uid;
+        post(PodRemoved{key, client.remove({kPods, options_.settings.namespace_name,
+                                            pod_name(options_.settings.server, key), ""},
+                                           remove)});
+      });
 }
 
 void KubernetesEngine::take(const PodRemoved& removed) {
@@ -471,6 +308,11 @@ void KubernetesEngine::drop_if_gone(const AttemptKey& key) {
 
 void KubernetesEngine::judge(const RankKey& key, RankState& rank, const PodView& pod, bool gone) {
   const PodState state = state_of(pod, rank.to_kill || rank.forgotten, gone);
+  if (state.taken && !rank.told_taken) {
+    rank.told_taken = true;
+    sink_(engine::RankTaken{key, *state.taken});
+  }
+  rank.started = rank.started || state.kind != PodState::Kind::kStarting;
   if (state.kind == PodState::Kind::kEnded || (state.hopeless && state.end)) {
     if (state.hopeless) {
       rank.to_kill = true;  // it would go on trying

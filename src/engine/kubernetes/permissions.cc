@@ -12,7 +12,7 @@ const std::vector<Permission>& needed_permissions() {
       {Where::kJobs, false, kPods, {"create", "get", "delete"}, "no rank can run"},
       {Where::kJobs, false, kSecrets, {"create", "get", "patch", "delete"}, "no rank can run"},
       {Where::kJobs, false, kServices, {"create", "patch"}, "ranks do not find each other"},
-      {Where::kJobs, false, kClaims, {"create", "patch"}, "gangs get no volume to share"},
+      {Where::kJobs, false, kClaims, {"create", "get", "patch"}, "gangs get no volume to share"},
       {Where::kJobs, false, kConfigMaps, {"create", "get"}, "no rank can run"},
       {Where::kJobs, false, kDisruptionBudgets, {"create", "patch"}, "drains evict ranks"},
       {Where::kJobs, false, kEvents, {"list", "watch"}, "nobody is told why a pod does not start"},

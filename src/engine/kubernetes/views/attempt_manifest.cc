@@ -15,6 +15,21 @@ json::object owner_reference(std::string_view kind, std::string_view name, std::
   return {{"apiVersion", "v1"}, {"kind", kind}, {"name", name}, {"uid", uid}};
 }
 
+/// The object's metadata with the administrator's labels and annotations; its own stay.
+json::object with_custom(json::object metadata, const PodSettings& settings) {
+  for (const std::string_view part : {"labels", "annotations"}) {
+    const json::object* custom = get_object(settings.custom_metadata, part);
+    if (custom != nullptr && !custom->empty()) {
+      json::value& there = metadata[part];
+      json::object& own = there.is_object() ? there.get_object() : there.emplace_object();
+      for (const auto& [key, value] : *custom) {
+        own.emplace(key, value);
+      }
+    }
+  }
+  return metadata;
+}
+
 json::object ranks_selector(const PodRequest& request, const PodSettings& settings) {
   json::object labels = identity_labels(settings.server, request.key);
   labels.erase(kLabelRank);
@@ -108,11 +123,13 @@ json::object attempt_metadata(const PodRequest& request, const PodSettings& sett
                               std::string name, std::string_view secret_uid) {
   json::object labels = identity_labels(settings.server, request.key);
   labels.erase(kLabelRank);
-  return {{"name", std::move(name)},
-          {"namespace", settings.namespace_name},
-          {"labels", std::move(labels)},
-          {"ownerReferences",
-           json::array{owner_reference("Secret", attempt_of(request, settings), secret_uid)}}};
+  return with_custom(
+      {{"name", std::move(name)},
+       {"namespace", settings.namespace_name},
+       {"labels", std::move(labels)},
+       {"ownerReferences",
+        json::array{owner_reference("Secret", attempt_of(request, settings), secret_uid)}}},
+      settings);
 }
 
 Result<json::object> secret_manifest(const PodRequest& request, const PodSettings& settings,
@@ -163,6 +180,7 @@ std::vector<json::object> attempt_manifests(const PodRequest& request, const Pod
     json::object& object = claim.get_object();
     object["metadata"].get_object()["ownerReferences"] =
         json::array{owner_reference("Secret", attempt_of(request, settings), secret_uid)};
+    object["metadata"] = with_custom(std::move(object["metadata"].get_object()), settings);
     manifests.push_back(std::move(object));
   }
   if (!request.ports.empty()) {
@@ -176,9 +194,11 @@ json::object root_manifest(const PodSettings& settings) {
       {"apiVersion", "v1"},
       {"kind", "ConfigMap"},
       {"metadata",
-       {{"name", settings.root_name},
-        {"namespace", settings.namespace_name},
-        {"labels", {{"app.kubernetes.io/managed-by", "quad"}, {kLabelServer, settings.server}}}}},
+       with_custom({{"name", settings.root_name},
+                    {"namespace", settings.namespace_name},
+                    {"labels",
+                     {{"app.kubernetes.io/managed-by", "quad"}, {kLabelServer, settings.server}}}},
+                   settings)},
       {"data",
        {{"about",
          "Everything that this Quad server makes here belongs to this object: to delete it ends "
@@ -198,15 +218,18 @@ json::object disruption_budget_manifest(const PodSettings& settings,
     selector["matchExpressions"] = json::array{
         json::object{{"key", kLabelNode}, {"operator", "NotIn"}, {"values", std::move(values)}}};
   }
-  return {{"apiVersion", "policy/v1"},
-          {"kind", "PodDisruptionBudget"},
-          {"metadata",
+  return {
+      {"apiVersion", "policy/v1"},
+      {"kind", "PodDisruptionBudget"},
+      {"metadata",
+       with_custom(
            {{"name", fmt::format("{}{}-ranks", kNamePrefix, settings.server)},
             {"namespace", settings.namespace_name},
             {"labels", {{"app.kubernetes.io/managed-by", "quad"}, {kLabelServer, settings.server}}},
             {"ownerReferences",
-             json::array{owner_reference("ConfigMap", settings.root_name, settings.root_uid)}}}},
-          {"spec", {{"minAvailable", kMoreThanThereAre}, {"selector", std::move(selector)}}}};
+             json::array{owner_reference("ConfigMap", settings.root_name, settings.root_uid)}}},
+           settings)},
+      {"spec", {{"minAvailable", kMoreThanThereAre}, {"selector", std::move(selector)}}}};
 }
 
 }  // namespace quad::kubernetes

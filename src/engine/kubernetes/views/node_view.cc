@@ -139,8 +139,8 @@ void read_allocatable(const json::object& list, const std::vector<std::string>& 
     if ((named || is_whole_gpu(name)) && node.gpu_resource.empty()) {
       node.gpu_resource = name;
       node.allocatable.gpus = static_cast<std::int32_t>(std::min<std::int64_t>(amount, 1'000'000));
-    } else {
-      node.devices[std::string(name)] = amount;
+    } else if (name.find('/') != std::string_view::npos) {
+      node.devices[std::string(name)] = amount;  // what has no maker is memory by another name
     }
   }
 }
@@ -273,9 +273,42 @@ pool::NodeSpec node_spec(const NodeView& view, const pool::Resources& used_by_ot
   spec.id = NodeId(view.name);
   spec.address = view.address;
   spec.capacity = view.allocatable;
+  spec.capacity.devices = view.devices;
   spec.reserved = used_by_others;
   spec.gpu_model = view.gpu_model;
   return spec;
+}
+
+bool is_gpu_part(std::string_view resource) {
+  return resource.starts_with("nvidia.com/mig-") || resource.starts_with("nvidia.com/gpu.") ||
+         resource.starts_with("amd.com/gpu.") || resource.starts_with("amd.com/cpx_") ||
+         resource.starts_with("amd.com/spx_");
+}
+
+std::string device_name(std::string_view resource) {
+  constexpr std::string_view kMig = "nvidia.com/mig-";
+  if (resource.starts_with(kMig)) {
+    return "MIG-" + std::string(resource.substr(kMig.size()));
+  }
+  if (resource == "nvidia.com/gpu.shared") {
+    return "GPU-SHARED";
+  }
+  return std::string(resource);
+}
+
+std::string node_death(const NodeView& view) {
+  if (view.ready()) {
+    return {};
+  }
+  for (const Taint& taint : view.taints) {
+    if (taint.key == "node.cloudprovider.kubernetes.io/shutdown") {
+      return "its provider says that it is shut down";
+    }
+    if (taint.key == kOutOfServiceTaint && taint.value != kOwnTaintValue) {
+      return "an administrator has declared it out of service";
+    }
+  }
+  return {};
 }
 
 std::string node_trouble(const NodeView& view) {

@@ -87,8 +87,21 @@ pool::NodeSpec node_spec(const NodeView& view, const pool::Resources& used_by_ot
 /// runtime is down"); empty if nothing speaks against it.
 std::string node_trouble(const NodeView& view);
 
+inline constexpr std::string_view kOutOfServiceTaint = "node.kubernetes.io/out-of-service";
+/// Of the taint where it is this program's.
+inline constexpr std::string_view kOwnTaintValue = "quad";
+
+/// Why the node is off for certain, by the word of its provider or of an administrator; empty if
+/// nobody says so, or its kubelet answers all the same.
+std::string node_death(const NodeView& view);
+
 /// Whether a resource counts whole GPUs.
 bool is_whole_gpu(std::string_view resource);
+
+/// Whether it counts parts of GPUs, such as "nvidia.com/mig-1g.5gb".
+bool is_gpu_part(std::string_view resource);
+/// What a task calls such a part: "MIG-1g.5gb", "GPU-SHARED"; for others, the resource's own name.
+std::string device_name(std::string_view resource);
 
 /// A list of conditions, of a node or a pod.
 std::vector<Condition> read_conditions(const json::object& status);

@@ -201,5 +201,27 @@ TEST(NodeView, BearsJsonOfAnyForm) {
   EXPECT_EQ(node->allocatable, pool::Resources{});
 }
 
+TEST(NodeView, IsDeadOnlyWhenSomebodySaysSoAndItsKubeletDoesNotAnswer) {
+  const auto death = [](std::string_view key, std::string_view value, std::string_view ready) {
+    return node_death(*read_node(object_of(fmt::format(
+        R"({{"metadata": {{"name": "n"}}, "spec": {{"taints": [{{"key": "{}", "value": "{}", "effect": "NoExecute"}}]}},
+             "status": {{"conditions": [{{"type": "Ready", "status": "{}"}}]}}}})",
+        key, value, ready))));
+  };
+  EXPECT_NE(death("node.cloudprovider.kubernetes.io/shutdown", "", "Unknown"), "");
+  EXPECT_NE(death("node.kubernetes.io/out-of-service", "nodeshutdown", "Unknown"), "");
+  EXPECT_EQ(death("node.kubernetes.io/out-of-service", kOwnTaintValue, "Unknown"), "")
+      << "Quad's own taint is no evidence for Quad";
+  EXPECT_EQ(death("node.cloudprovider.kubernetes.io/shutdown", "", "True"), "");
+  EXPECT_EQ(death("node.kubernetes.io/unreachable", "", "Unknown"), "");
+}
+
+TEST(NodeView, NamesDevicesAsTaskFilesDo) {
+  EXPECT_EQ(device_name("nvidia.com/mig-1g.5gb"), "MIG-1g.5gb");
+  EXPECT_EQ(device_name("nvidia.com/gpu.shared"), "GPU-SHARED");
+  EXPECT_EQ(device_name("rdma/hca"), "rdma/hca");
+  EXPECT_FALSE(is_gpu_part("rdma/hca"));
+}
+
 }  // namespace
 }  // namespace quad::kubernetes

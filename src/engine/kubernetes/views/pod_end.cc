@@ -40,21 +40,51 @@ job::Verdict verdict_of(PodFate fate) {
     case PodFate::kStopped:
       return job::Verdict::kCancelled;
     case PodFate::kPreempted:
+      return job::Verdict::kPreempted;
     case PodFate::kDrained:
     case PodFate::kTainted:
     case PodFate::kNodeShutdown:
-      return job::Verdict::kPreempted;
+      return job::Verdict::kDrained;
+    case PodFate::kEvicted:
+      return job::Verdict::kEvicted;
+    case PodFate::kDeleted:
+      return job::Verdict::kDeleted;
+    case PodFate::kRefused:
+      return job::Verdict::kRefused;
     case PodFate::kNodeGone:
       return job::Verdict::kHardware;
     case PodFate::kVanished:
-    case PodFate::kDeleted:
-    case PodFate::kEvicted:
-    case PodFate::kRefused:
     case PodFate::kNotInstalled:
     case PodFate::kNotStarted:
       return job::Verdict::kPlatform;
   }
   return job::Verdict::kUnknown;
+}
+
+/// Whether it is somebody else than Quad and the job itself who ended the pod, and has said why.
+bool is_taken(PodFate fate) {
+  switch (fate) {
+    case PodFate::kDeleted:
+    case PodFate::kEvicted:
+    case PodFate::kOverDisk:
+    case PodFate::kPreempted:
+    case PodFate::kDrained:
+    case PodFate::kTainted:
+    case PodFate::kNodeShutdown:
+    case PodFate::kRefused:
+    case PodFate::kDeadline:
+      return true;
+    case PodFate::kNone:
+    case PodFate::kResult:
+    case PodFate::kVanished:
+    case PodFate::kOutOfMemory:
+    case PodFate::kStopped:
+    case PodFate::kNodeGone:  // a lost node is told as that
+    case PodFate::kNotInstalled:
+    case PodFate::kNotStarted:
+      return false;
+  }
+  return false;
 }
 
 /// The cause that somebody has written into the pod: whoever disrupts it, or its kubelet.
@@ -184,10 +214,14 @@ class Reader {
       return ended_without_container();
     }
     if (cause_.fate != PodFate::kNone) {
-      return {.kind = PodState::Kind::kStopping,
-              .words = cause_.words,
-              .fate = cause_.fate,
-              .verdict = verdict_of(cause_.fate)};
+      PodState state{.kind = PodState::Kind::kStopping,
+                     .words = cause_.words,
+                     .fate = cause_.fate,
+                     .verdict = verdict_of(cause_.fate)};
+      if (is_taken(cause_.fate)) {
+        state.taken = job::Taken{state.verdict, state.words};
+      }
+      return state;
     }
     if (main != nullptr && main->state == State::kRunning) {
       return {.kind = PodState::Kind::kRunning};
@@ -202,6 +236,11 @@ class Reader {
     state.fate = fate;
     state.words = end.detail;
     state.verdict = verdict_of(fate);
+    if (is_taken(fate)) {
+      state.taken = job::Taken{state.verdict, state.words};
+      end.verdict = state.verdict;
+      end.by_quad = false;
+    }
     state.end = std::move(end);
     return state;
   }
@@ -212,6 +251,10 @@ class Reader {
       end = std::move(*result);
       if (end.out_of_memory && !has(end.detail, "memory")) {
         end.detail = memory_words(pod_);
+      }
+      if (end.by_quad && !ordered_ && is_taken(cause_.fate)) {
+        end.detail = cause_.words;  // all that the runner knew was that it had to stop
+        return this->end(cause_.fate, std::move(end));
       }
       return this->end(end.out_of_memory ? PodFate::kOutOfMemory : PodFate::kResult,
                        std::move(end));

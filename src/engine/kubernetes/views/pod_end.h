@@ -50,7 +50,9 @@ struct PodState {
   bool hopeless = false;
   PodFate fate = PodFate::kNone;
   job::Verdict verdict = job::Verdict::kNone;  ///< that the fate alone suggests
-  std::optional<job::RankEnd> end;             ///< ended, or hopeless
+  /// Somebody else than Quad and the job itself ends or has ended it, and said so.
+  std::optional<job::Taken> taken;
+  std::optional<job::RankEnd> end;  ///< ended, or hopeless
 };
 
 /// `ordered`: Quad has asked for this pod's deletion. `gone`: the object is no more (a DELETED

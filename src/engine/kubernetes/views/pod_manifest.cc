@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <map>
 
 #include "engine/kubernetes/views/attempt_manifest.h"
 #include "engine/kubernetes/views/merge.h"
+#include "engine/kubernetes/views/node_view.h"
 #include "engine/kubernetes/views/pod_config.h"
 #include "engine/kubernetes/views/pod_names.h"
 #include "engine/kubernetes/views/pod_volumes.h"
@@ -20,6 +22,7 @@ namespace {
 constexpr std::string_view kTaskConfig = "config.kubernetes.pod_config";
 constexpr std::string_view kTaskMetadata = "config.kubernetes.custom_metadata";
 constexpr std::string_view kServerConfig = "kubernetes.pod_config";
+constexpr std::string_view kServerMetadata = "kubernetes.custom_metadata";
 constexpr std::string_view kRankFolder = "/quad/rank";
 // Kubernetes' default for a container's terminationMessagePath, which no pod_config may change.
 constexpr std::string_view kTerminationMessage = "/dev/termination-log";
@@ -46,12 +49,35 @@ json::object& object_at(json::object& object, std::string_view key) {
   return value.is_object() ? value.get_object() : value.emplace_object();
 }
 
+/// What every pod tolerates.
+json::array usual_tolerations(const PodSettings& settings) {
+  json::array tolerations;
+  // Quad decides about its ranks, not the taint manager.
+  for (const std::string_view key :
+       {"node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"}) {
+    tolerations.push_back(
+        json::object{{"key", key}, {"operator", "Exists"}, {"effect", "NoExecute"}});
+  }
+  tolerations.insert(tolerations.end(), settings.tolerations.begin(), settings.tolerations.end());
+  return tolerations;
+}
+
+json::object node_selector(const PodSettings& settings) {
+  json::object selector;
+  for (const auto& [key, value] : settings.node_selector) {
+    selector[key] = value;
+  }
+  return selector;
+}
+
 class PodMaker {
  public:
   PodMaker(const PodRequest& request, const PodSettings& settings)
       : request_(request), settings_(settings) {}
 
   Result<json::object> make(std::string_view secret_uid) {
+    QUAD_TRY(check_choice(settings_.priority_classes, request_.priority_class, "PriorityClass",
+                          "resources.priority_class"));
     QUAD_ASSIGN(PodVolumes volumes, pod_volumes(request_, settings_));
     volumes_ = std::move(volumes);
     json::object pod{{"apiVersion", "v1"}, {"kind", "Pod"}};
@@ -70,6 +96,13 @@ class PodMaker {
     const json::object said = without_nulls(config);
     QUAD_TRY(check_pod_config(said, whose, settings_, request_.identity.has_value(), path));
     return merge_pod_config(pod, said, path);
+  }
+
+  static Status lay_metadata_over(json::object& metadata, const json::object& custom,
+                                  std::string_view path) {
+    const json::object said = without_nulls(custom);
+    QUAD_TRY(check_metadata(said, std::string(path)));
+    return merge_pod_config(metadata, said, std::string(path));
   }
 
   Result<json::object> metadata(std::string_view secret_uid) const {
@@ -102,9 +135,8 @@ class PodMaker {
       annotations["k8s.v1.cni.cncf.io/networks"] = settings_.rdma->networks;
     }
     metadata["annotations"] = std::move(annotations);
-    const json::object custom = without_nulls(request_.custom_metadata);
-    QUAD_TRY(check_metadata(custom, std::string(kTaskMetadata)));
-    QUAD_TRY(merge_pod_config(metadata, custom, std::string(kTaskMetadata)));
+    QUAD_TRY(lay_metadata_over(metadata, settings_.custom_metadata, kServerMetadata));
+    QUAD_TRY(lay_metadata_over(metadata, request_.custom_metadata, kTaskMetadata));
     return metadata;
   }
 
@@ -123,20 +155,17 @@ class PodMaker {
     if (!settings_.service_account.empty()) {
       spec["serviceAccountName"] = settings_.service_account;
     }
-    if (const std::string& name =
-            request_.priority_class.empty() ? settings_.priority_class : request_.priority_class;
+    if (const std::string& name = request_.priority_class.empty()
+                                      ? settings_.priority_classes.standard
+                                      : request_.priority_class;
         !name.empty()) {
       spec["priorityClassName"] = name;
     }
-    if (request_.amount.gpus > 0 && !settings_.gpu_runtime_class.empty()) {
+    if (!gpu_resources().empty() && !settings_.gpu_runtime_class.empty()) {
       spec["runtimeClassName"] = settings_.gpu_runtime_class;
     }
     if (!settings_.node_selector.empty()) {
-      json::object selector;
-      for (const auto& [key, value] : settings_.node_selector) {
-        selector[key] = value;
-      }
-      spec["nodeSelector"] = std::move(selector);
+      spec["nodeSelector"] = node_selector(settings_);
     }
     spec["tolerations"] = tolerations();
     json::array pull_secrets;
@@ -157,20 +186,27 @@ class PodMaker {
   }
 
   [[nodiscard]] json::array tolerations() const {
-    json::array tolerations;
-    // Quad decides about its ranks, not the taint manager.
-    for (const std::string_view key :
-         {"node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"}) {
+    json::array tolerations = usual_tolerations(settings_);
+    for (const std::string& key : gpu_resources()) {
       tolerations.push_back(
-          json::object{{"key", key}, {"operator", "Exists"}, {"effect", "NoExecute"}});
+          json::object{{"key", key}, {"operator", "Exists"}, {"effect", "NoSchedule"}});
     }
-    if (request_.amount.gpus > 0) {
-      tolerations.push_back(json::object{
-          {"key", request_.gpu_resource}, {"operator", "Exists"}, {"effect", "NoSchedule"}});
-    }
-    tolerations.insert(tolerations.end(), settings_.tolerations.begin(),
-                       settings_.tolerations.end());
     return tolerations;
+  }
+
+  /// Of GPUs that it has wholly or in part, by the names that nodes with them are tainted with.
+  [[nodiscard]] std::vector<std::string> gpu_resources() const {
+    std::vector<std::string> keys;
+    if (request_.amount.gpus > 0) {
+      keys.push_back(request_.gpu_resource);
+    }
+    for (const auto& [name, count] : request_.amount.devices) {
+      const std::string key = name.substr(0, name.find('/')) + "/gpu";
+      if (is_gpu_part(name) && std::find(keys.begin(), keys.end(), key) == keys.end()) {
+        keys.push_back(key);
+      }
+    }
+    return keys;
   }
 
   [[nodiscard]] json::object pod_security() const {
@@ -219,11 +255,14 @@ class PodMaker {
         requests[request_.gpu_resource] = count;
         limits[request_.gpu_resource] = count;
       }
+      std::map<std::string, std::int64_t> devices = request_.amount.devices;
       if (has_rdma(request_, settings_)) {
-        for (const auto& [name, amount] : settings_.rdma->resources) {
-          requests[name] = fmt::format("{}", amount);
-          limits[name] = fmt::format("{}", amount);
-        }
+        // Counted already, unless the job is older than the setting.
+        devices.insert(settings_.rdma->resources.begin(), settings_.rdma->resources.end());
+      }
+      for (const auto& [name, amount] : devices) {
+        requests[name] = fmt::format("{}", amount);
+        limits[name] = fmt::format("{}", amount);
       }
     }
     json::object resources{{"requests", std::move(requests)}};
@@ -452,6 +491,17 @@ Result<json::object> pod_manifest(const PodRequest& request, const PodSettings& 
   return PodMaker(request, settings).make(secret_uid);
 }
 
+json::object usual_spec(const PodSettings& settings) {
+  json::object pod{
+      {"spec",
+       {{"tolerations", usual_tolerations(settings)}, {"nodeSelector", node_selector(settings)}}}};
+  if (const json::object said = without_nulls(settings.pod_config);
+      !merge_pod_config(pod, said, std::string(kServerConfig)).ok()) {
+    return {};  // told where a pod is made from it
+  }
+  return pod["spec"].get_object();
+}
+
 std::vector<NamedText> pod_warnings(const PodRequest& request, const PodSettings& settings) {
   std::vector<NamedText> warnings;
   if (request.best_network && !settings.rdma) {
@@ -462,7 +512,7 @@ std::vector<NamedText> pod_warnings(const PodRequest& request, const PodSettings
   if (!settings.hot) {
     warnings.emplace_back("quad.checkpoint",
                           "This cluster has no shared storage configured, so checkpoints are lost "
-                          "with their pod and a recovery starts from step 0; see kubernetes.hot in "
+                          "with their pod and a recovery starts from step 0; see hot_tier in "
                           "the server's configuration.");
   }
   return warnings;

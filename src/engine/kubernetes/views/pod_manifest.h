@@ -35,6 +35,10 @@ std::string hot_folder(const std::optional<HotTier>& hot);
 Result<json::object> pod_manifest(const PodRequest& request, const PodSettings& settings,
                                   std::string_view secret_uid);
 
+/// What of any pod's spec says on which nodes it may be, before a task has said more: for
+/// node_match.h.
+json::object usual_spec(const PodSettings& settings);
+
 /// What the task asks for that this cluster's settings do not give, each as (key, sentence).
 std::vector<NamedText> pod_warnings(const PodRequest& request, const PodSettings& settings);
 

@@ -303,5 +303,38 @@ TEST(PodWarnings, TellWhatTheClusterLacks) {
   EXPECT_TRUE(pod_warnings(one, some).empty());
 }
 
+TEST(PodManifest, AsksForDevicesByTheirNames) {
+  PodRequest one = request();
+  one.amount.gpus = 0;
+  one.amount.devices = {{"nvidia.com/mig-1g.5gb", 2}};
+  const json::value pod = pod_of(one, settings());
+  EXPECT_EQ(at(pod, "/spec/containers/0/resources/limits/nvidia.com~1mig-1g.5gb"), "2");
+  EXPECT_EQ(at(pod, "/spec/tolerations/2/key"), "nvidia.com/gpu") << "it has a part of a GPU";
+  EXPECT_TRUE(variable(pod, "NVIDIA_VISIBLE_DEVICES").is_null()) << "the device plugin says it";
+}
+
+TEST(PodManifest, HasTheAdministratorsMetadataBelowTheTasks) {
+  PodSettings some = settings();
+  some.custom_metadata = object_of(R"({"labels": {"team": "a", "site": "x"}})");
+  PodRequest one = request();
+  one.custom_metadata = object_of(R"({"labels": {"team": "b"}})");
+  const json::value pod = pod_of(one, some);
+  EXPECT_EQ(at(pod, "/metadata/labels/team"), "b");
+  EXPECT_EQ(at(pod, "/metadata/labels/site"), "x");
+}
+
+TEST(PodManifest, GivesThePriorityClassesThatAreOpen) {
+  PodSettings some = settings();
+  some.priority_classes = {"research", {"urgent"}};
+  EXPECT_EQ(at(pod_of(request(), some), "/spec/priorityClassName"), "research");
+  PodRequest one = request();
+  one.priority_class = "urgent";
+  EXPECT_EQ(at(pod_of(one, some), "/spec/priorityClassName"), "urgent");
+  one.priority_class = "system-cluster-critical";
+  const auto refused = pod_manifest(one, some, "uid");
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().where, "resources.priority_class");
+}
+
 }  // namespace
 }  // namespace quad::kubernetes

@@ -84,8 +84,10 @@ struct PodRequest {
   std::vector<NamedText> labels;
   json::object pod_config;       ///< config.kubernetes.pod_config
   json::object custom_metadata;  ///< config.kubernetes.custom_metadata
-  std::string priority_class;    ///< a PriorityClass of the cluster
-  bool best_network = false;     ///< network_tier: best
+  /// config.kubernetes.provision_timeout; negative: for ever; nullopt: as the server says.
+  std::optional<Millis> provision_timeout;
+  std::string priority_class;  ///< a PriorityClass of the cluster
+  bool best_network = false;   ///< network_tier: best
   Millis stop_grace{30'000};
   std::optional<Identity> identity;
   std::string home;  ///< the rank's HOME in the container; empty: the runner's folder
@@ -109,6 +111,12 @@ struct RdmaSettings {
   std::string networks;        ///< for k8s.v1.cni.cncf.io/networks: "train/rail0,train/rail1"
   bool lock_memory = true;     ///< IPC_LOCK
   std::vector<NamedText> env;  ///< the site's NCCL variables; they come before nccl_defaults()
+};
+
+/// Which of the cluster's objects of a kind a task may name, and which it gets that names none.
+struct Choice {
+  std::string standard;              ///< empty: the cluster's own
+  std::vector<std::string> allowed;  ///< empty: all
 };
 
 /// What tasks may ask for in their pod_config beyond what any pod may have.
@@ -137,11 +145,13 @@ struct PodSettings {
   std::optional<HotTier> hot;
   std::optional<RdmaSettings> rdma;
   std::string gpu_runtime_class;
-  std::string priority_class;
+  Choice priority_classes;
+  Choice storage_classes;
   std::string service_account;
   std::vector<NamedText> node_selector;
   json::array tolerations;
   json::object pod_config;             ///< laid below the task's
+  json::object custom_metadata;        ///< labels and annotations of all that is made
   std::optional<double> limit_factor;  ///< where the task does not say
   std::string port_service_type = "ClusterIP";
   Permissions permissions;

@@ -91,7 +91,7 @@ void put_requests(const json::object& spec, const std::vector<std::string>& gpu_
       pod.requests.memory_bytes = amount;
     } else if (gpu) {
       pod.requests.gpus += static_cast<std::int32_t>(std::min<std::int64_t>(amount, 1'000'000));
-    } else if (amount > 0 && name != "ephemeral-storage") {
+    } else if (amount > 0 && name.find('/') != std::string::npos) {
       pod.devices[name] = amount;
     }
   }

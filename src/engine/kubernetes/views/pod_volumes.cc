@@ -40,7 +40,7 @@ std::string absolute(const std::string& destination, const std::string& home) {
   return destination;
 }
 
-json::object claim_spec(const VolumeRequest& volume) {
+json::object claim_spec(const VolumeRequest& volume, const PodSettings& settings) {
   json::array modes(volume.access_modes.begin(), volume.access_modes.end());
   if (modes.empty()) {
     modes.emplace_back("ReadWriteOnce");
@@ -49,8 +49,10 @@ json::object claim_spec(const VolumeRequest& volume) {
       {"accessModes", std::move(modes)},
       {"resources", {{"requests", {{"storage", byte_quantity(volume.size_bytes)}}}}},
   };
-  if (!volume.storage_class.empty()) {
-    spec["storageClassName"] = volume.storage_class;
+  if (const std::string& name =
+          volume.storage_class.empty() ? settings.storage_classes.standard : volume.storage_class;
+      !name.empty()) {
+    spec["storageClassName"] = name;
   }
   return spec;
 }
@@ -76,7 +78,8 @@ json::object volume_source(const PodRequest& request, const PodSettings& setting
       }
       return {{"ephemeral",
                {{"volumeClaimTemplate",
-                 {{"metadata", {{"labels", labels_of(volume)}}}, {"spec", claim_spec(volume)}}}}}};
+                 {{"metadata", {{"labels", labels_of(volume)}}},
+                  {"spec", claim_spec(volume, settings)}}}}}};
     case VolumeRequest::Kind::kClaim:
       break;
   }
@@ -110,6 +113,19 @@ void add(PodVolumes& out, const std::string& name, json::object source, std::str
 }
 
 }  // namespace
+
+Status check_choice(const Choice& choice, const std::string& name, std::string_view what,
+                    const std::string& key) {
+  if (name.empty() || choice.allowed.empty() || name == choice.standard ||
+      std::find(choice.allowed.begin(), choice.allowed.end(), name) != choice.allowed.end()) {
+    return {};
+  }
+  const std::vector<std::string_view> open(choice.allowed.begin(), choice.allowed.end());
+  return error(ErrorCode::kDenied,
+               fmt::format("{}: the {} '{}' is not open to jobs here; open {} {}.", key, what, name,
+                           open.size() == 1 ? "is" : "are", join_words(open)),
+               key);
+}
 
 Status check_volume(const VolumeRequest& volume, std::int32_t ranks, const PodSettings& settings,
                     const std::string& home, const std::string& key) {
@@ -145,6 +161,9 @@ Status check_volume(const VolumeRequest& volume, std::int32_t ranks, const PodSe
   }
   if (volume.kind == VolumeRequest::Kind::kEphemeral && volume.size_bytes <= 0) {
     return refuse(fmt::format("{}: an ephemeral volume needs a size.", key));
+  }
+  if (volume.kind == VolumeRequest::Kind::kEphemeral) {
+    QUAD_TRY(check_choice(settings.storage_classes, volume.storage_class, "StorageClass", key));
   }
   if (ranks > 1 && volume.kind == VolumeRequest::Kind::kClaim && !volume.access_modes.empty() &&
       !has_mode(volume, "ReadWriteMany") && !has_mode(volume, "ReadOnlyMany")) {
@@ -203,7 +222,7 @@ json::array shared_claims(const PodRequest& request, const PodSettings& settings
            {{"name", shared_claim_name(request, settings, i)},
             {"namespace", settings.namespace_name},
             {"labels", labels_of(volume)}}},
-          {"spec", claim_spec(volume)},
+          {"spec", claim_spec(volume, settings)},
       });
     }
   }

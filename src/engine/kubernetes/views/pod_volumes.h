@@ -23,6 +23,11 @@ struct PodVolumes {
 Status check_volume(const VolumeRequest& volume, std::int32_t ranks, const PodSettings& settings,
                     const std::string& home, const std::string& key);
 
+/// Whether the cluster's object of this name is open to tasks: kDenied with a sentence if not.
+/// `what` is its kind, `key` names it in the task.
+Status check_choice(const Choice& choice, const std::string& name, std::string_view what,
+                    const std::string& key);
+
 /// The volumes and mounts of a rank: the hot tier, then the task's volumes.
 Result<PodVolumes> pod_volumes(const PodRequest& request, const PodSettings& settings);
 

@@ -202,5 +202,23 @@ TEST(PodVolumes, AreFoldersOfTheNodeWhereTheAdministratorAllows) {
   EXPECT_NE(refused.error().message.find("open are /scratch and /opt/data"), std::string::npos);
 }
 
+TEST(PodVolumes, TakeTheStorageClassesThatAreOpen) {
+  PodSettings some = settings();
+  some.storage_classes = {"local", {"longhorn"}};
+  EXPECT_TRUE(pod_volumes(request({ephemeral({})}), some).ok());
+  VolumeRequest other = ephemeral({});
+  other.storage_class = "gold";
+  const auto refused = pod_volumes(request({other}), some);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code, ErrorCode::kDenied);
+  EXPECT_NE(refused.error().message.find("open is longhorn"), std::string::npos)
+      << refused.error().message;
+  other.storage_class = "";
+  const auto standard = pod_volumes(request({other}), some);
+  ASSERT_TRUE(standard.ok());
+  EXPECT_NE(to_text(standard->volumes.back().as_object()).find(R"("storageClassName":"local")"),
+            std::string::npos);
+}
+
 }  // namespace
 }  // namespace quad::kubernetes

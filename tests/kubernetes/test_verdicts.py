@@ -1,0 +1,159 @@
+"""Why ranks end that others than Quad end: each has its own verdict and sentence, in the story and for programs."""
+
+import json
+import subprocess
+import unittest
+
+import kubetest
+import quadtest
+
+TIMEOUT_SECONDS = 300
+
+WAIT = "trap 'exit 0' TERM; echo begun; while true; do sleep 0.2; done"
+
+PREEMPTOR = {
+    "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "urgent"},
+    "spec": {
+        "priorityClassName": "urgent", "terminationGracePeriodSeconds": 0,
+        "containers": [{"name": "c", "image": "quad.test/pause:1", "imagePullPolicy": "IfNotPresent"}],
+    },
+}  # fmt: skip
+
+QUOTA = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
+
+POLICY = [
+    {
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": "no-banned"},
+        "spec": {
+            "failurePolicy": "Fail",
+            "matchConstraints": {"resourceRules": [
+                {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}]},
+            "validations": [{
+                "expression": "!has(object.metadata.labels) || !('banned' in object.metadata.labels)",
+                "message": "this site bans what is banned"}],
+        },
+    },
+    {
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": "no-banned"},
+        "spec": {"policyName": "no-banned", "validationActions": ["Deny"]},
+    },
+]  # fmt: skip
+
+
+def task(name, run=WAIT, **more):
+    resources = {"cpus": 0.2, "memory": 0.1, **more.pop("resources", {})}
+    return {"name": name, "resources": resources, "run": run, "quad": {"stop_grace": "2s"}, **more}
+
+
+class Verdicts(kubetest.TestCase):
+    nodes = 2
+    options = {}
+
+    def setUp(self):
+        self.one = self.server()
+
+    def kubectl(self, *words, **options):
+        return self.testbed.call("kubectl", *words, **options)
+
+    def apply(self, *objects):
+        whole = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
+        path = self.testbed.folder / "apply.json"
+        path.write_text(whole)
+        self.kubectl("apply", "-f", str(path))
+        self.addCleanup(self.kubectl, "delete", "-f", str(path), "--wait=false", "--ignore-not-found", check=False)
+        return path
+
+    def begun(self, *args, **more):
+        job = self.one.launch(task(*args, **more))
+        view = self.one.wait_for_status(job, "RUNNING", timeout=90)
+        return job, view["attempts"][0]["nodes"][0]
+
+    def pod(self, job):
+        return self.testbed.get("pods", "-l", f"quad.io/job={job}")[0]["metadata"]["name"]
+
+    def expect_recovery(self, job, verdict, words):
+        def recovered():
+            view = self.one.job(job)
+            assert view["epoch"] == 2 and view["status"] == "RUNNING", f"{view['status']}: {view['message']}"
+            return view
+
+        view = quadtest.wait_until(recovered, 90, f"job {job} runs again")
+        first = view["attempts"][0]
+        self.assertEqual(first["verdict"], verdict, first)
+        self.assertIn(words, first["reason"])
+        self.assertIn(words, self.one.ok("story", job))
+        return view
+
+    def end(self, job):
+        self.one.ok("cancel", job, "-y")
+        self.one.wait_for_status(job, "CANCELLED")
+
+    def test_pods_that_others_end(self):
+        with self.subTest("deleted by hand"):
+            job, _ = self.begun("deleted")
+            self.kubectl("delete", "pod", self.pod(job), "--wait=false")
+            self.expect_recovery(job, "deleted", "its pod was deleted from outside Quad")
+            self.end(job)
+        with self.subTest("force-deleted: nobody knows whether it has ended"):
+            job, node = self.begun("forced")
+            self.kubectl("delete", "pod", self.pod(job), "--force", "--grace-period=0")
+            self.expect_recovery(job, "deleted", "its pod was deleted from outside Quad")
+            self.end(job)
+        with self.subTest("drained"):
+            job, node = self.begun("drained")
+            self.kubectl("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=80s", timeout=90)
+            view = self.expect_recovery(job, "drained", f"evicted from node {node}: it is being drained")
+            self.assertNotEqual(view["attempts"][1]["nodes"], [node])
+            self.kubectl("uncordon", node)
+            self.end(job)
+        with self.subTest("preempted"):
+            self.apply({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "urgent"}, "value": 1000})
+            job, node = self.begun("preempted", resources={"cpus": 1})
+            cpus = [one["status"]["allocatable"]["cpu"] for one in self.testbed.get("nodes") if one["metadata"]["name"] == node]
+            pod = json.loads(json.dumps(PREEMPTOR))
+            pod["spec"]["nodeSelector"] = {"kubernetes.io/hostname": node}
+            pod["spec"]["containers"][0]["resources"] = {"requests": {"cpu": f"{int(cpus[0]) * 1000 - 500}m"}}
+            self.apply(pod)
+            self.expect_recovery(job, "preempted", "preempted by kube-scheduler for a pod of higher priority")
+            self.kubectl("delete", "pod", "urgent", "--wait=false")
+            self.end(job)
+
+    def test_limits_and_refusals(self):
+        with self.subTest("out of memory"):
+            job = self.one.launch(task("hungry", "tail /dev/zero", config={"kubernetes": {"set_pod_resource_limits": True}}))
+            view = self.one.wait_for_status(job, "FAILED", timeout=60)
+            self.assertEqual(view["cause"], "limit", view)
+            self.assertRegex(view["message"], r"memory 95\.4 of 95\.4 MiB|killed: memory")
+            self.assertIn("memory", self.one.ok("story", job))
+        with self.subTest("a quota: it waits, says so, and goes on"):
+            path = self.apply(QUOTA)
+            job = self.one.launch(task("waiting", "exit 0"))
+            quadtest.wait_until(lambda: "quota" in self.one.ok("why", job), 30, "the quota is named")
+            self.kubectl("delete", "-f", str(path))
+            self.one.wait_for_status(job, "SUCCEEDED", timeout=60)
+        with self.subTest("an admission policy: it waits, in its words, and goes on"):
+            path = self.apply(*POLICY)
+            refused = ["run", "probe", "--image=quad.test/pause:1", "--labels=banned=yes", "--dry-run=server"]
+
+            def in_force():
+                done = subprocess.run(
+                    [kubetest.PROGRAM, "--dir", self.testbed.folder, "kubectl", *refused], capture_output=True, text=True, check=False
+                )
+                return "this site bans" in done.stderr
+
+            quadtest.wait_until(in_force, 60, "the policy is in force")
+            job = self.one.launch(task("banned", "exit 0", resources={"labels": {"banned": "yes"}}))
+            quadtest.wait_until(lambda: "this site bans what is banned" in self.one.ok("why", job), 30, "the policy is named")
+            self.kubectl("delete", "-f", str(path))
+            self.one.wait_for_status(job, "SUCCEEDED", timeout=60)
+        with self.subTest("what no pod can be is refused before it is one"):
+            code, _, err = self.one.quad("launch", "-d", "-y", "--config", "kubernetes.pod_config.spec.restartPolicy=Always", "echo no")
+            self.assertNotEqual(code, 0, err)
+            self.assertIn("restartPolicy", err)
+        self.expect_nothing_left(self.one)
+
+
+if __name__ == "__main__":
+    unittest.main()
