@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-NO_BENCHMARKS = ("run.py", "harness.py")
+NO_BENCHMARKS = ("run.py", "harness.py", "kubebench.py")
 # What programs count beside the time.
 COUNTERS = {"allocations": "allocations", "max_ms": "slowest in ms", "jobs": "jobs/s"}
 COMPARE = {"<=": operator.le, "<": operator.lt, ">=": operator.ge, ">": operator.gt}

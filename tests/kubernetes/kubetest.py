@@ -154,9 +154,9 @@ class Testbed:
 class Server(quadtest.Server):
     """`quad serve` on a testbed's cluster."""
 
-    def __init__(self, testbed, engine=None):
+    def __init__(self, testbed, engine=None, **more):
         """`engine` has keys of the engine's configuration that go before those of CONFIG."""
-        super().__init__(nodes=0, gpus="")
+        super().__init__(nodes=0, gpus="", **more)
         self.testbed = testbed
         self.prefix = [str(PROGRAM), "--dir", str(testbed.folder), "exec"]
         self.port = None
