@@ -7,70 +7,21 @@
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
 #include <poll.h>
-#include <sys/socket.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <climits>
 
 #include "net/client_wire.h"
+#include "net/tls_session.h"
 
 namespace quad::net {
 
 namespace {
 
-template <auto Free>
-struct Freer {
-  template <typename T>
-  void operator()(T* pointer) const {
-    Free(pointer);
-  }
-};
-using ContextPtr = std::unique_ptr<SSL_CTX, Freer<SSL_CTX_free>>;
-using SessionPtr = std::unique_ptr<SSL, Freer<SSL_free>>;
-using MethodPtr = std::unique_ptr<BIO_METHOD, Freer<BIO_meth_free>>;
-
-/// OpenSSL's text for the oldest error in its queue, which is then empty.
-std::string openssl_reason() {
-  const auto code = ERR_get_error();
-  ERR_clear_error();
-  const char* reason = code != 0 ? ERR_reason_error_string(code) : nullptr;
-  return reason != nullptr ? reason : "the connection was closed";
-}
-
-// A BIO over the socket that, unlike OpenSSL's own, raises no SIGPIPE when the other side is gone.
-int bio_write(BIO* bio, const char* data, int size) {
-  BIO_clear_retry_flags(bio);
-  const int fd = static_cast<int>(reinterpret_cast<std::intptr_t>(BIO_get_data(bio)));
-  const auto sent = ::send(fd, data, static_cast<std::size_t>(size), MSG_NOSIGNAL);
-  if (sent < 0 && (errno == EAGAIN || errno == EINTR)) {
-    BIO_set_retry_write(bio);
-  }
-  return static_cast<int>(sent);
-}
-
-int bio_read(BIO* bio, char* data, int size) {
-  BIO_clear_retry_flags(bio);
-  const int fd = static_cast<int>(reinterpret_cast<std::intptr_t>(BIO_get_data(bio)));
-  const auto got = ::recv(fd, data, static_cast<std::size_t>(size), 0);
-  if (got < 0 && (errno == EAGAIN || errno == EINTR)) {
-    BIO_set_retry_read(bio);
-  }
-  return static_cast<int>(got);
-}
-
-long bio_control(BIO* /*bio*/, int command, long /*number*/, void* /*pointer*/) {
-  return command == BIO_CTRL_FLUSH ? 1 : 0;
-}
-
 class TlsWire final : public Wire {
  public:
-  TlsWire(UniqueFd fd, const ClientOptions& options, MethodPtr method, ContextPtr context,
-          SessionPtr session)
-      : Wire(std::move(fd), options),
-        method_(std::move(method)),
-        context_(std::move(context)),
-        session_(std::move(session)) {}
+  TlsWire(UniqueFd fd, const ClientOptions& options, SslContextPtr context, SslPtr session)
+      : Wire(std::move(fd), options), context_(std::move(context)), session_(std::move(session)) {}
 
   ~TlsWire() override {
     // One try to say goodbye; whether it goes out does not matter.
@@ -151,9 +102,8 @@ class TlsWire final : public Wire {
     return why == SSL_ERROR_WANT_READ || why == SSL_ERROR_WANT_WRITE;
   }
 
-  MethodPtr method_;
-  ContextPtr context_;
-  SessionPtr session_;
+  SslContextPtr context_;
+  SslPtr session_;
 };
 
 Error no_tls(const ClientOptions& options, std::string_view why) {
@@ -264,7 +214,7 @@ Status set_up_verification(SSL_CTX* context, SSL* session, const std::string& na
 Result<std::unique_ptr<Wire>> connect_tls(UniqueFd fd, const ServerAddress& address,
                                           const ClientOptions& options) {
   ERR_clear_error();
-  ContextPtr context(SSL_CTX_new(TLS_client_method()));
+  SslContextPtr context(SSL_CTX_new(TLS_client_method()));
   if (context == nullptr) {
     return no_tls(options, openssl_reason());
   }
@@ -274,9 +224,8 @@ Result<std::unique_ptr<Wire>> connect_tls(UniqueFd fd, const ServerAddress& addr
   if (!options.certificate_pem.empty()) {
     QUAD_TRY(show_certificate(context.get(), options));
   }
-  SessionPtr session(SSL_new(context.get()));
-  MethodPtr method(BIO_meth_new(BIO_TYPE_SOURCE_SINK, "quad socket"));
-  if (session == nullptr || method == nullptr) {
+  SslPtr session = tls_session(context.get(), fd.get());
+  if (session == nullptr) {
     return no_tls(options, openssl_reason());
   }
   const auto& name = options.tls_server_name.empty() ? address.host : options.tls_server_name;
@@ -284,17 +233,6 @@ Result<std::unique_ptr<Wire>> connect_tls(UniqueFd fd, const ServerAddress& addr
   if (!is_number(name)) {
     SSL_set_tlsext_host_name(session.get(), name.c_str());
   }
-  BIO_meth_set_write(method.get(), bio_write);
-  BIO_meth_set_read(method.get(), bio_read);
-  BIO_meth_set_ctrl(method.get(), bio_control);
-  BIO* bio = BIO_new(method.get());
-  if (bio == nullptr) {
-    return no_tls(options, openssl_reason());
-  }
-  BIO_set_data(bio, reinterpret_cast<void*>(static_cast<std::intptr_t>(fd.get())));  // NOLINT
-  BIO_set_init(bio, 1);
-  SSL_set_bio(session.get(), bio, bio);
-
   while (true) {
     ERR_clear_error();
     const int done = SSL_connect(session.get());
@@ -324,8 +262,8 @@ Result<std::unique_ptr<Wire>> connect_tls(UniqueFd fd, const ServerAddress& addr
     }
     return no_tls(options, openssl_reason());
   }
-  std::unique_ptr<Wire> wire = std::make_unique<TlsWire>(std::move(fd), options, std::move(method),
-                                                         std::move(context), std::move(session));
+  std::unique_ptr<Wire> wire =
+      std::make_unique<TlsWire>(std::move(fd), options, std::move(context), std::move(session));
   return wire;
 }
 

@@ -127,6 +127,10 @@ Result<std::shared_ptr<asio::ssl::context>> make_tls(const TlsFiles& files) {
                            asio::ssl::context::no_tlsv1_1 | asio::ssl::context::no_compression,
                        failure);
   SSL_CTX_set_options(context->native_handle(), SSL_OP_NO_RENEGOTIATION);
+  // Many connections, of runners above all, are idle for most of the time.
+  SSL_CTX_set_mode(context->native_handle(), SSL_MODE_ENABLE_PARTIAL_WRITE |
+                                                 SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
+                                                 SSL_MODE_RELEASE_BUFFERS);
   context->use_certificate_chain_file(files.certificate_chain, failure);
   if (failure) {
     return error(ErrorCode::kInvalid,

@@ -3,13 +3,18 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <openssl/err.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <array>
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/buffer.hpp>
+#include <boost/asio/post.hpp>
 #include <boost/asio/ssl/error.hpp>
 #include <boost/asio/use_awaitable.hpp>
+#include <cerrno>
+#include <climits>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -32,6 +37,21 @@ class Busy {
   bool& flag_;
 };
 
+/// What OpenSSL's code for a call's failure means.
+ErrorValue why_it_ended(int why) {
+  const int number = errno;
+  const auto code = ERR_peek_error();
+  ERR_clear_error();
+  if (why == SSL_ERROR_ZERO_RETURN ||
+      (why == SSL_ERROR_SSL && ERR_GET_REASON(code) == SSL_R_UNEXPECTED_EOF_WHILE_READING) ||
+      (why == SSL_ERROR_SYSCALL && number == 0)) {
+    return asio::error::eof;
+  }
+  return why == SSL_ERROR_SYSCALL
+             ? ErrorValue(number, boost::system::system_category())
+             : ErrorValue(static_cast<int>(code), asio::error::get_ssl_category());
+}
+
 }  // namespace
 
 Transport::Transport(StreamSocket socket, std::shared_ptr<const Ticker> ticker,
@@ -43,10 +63,41 @@ Transport::Transport(StreamSocket socket, std::shared_ptr<const Ticker> ticker,
 
 Transport::~Transport() = default;
 
+template <typename Call>
+asio::awaitable<IoResult> Transport::repeat(Call call) {
+  bool waited = false;
+  // The session knows its socket by number, which may be another's once this one is closed.
+  while (socket_.is_open()) {
+    ERR_clear_error();
+    errno = 0;
+    const int done = call();
+    if (done > 0) {
+      if (!waited) {  // others have their turn, however fast this connection is
+        co_await asio::post(socket_.get_executor(), asio::use_awaitable);
+      }
+      co_return IoResult{{}, static_cast<std::size_t>(done)};
+    }
+    const int why = SSL_get_error(tls_.get(), done);
+    if (why != SSL_ERROR_WANT_READ && why != SSL_ERROR_WANT_WRITE) {
+      co_return IoResult{why_it_ended(why), 0};
+    }
+    waited = true;
+    auto [failure] = co_await socket_.async_wait(
+        why == SSL_ERROR_WANT_READ ? StreamSocket::wait_read : StreamSocket::wait_write, kToken);
+    if (failure) {
+      co_return IoResult{failure, 0};
+    }
+  }
+  co_return IoResult{asio::error::operation_aborted, 0};
+}
+
 asio::awaitable<ErrorValue> Transport::handshake(asio::ssl::context& context) {
-  tls_ = std::make_unique<asio::ssl::stream<StreamSocket&>>(socket_, context);
-  auto [failure] = co_await tls_->async_handshake(asio::ssl::stream_base::server, kToken);
-  co_return failure;
+  tls_ = tls_session(context.native_handle(), socket_.native_handle());
+  if (tls_ == nullptr) {
+    co_return asio::error::no_memory;
+  }
+  const IoResult done = co_await repeat([this] { return SSL_accept(tls_.get()); });
+  co_return done.failure;
 }
 
 asio::awaitable<IoResult> Transport::read_some(std::span<char> into) {
@@ -56,12 +107,8 @@ asio::awaitable<IoResult> Transport::read_some(std::span<char> into) {
   const Busy busy(reading_);
   IoResult result;
   if (tls_ != nullptr) {
-    auto [failure, bytes] =
-        co_await tls_->async_read_some(asio::buffer(into.data(), into.size()), kToken);
-    result = {failure, bytes};
-    if (failure == asio::ssl::error::stream_truncated) {
-      result.failure = asio::error::eof;
-    }
+    const int size = static_cast<int>(std::min<std::size_t>(into.size(), INT_MAX));
+    result = co_await repeat([&] { return SSL_read(tls_.get(), into.data(), size); });
   } else {
     auto [failure, bytes] =
         co_await socket_.async_read_some(asio::buffer(into.data(), into.size()), kToken);
@@ -85,10 +132,11 @@ asio::awaitable<IoResult> Transport::write(std::string_view first, std::string_v
     }
     std::size_t went = 0;
     if (tls_ != nullptr) {
-      auto [failure, bytes] =
-          co_await tls_->async_write_some(asio::buffer(first.data(), first.size()), kToken);
-      result.failure = failure;
-      went = bytes;
+      const int size = static_cast<int>(std::min<std::size_t>(first.size(), INT_MAX));
+      const IoResult sent =
+          co_await repeat([&] { return SSL_write(tls_.get(), first.data(), size); });
+      result.failure = sent.failure;
+      went = sent.bytes;
     } else {
       const std::array<asio::const_buffer, 2> buffers{asio::buffer(first.data(), first.size()),
                                                       asio::buffer(second.data(), second.size())};
@@ -111,16 +159,19 @@ asio::awaitable<IoResult> Transport::write(std::string_view first, std::string_v
 asio::awaitable<ErrorValue> Transport::end_writing() {
   ErrorValue failure;
   if (tls_ != nullptr) {
-    // Asio's shutdown sends our close_notify and then reads until the other side's, which a pending
-    // read would get in the way of. Few clients answer with theirs at once, so the wait is short.
+    // Sends our close_notify and then reads until the other side's, which a pending read would get
+    // in the way of. Few clients answer with theirs at once, so the wait is short.
     if (reading_) {
       cancel_reading();
     }
     if (ticker_ != nullptr) {
       write_deadline_ = ticker_->after(Millis(1000));
     }
-    auto [result] = co_await tls_->async_shutdown(kToken);
-    failure = result;
+    const IoResult ended = co_await repeat([this] {
+      const int done = SSL_shutdown(tls_.get());
+      return done == 0 ? SSL_shutdown(tls_.get()) : done;
+    });
+    failure = ended.failure;
     write_deadline_ = kNever;
   } else {
     socket_.shutdown(asio::socket_base::shutdown_send, failure);

@@ -14,7 +14,7 @@
 #include <boost/asio/basic_stream_socket.hpp>
 #include <boost/asio/generic/stream_protocol.hpp>
 #include <boost/asio/io_context.hpp>
-#include <boost/asio/ssl/stream.hpp>
+#include <boost/asio/ssl/context.hpp>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -23,6 +23,7 @@
 #include <string_view>
 
 #include "base/time.h"
+#include "net/tls_session.h"
 
 namespace quad::net {
 
@@ -82,8 +83,12 @@ class Transport {
   static constexpr std::int64_t kNever = INT64_MAX;
 
  private:
+  /// Repeats a call of OpenSSL's until it is done, and waits for the socket between the tries.
+  template <typename Call>
+  asio::awaitable<IoResult> repeat(Call call);
+
   StreamSocket socket_;
-  std::unique_ptr<asio::ssl::stream<StreamSocket&>> tls_;
+  SslPtr tls_;
   std::shared_ptr<const Ticker> ticker_;
   Millis write_timeout_;
   std::int64_t read_deadline_ = kNever;
