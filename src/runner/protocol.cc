@@ -92,6 +92,10 @@ Result<json::object> decode_message(std::string_view payload) {
   return message;
 }
 
+namespace {
+constexpr std::size_t kKeptRoom = 8U << 10U;
+}  // namespace
+
 void FrameReader::feed(std::string_view bytes) {
   std::memcpy(room(bytes.size()), bytes.data(), bytes.size());
   commit(bytes.size());
@@ -100,6 +104,9 @@ void FrameReader::feed(std::string_view bytes) {
 char* FrameReader::room(std::size_t at_least) {
   if (begin_ == end_) {
     begin_ = end_ = 0;
+    if (at_least <= kKeptRoom && buffer_.size() > kKeptRoom) {
+      buffer_ = std::string();  // what a flood needed
+    }
   }
   if (buffer_.size() - end_ < at_least && begin_ > 0) {
     std::memmove(buffer_.data(), buffer_.data() + begin_, end_ - begin_);

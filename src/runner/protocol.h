@@ -77,7 +77,8 @@ class FrameReader {
 
   void feed(std::string_view bytes);
 
-  /// At least `at_least` writable bytes at the end of the buffer; invalidates views.
+  /// At least `at_least` writable bytes at the end of the buffer; invalidates views. Who asks for
+  /// little gives back what a larger buffer took.
   char* room(std::size_t at_least);
   void commit(std::size_t count) { end_ += count; }
   [[nodiscard]] std::size_t room_size() const { return buffer_.size() - end_; }

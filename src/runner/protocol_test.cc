@@ -88,5 +88,15 @@ TEST(Protocol, AReaderKeepsItsBufferSmallOverManyFrames) {
   EXPECT_LT(reader.room_size(), 64U << 10U);
 }
 
+TEST(Protocol, AReaderGivesBackWhatAFloodTook) {
+  FrameReader reader;
+  reader.room(64U << 10U);
+  EXPECT_GE(reader.room_size(), 64U << 10U);
+  reader.feed(encode_frame(kJsonFrame, "{}"));
+  ASSERT_TRUE(reader.next_view().value().has_value());
+  reader.room(2U << 10U);
+  EXPECT_LE(reader.room_size(), 8U << 10U);
+}
+
 }  // namespace
 }  // namespace quad::runner

@@ -64,12 +64,16 @@ class RunnerSession : public std::enable_shared_from_this<RunnerSession> {
     // Much less than a follower is given at once (log_reader.cc): both take turns on one thread,
     // and who reads the output must keep up with who prints it.
     constexpr std::size_t kRead = 64 * 1024;
+    // Most runners only send a heartbeat each second: a thousand of them must not hold 64 MB.
+    constexpr std::size_t kLeastRead = 2 * 1024;
+    std::size_t wanted = kLeastRead;
     while (!closed_) {
-      char* room = frames.room(kRead);
-      const auto got = co_await stream_.read_some({room, kRead});
+      char* room = frames.room(wanted);
+      const auto got = co_await stream_.read_some({room, wanted});
       if (!got.ok() || *got == 0) {
         break;
       }
+      wanted = *got == wanted ? std::min(kRead, wanted * 4) : std::max(kLeastRead, wanted / 2);
       frames.commit(*got);
       if (!take_all(frames)) {
         break;
