@@ -195,7 +195,7 @@ void KubernetesEngine::set_taint(const std::string& name, Node& node, bool taint
     return;
   }
   node.tainting = true;
-  writers_->give([this, name, tainted](ApiClient& client) {
+  writers_->give(Urgency::kStop, [this, name, tainted](ApiClient& client) {
     post(NodeTainted{name, tainted, write_taint(client, name, tainted)});
   });
 }

@@ -71,8 +71,8 @@ void KubernetesEngine::make_root() {
     return;
   }
   root_making_ = true;
-  writers_->give([this, settings = options_.settings,
-                  cordoned = cordoned()](ApiClient& client) mutable {
+  writers_->give(Urgency::kPrepare, [this, settings = options_.settings,
+                                     cordoned = cordoned()](ApiClient& client) mutable {
     auto made = client.create(kConfigMaps, settings.namespace_name, root_manifest(settings));
     if (made.ok()) {
       settings.root_uid = uid_of(made->object);
@@ -152,8 +152,10 @@ void KubernetesEngine::make_attempt(const AttemptKey& key, Attempt& attempt) {
     post(AttemptMade{key, secret.error(), true, nullptr});
     return;
   }
-  writers_->give([this, key, requests = std::move(described).value(), settings = options_.settings,
-                  secret = std::move(secret).value()](ApiClient& client) mutable {
+  writers_->give(Urgency::kPrepare, [this, key, requests = std::move(described).value(),
+                                     settings = options_.settings,
+                                     secret =
+                                         std::move(secret).value()](ApiClient& client) mutable {
     read_claims(client, settings, requests);
     // Whatever the task asks for that cannot be is found before anything is made.
     if (const auto pod = pod_manifest(requests.front(), settings, ""); !pod.ok()) {
@@ -232,15 +234,16 @@ void KubernetesEngine::make_pod(const RankKey& key, RankState& rank, const Attem
     post(PodMade{key, manifest.error(), true});
     return;
   }
-  writers_->give([this, key, pod = std::move(manifest).value()](ApiClient& client) {
-    const auto made = client.create(kPods, options_.settings.namespace_name, pod);
-    if (made.ok()) {
-      post(PodMade{key, Status(), false});
-      return;
-    }
-    Refusal refusal = refusal_of(made.error(), client.last_failure());
-    post(PodMade{key, error(made.error().code, std::move(refusal.words)), refusal.hopeless});
-  });
+  writers_->give(
+      Urgency::kStart, [this, key, pod = std::move(manifest).value()](ApiClient& client) {
+        const auto made = client.create(kPods, options_.settings.namespace_name, pod);
+        if (made.ok()) {
+          post(PodMade{key, Status(), false});
+          return;
+        }
+        Refusal refusal = refusal_of(made.error(), client.last_failure());
+        post(PodMade{key, error(made.error().code, std::move(refusal.words)), refusal.hopeless});
+      });
 }
 
 void KubernetesEngine::take(const PodMade& made) {

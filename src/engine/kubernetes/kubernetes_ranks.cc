@@ -238,15 +238,15 @@ void KubernetesEngine::forget_pauses() {
 
 void KubernetesEngine::remove_pod(const RankKey& key, RankState& rank, std::int64_t grace) {
   rank.removing = true;
-  writers_->give(
-      [this, key, grace, uid = rank.pod ? rank.pod->uid : std::string()](ApiClient& client) {
-        RemoveOptions remove;
-        remove.grace_seconds = grace;
-        remove.uid = uid;
-        post(PodRemoved{key, client.remove({kPods, options_.settings.namespace_name,
-                                            pod_name(options_.settings.server, key), ""},
-                                           remove)});
-      });
+  writers_->give(Urgency::kStop, [this, key, grace, uid = rank.pod ? rank.pod->uid : std::string()](
+                                     ApiClient& client) {
+    RemoveOptions remove;
+    remove.grace_seconds = grace;
+    remove.uid = uid;
+    post(PodRemoved{key, client.remove({kPods, options_.settings.namespace_name,
+                                        pod_name(options_.settings.server, key), ""},
+                                       remove)});
+  });
 }
 
 void KubernetesEngine::take(const PodRemoved& removed) {
@@ -269,7 +269,7 @@ void KubernetesEngine::take(const PodRemoved& removed) {
 void KubernetesEngine::remove_attempt(const AttemptKey& key, Attempt& attempt) {
   attempt.removing = true;
   const std::string name = attempt_name(options_.settings.server, key.first, key.second);
-  writers_->give([this, key, name](ApiClient& client) {
+  writers_->give(Urgency::kClear, [this, key, name](ApiClient& client) {
     const auto removal = client.remove({kSecrets, options_.settings.namespace_name, name, ""});
     post(AttemptRemoved{key, removal.ok() ? Status() : Status(removal.error())});
   });

@@ -1,5 +1,6 @@
 #include "engine/kubernetes/writers.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace quad::kubernetes {
@@ -12,9 +13,9 @@ Writers::Writers(const std::shared_ptr<ApiServer>& server, std::shared_ptr<net::
   }
 }
 
-void Writers::give(Write write) {
+void Writers::give(Urgency urgency, Write write) {
   const std::lock_guard lock(mutex_);
-  queue_.push_back(std::move(write));
+  queues_.at(static_cast<std::size_t>(urgency)).push_back(std::move(write));
   given_.notify_one();
 }
 
@@ -22,7 +23,7 @@ void Writers::end() {
   {
     const std::lock_guard lock(mutex_);
     ending_ = true;
-    queue_.clear();
+    queues_ = {};
   }
   cancel_->cancel();
   given_.notify_all();
@@ -37,12 +38,17 @@ void Writers::run(ApiClient client) {
     Write write;
     {
       std::unique_lock lock(mutex_);
-      given_.wait(lock, [this] { return ending_ || !queue_.empty(); });
+      auto queue = queues_.end();
+      given_.wait(lock, [&] {
+        queue = std::find_if(queues_.begin(), queues_.end(),
+                             [](const auto& one) { return !one.empty(); });
+        return ending_ || queue != queues_.end();
+      });
       if (ending_) {
         return;
       }
-      write = std::move(queue_.front());
-      queue_.pop_front();
+      write = std::move(queue->front());
+      queue->pop_front();
     }
     write(client);
   }
