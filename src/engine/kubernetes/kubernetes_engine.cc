@@ -289,7 +289,10 @@ void KubernetesEngine::take(const Change<PodSeen>& change) {
   const RankKey key = *pod.rank;
   Attempt& attempt = attempts_[{key.job, key.epoch}];
   RankState& rank = attempt.ranks[key.rank];
-  rank.order.reset();
+  if (rank.order) {
+    rank.order.reset();
+    rank.next_try = {};  // the pause was for the start, and does not hold up a kill
+  }
   rank.made = false;
   rank.node = NodeId(pod.wanted_node.empty() ? pod.node : pod.wanted_node);
   rank.pod = removed ? nullptr : change.value.rank;
