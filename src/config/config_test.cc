@@ -246,7 +246,7 @@ TEST(KubernetesEngine, ReadsItsKeys) {
   EXPECT_EQ(one.provision_timeout, Millis(600'000));
   EXPECT_EQ(one.autoscaler, "gke");
   EXPECT_EQ(one.server_url, "https://q.example");
-  EXPECT_EQ(one.write_rate, 50);
+  EXPECT_EQ(one.write_rate, 200);
 }
 
 TEST(KubernetesEngine, TakesRdmaAsANameOrNames) {
