@@ -22,7 +22,8 @@ namespace quad::cli {
 
 struct Program {
   Globals globals;
-  std::function<int()> chosen;  ///< set by the verb that the command line names
+  std::vector<std::string> command;  ///< what stands after the -- of `exec`, word by word
+  std::function<int()> chosen;       ///< set by the verb that the command line names
 };
 
 void add_launch(CLI::App& app, Program& program);

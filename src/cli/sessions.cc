@@ -66,10 +66,11 @@ void add_exec(CLI::App& app, Program& program) {
   add_rank(*verb, options->rank);
   verb->add_flag("-t,--tty", options->terminal, "With a terminal of its own");
   verb->add_flag("-n,--no-stdin", options->no_input, "Without this standard input");
-  verb->add_option("command", options->words, "The program and its arguments, after --")
-      ->required()
-      ->allow_extra_args(false);  // else it would take [a,b] for a list
   verb->callback([&program, options] {
+    options->words = program.command;
+    if (options->words.empty()) {
+      throw CLI::RequiredError("The program to run, after --,");
+    }
     program.chosen = [&program, options] { return run_program(program, *options, false); };
   });
 }

@@ -80,7 +80,8 @@ bool is_pod_part(std::string_view key) {
 bool is_variable(std::string_view name) {
   return !name.empty() && (name.front() < '0' || name.front() > '9') &&
          name.find_first_not_of(
-             "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_") == name.npos;
+             "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_") ==
+             std::string_view::npos;
 }
 
 RuleRef toleration() {

@@ -142,7 +142,7 @@ const Key* find_key(std::string_view pattern) {
 std::string canonical(std::string_view pattern) {
   for (const std::string_view prefix : {"kubernetes.context_configs.NAME.", "kubernetes."}) {
     if (pattern.starts_with(prefix)) {
-      const std::string of_engine = fmt::format("engines.NAME.{}", pattern.substr(prefix.size()));
+      std::string of_engine = fmt::format("engines.NAME.{}", pattern.substr(prefix.size()));
       if (find_key(of_engine) != nullptr) {
         return of_engine;
       }

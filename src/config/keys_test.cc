@@ -86,8 +86,9 @@ TEST(Keys, WhateverStandsThereAFaultSaysWhere) {
     for (const char* value :
          {"true", "-5", "1e400", "99999999999999999999", ".nan", ".inf", "''", "x y", "[1, [2]]",
           "{a: {b: 1}}", "2024-01-02", "!!binary aGk=", "[]", "{}", "~"}) {
-      for (std::string pattern : {std::string(key.pattern), std::string(key.pattern) + ".x",
-                                  std::string(key.pattern.substr(0, key.pattern.rfind('.')))}) {
+      for (const std::string& pattern :
+           {std::string(key.pattern), std::string(key.pattern) + ".x",
+            std::string(key.pattern.substr(0, key.pattern.rfind('.')))}) {
         const Loaded loaded = read_config(file_with(pattern, value));
         for (const spec::Diagnostic& one : loaded.errors) {
           EXPECT_FALSE(one.key.empty()) << pattern << ": " << value;

@@ -21,8 +21,8 @@ constexpr std::string_view kRedacted = "<redacted>";
 /// "http://user:word@proxy:3128" → "http://<redacted>@proxy:3128".
 std::string without_password(std::string_view text) {
   const std::size_t scheme = text.find("://");
-  const std::size_t begin = scheme == std::string_view::npos ? text.npos : scheme + 3;
-  if (begin == text.npos) {
+  const std::size_t begin = scheme == std::string_view::npos ? std::string_view::npos : scheme + 3;
+  if (begin == std::string_view::npos) {
     return std::string(text);
   }
   const std::size_t at = text.substr(begin, text.find('/', begin) - begin).rfind('@');

@@ -38,7 +38,7 @@ void leave_word_of_group(const fs::path& folder, const MemoryGroup& group) {
 
 }  // namespace
 
-RankLife::RankLife(const Start& start, fs::path folder, const Clock& clock, Spool& spool,
+RankLife::RankLife(const Start& start, const fs::path& folder, const Clock& clock, Spool& spool,
                    Uplink& uplink, const RunnerLog& log)
     : start_(start),
       clock_(clock),

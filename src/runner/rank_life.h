@@ -57,8 +57,8 @@ class RankLife {
   };
 
   /// What is handed in must outlive it; no I/O.
-  RankLife(const Start& start, std::filesystem::path folder, const Clock& clock, Spool& spool,
-           Uplink& uplink, const RunnerLog& log);
+  RankLife(const Start& start, const std::filesystem::path& folder, const Clock& clock,
+           Spool& spool, Uplink& uplink, const RunnerLog& log);
 
   /// The rank has ended in an earlier life of this folder: there is only its end to tell.
   void tell_earlier_end(RankResult result, MonoTime now);

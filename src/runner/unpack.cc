@@ -18,8 +18,6 @@
 namespace quad::runner {
 namespace {
 
-constexpr std::size_t kPiece = 128U << 10U;
-
 struct ArchiveCloser {
   void operator()(archive* reader) const { archive_read_free(reader); }
 };

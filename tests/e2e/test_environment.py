@@ -115,6 +115,8 @@ class Environment(quadtest.TestCase):
                 "QUAD_RANK_KEY": f"{job}-1-{rank}",
                 "QUAD_RANK_FOLDER": str(Path(home).parent) + "/",
             }  # fmt: skip
+            if ranks > 1:
+                common["QUAD_HOSTFILE"] = str(Path(home).parent / "hostfile")
             port = port or seen["run"].get("MASTER_PORT")
             expected = {
                 "setup": common | {

@@ -221,13 +221,16 @@ class ScriptedCluster {
     lock.unlock();
     with.begin_stream();
     lock.lock();
-    while (!ending_ && generation == generation_ && !with.ended()) {
+    while (!ending_ && !with.ended()) {
       const auto& log = log_[place.kind];
       std::string lines;
       for (; next < log.size(); ++next) {
         if (log[next].first > from) {
           lines += log[next].second;
         }
+      }
+      if (lines.empty() && generation != generation_) {
+        break;
       }
       if (lines.empty()) {
         changed_.wait_for(lock, std::chrono::milliseconds(200));

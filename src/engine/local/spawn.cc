@@ -27,6 +27,7 @@
 
 // clone() under its other name: what stands before it in a build with TSan forgets the parent's
 // other threads, believing that the memory is the child's own.
+// NOLINTNEXTLINE(bugprone-reserved-identifier,readability-identifier-naming)
 extern "C" int __clone(int (*function)(void*), void* stack, int flags, void* argument,
                        ...) noexcept;
 
