@@ -22,6 +22,7 @@ namespace quad::cli {
 
 struct Program {
   Globals globals;
+  bool exec_on_cluster = false;      ///< which of the two verbs `exec` is
   std::vector<std::string> command;  ///< what stands after the -- of `exec`, word by word
   std::function<int()> chosen;       ///< set by the verb that the command line names
 };
@@ -30,6 +31,7 @@ void add_launch(CLI::App& app, Program& program);
 void add_job_commands(CLI::App& app, Program& program);  ///< status, queue, logs, cancel; jobs …
 void add_job_views(CLI::App& app, Program& program);     ///< why, story, checkpoints
 void add_sessions(CLI::App& app, Program& program);      ///< exec, shell, cp, port-forward
+void add_cluster_commands(CLI::App& app, Program& program);  ///< exec, stop, start, down, autostop
 void add_events(CLI::App& app, Program& program);
 void add_node_commands(CLI::App& app, Program& program);    ///< node, gpus
 void add_server_commands(CLI::App& app, Program& program);  ///< serve, api, token, admin
@@ -37,6 +39,10 @@ void add_check(CLI::App& app, Program& program);
 void add_config(CLI::App& app, Program& program);
 void add_validate(CLI::App& app, Program& program);
 void add_completion(CLI::App& app, Program& program);
+
+/// Whether the `exec` of this command line names a cluster, rather than a job by its number. The
+/// two take flags of their own, so it must be known before it is parsed.
+bool execs_on_cluster(const std::vector<std::string>& words);
 
 /// A verb, with `-o json` and the like.
 CLI::App* add_verb(CLI::App& app, Program& program, const char* name, const char* help);

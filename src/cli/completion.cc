@@ -180,6 +180,14 @@ class Known {
          });
     return found;
   }
+  std::vector<Candidate> clusters() {
+    std::vector<Candidate> found;
+    each("/v1/clusters", "clusters", [&](const json::object& cluster) {
+      found.push_back({std::string(get_string(cluster, "name")),
+                       fmt::format("cluster {}", get_string(cluster, "status"))});
+    });
+    return found;
+  }
   std::vector<Candidate> nodes() {
     std::vector<Candidate> found;
     each("/v1/nodes", "nodes", [&](const json::object& node) {
@@ -217,8 +225,18 @@ std::vector<Candidate> values_of(const CLI::Option& option, const Walk& walk, Kn
   const std::string name = option.get_name();
   const std::string verb = walk.app().get_name();
   if (name == "job" || name == "jobs" || name == "--job") {
-    return known.jobs(verb == "cancel" || verb == "why" || verb == "exec" || verb == "shell" ||
-                      verb == "port-forward");
+    std::vector<Candidate> found = known.jobs(verb == "cancel" || verb == "why" || verb == "exec" ||
+                                              verb == "shell" || verb == "port-forward");
+    if (verb == "status" || verb == "queue" || verb == "logs" || verb == "cancel" ||
+        verb == "exec") {
+      for (Candidate& cluster : known.clusters()) {
+        found.push_back(std::move(cluster));
+      }
+    }
+    return found;
+  }
+  if (name == "cluster" || name == "clusters" || name == "--cluster") {
+    return known.clusters();
   }
   if (name == "source" || name == "target") {  // of cp
     std::vector<Candidate> found = known.jobs(true);

@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cstdio>
 
+#include "cli/clusters.h"
 #include "cli/commands.h"
 #include "cli/follow.h"
 #include "cli/output.h"
@@ -15,7 +16,8 @@ namespace quad::cli {
 namespace {
 
 struct ListOptions {
-  std::vector<std::int64_t> jobs;
+  std::vector<std::string> words;
+  bool clusters = false;  ///< shown as well
   bool all_users = false;
   bool mine = false;
   bool active = false;
@@ -25,10 +27,15 @@ struct ListOptions {
   int limit = 50;
 };
 
-int list_jobs(Program& program, const ListOptions& options) {
+int list_jobs(Program& program, const ListOptions& options, const std::string& cluster) {
   auto client = Client::connect(program.globals);
   if (!client.ok()) {
     return fail(client.error());
+  }
+  if (!cluster.empty()) {
+    if (const auto known = cluster_named(*client, cluster); !known.ok()) {
+      return fail(known.error());
+    }
   }
   std::string target = fmt::format("/v1/jobs?limit={}", options.all ? 10'000 : options.limit);
   if (!options.status.empty()) {
@@ -42,9 +49,22 @@ int list_jobs(Program& program, const ListOptions& options) {
   if (!options.name.empty()) {
     target += "&name=" + net::percent_encode(options.name);
   }
-  const auto answer = client->get(target);
+  if (!cluster.empty()) {
+    target += "&cluster=" + net::percent_encode(cluster);
+  }
+  auto answer = client->get(target);
   if (!answer.ok()) {
     return fail(answer.error());
+  }
+  if (options.clusters) {
+    const auto clusters = client->get(options.mine ? "/v1/clusters?owner=me" : "/v1/clusters");
+    if (!clusters.ok()) {
+      return fail(clusters.error());
+    }
+    (*answer)["clusters"] = clusters->at("clusters");
+    if (!program.globals.json()) {
+      print_clusters(*get_array(*clusters, "clusters"));
+    }
   }
   if (program.globals.json()) {
     print_json(*answer);
@@ -70,8 +90,8 @@ int list_jobs(Program& program, const ListOptions& options) {
                std::to_string(get_int(job, "recoveries")), coloured(get_string(job, "status")),
                progress.empty() ? "-" : progress});
   }
-  const bool narrowed =
-      options.active || options.mine || !options.status.empty() || !options.name.empty();
+  const bool narrowed = options.active || options.mine || !options.status.empty() ||
+                        !options.name.empty() || !cluster.empty();
   if (table.empty()) {
     print("No jobs{}. Run one: quad launch 'echo hello'\n",
           !narrowed                                  ? " yet"
@@ -89,24 +109,49 @@ int list_jobs(Program& program, const ListOptions& options) {
   return kOk;
 }
 
+/// `quad status` and `quad queue`: of all jobs, of a cluster's, or some in full.
+int show_list(Program& program, const ListOptions& options) {
+  const auto words = read_job_words(options.words);
+  if (!words.ok()) {
+    return fail(words.error());
+  }
+  if (!words->jobs.empty()) {
+    if (!words->cluster.empty()) {
+      return fail(error(ErrorCode::kInvalid, "Name either a cluster, or jobs by their numbers"));
+    }
+    return show_jobs(program, words->jobs);
+  }
+  return options.clusters && !words->cluster.empty() ? show_cluster(program, words->cluster)
+                                                     : list_jobs(program, options, words->cluster);
+}
+
 struct JobLogOptions : LogOptions {
+  std::vector<std::string> words;
   bool no_follow = false;
   std::string name;
 };
 
 /// The job that is meant: the one named, else the newest (of that name).
 Result<std::int64_t> job_meant(Client& client, const JobLogOptions& options) {
-  if (options.job > 0) {
-    return options.job;
+  QUAD_ASSIGN(const JobWords words, read_job_words(options.words));
+  QUAD_TRY(check_jobs_of(client, words));
+  if (words.jobs.size() > 1) {
+    return error(ErrorCode::kInvalid, "Name one job");
+  }
+  if (!words.jobs.empty()) {
+    return words.jobs.front();
   }
   const std::string filter =
-      options.name.empty() ? "" : "&name=" + net::percent_encode(options.name);
+      (options.name.empty() ? "" : "&name=" + net::percent_encode(options.name)) +
+      (words.cluster.empty() ? "" : "&cluster=" + net::percent_encode(words.cluster));
   QUAD_ASSIGN(const json::object answer, client.get("/v1/jobs?limit=1" + filter));
   const json::array& jobs = *get_array(answer, "jobs");
   if (jobs.empty()) {
     return error(ErrorCode::kNotFound,
-                 options.name.empty() ? std::string("There are no jobs yet")
-                                      : fmt::format("There is no job named '{}'", options.name));
+                 !words.cluster.empty()
+                     ? fmt::format("There are no jobs like that on cluster {}", words.cluster)
+                 : options.name.empty() ? std::string("There are no jobs yet")
+                                        : fmt::format("There is no job named '{}'", options.name));
   }
   return get_int(jobs[0].as_object(), "id");
 }
@@ -126,7 +171,7 @@ int show_logs(Program& program, JobLogOptions options) {
 }
 
 struct CancelOptions {
-  std::vector<std::int64_t> jobs;
+  std::vector<std::string> words;
   bool mine = false;
   bool all_users = false;
   std::string name;
@@ -138,8 +183,15 @@ void say_cancelled(const json::object& job) {
 }
 
 int cancel(Program& program, const CancelOptions& options) {
-  const int ways = (options.jobs.empty() ? 0 : 1) + (options.mine || options.all_users ? 1 : 0) +
-                   (options.name.empty() ? 0 : 1);
+  auto words = read_job_words(options.words);
+  if (!words.ok()) {
+    return fail(words.error());
+  }
+  const bool on_cluster = !words->cluster.empty();
+  const bool newest = on_cluster && words->jobs.empty() && !options.mine && !options.all_users &&
+                      options.name.empty();
+  const int ways = (words->jobs.empty() && !newest ? 0 : 1) +
+                   (options.mine || options.all_users ? 1 : 0) + (options.name.empty() ? 0 : 1);
   if (ways != 1) {
     return fail(error(
         ErrorCode::kInvalid,
@@ -150,10 +202,23 @@ int cancel(Program& program, const CancelOptions& options) {
   if (!client.ok()) {
     return fail(client.error());
   }
+  if (const Status known = check_jobs_of(*client, *words); !known.ok()) {
+    return fail(known.error());
+  }
+  if (newest) {
+    const auto answer = client->get("/v1/jobs?limit=1&status=active&cluster=" +
+                                    net::percent_encode(words->cluster));
+    if (!answer.ok()) {
+      return fail(answer.error());
+    }
+    for (const json::value& job : *get_array(*answer, "jobs")) {
+      words->jobs.push_back(get_int(job.as_object(), "id"));
+    }
+  }
   json::array cancelled;
   int code = kOk;
-  if (!options.jobs.empty()) {
-    for (const std::int64_t id : options.jobs) {
+  if (!words->jobs.empty() || newest) {
+    for (const std::int64_t id : words->jobs) {
       const auto answer = client->post(fmt::format("/v1/jobs/{}/cancel", id));
       if (answer.ok()) {
         cancelled.push_back(*answer);
@@ -162,9 +227,12 @@ int cancel(Program& program, const CancelOptions& options) {
       }
     }
   } else {
-    const json::object what = !options.name.empty() ? json::object{{"name", options.name}}
-                              : options.all_users   ? json::object{{"all", true}}
-                                                    : json::object{{"mine", true}};
+    json::object what = !options.name.empty() ? json::object{{"name", options.name}}
+                        : options.all_users   ? json::object{{"all", true}}
+                                              : json::object{{"mine", true}};
+    if (on_cluster) {
+      what["cluster"] = words->cluster;
+    }
     const auto answer = client->post("/v1/jobs:cancel", what);
     if (!answer.ok()) {
       return fail(answer.error());
@@ -194,9 +262,11 @@ int cancel(Program& program, const CancelOptions& options) {
 void add_list(CLI::App& app, Program& program, const char* name, const char* help, bool active) {
   auto options = std::make_shared<ListOptions>();
   options->active = active;
+  options->clusters = std::string_view(name) == "status";
   CLI::App* verb = add_verb(app, program, name, help);
-  verb->add_option("jobs", options->jobs, "These, each in full")
-      ->check(whole_number(1, kJobNumber));
+  verb->add_option("jobs", options->words,
+                   options->clusters ? "These jobs, each in full, or a cluster"
+                                     : "A cluster whose jobs to show, or jobs, each in full");
   verb->add_option("-s,--status", options->status,
                    "Only these: RUNNING, FAILED, active, finished, …");
   verb->add_option("-n,--name", options->name, "Only of this name");
@@ -208,10 +278,7 @@ void add_list(CLI::App& app, Program& program, const char* name, const char* hel
   verb->add_flag("-v,--verbose", options->ignored, "One job in full: quad status JOB");
   verb->add_flag("--skip-finished", options->active, "Only jobs that wait or run");
   verb->callback([&program, options] {
-    program.chosen = [&program, options] {
-      return options->jobs.empty() ? list_jobs(program, *options)
-                                   : show_jobs(program, options->jobs);
-    };
+    program.chosen = [&program, options] { return show_list(program, *options); };
   });
 }
 
@@ -219,8 +286,8 @@ void add_logs(CLI::App& app, Program& program, bool follow) {
   auto options = std::make_shared<JobLogOptions>();
   options->follow = follow;
   CLI::App* verb = add_verb(app, program, "logs", "A job's output, of all its attempts in order");
-  verb->add_option("job", options->job, "The job's number; the newest if none is named")
-      ->check(whole_number(1, kJobNumber));
+  verb->add_option("job", options->words,
+                   "The job's number, or a cluster and one of its jobs; else the newest job");
   verb->add_option("-n,--name", options->name, "The newest job of this name");
   verb->add_flag("-f,--follow", options->follow,
                  follow ? "As it does anyway" : "Until the job ends, over all attempts");
@@ -243,7 +310,9 @@ void add_logs(CLI::App& app, Program& program, bool follow) {
 void add_cancel(CLI::App& app, Program& program) {
   auto options = std::make_shared<CancelOptions>();
   CLI::App* verb = add_verb(app, program, "cancel", "Stop jobs");
-  verb->add_option("jobs", options->jobs, "Their numbers")->check(whole_number(1, kJobNumber));
+  verb->add_option(
+      "jobs", options->words,
+      "Their numbers, or a cluster, of which the newest is meant, or some of its jobs");
   verb->add_flag("-a,--all", options->mine, "All of mine that wait or run");
   verb->add_flag("-u,--all-users", options->all_users, "Everybody's");
   verb->add_option("-n,--name", options->name, "All of this name");

@@ -3,6 +3,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <charconv>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -12,6 +13,7 @@
 #include "base/text.h"
 #include "cli/commands.h"
 #include "cli/follow.h"
+#include "cli/launch.h"
 #include "cli/output.h"
 #include "cli/pack.h"
 #include "cli/task_input.h"
@@ -23,21 +25,6 @@ namespace quad::cli {
 namespace fs = std::filesystem;
 
 namespace {
-
-struct LaunchOptions {
-  std::vector<std::string> entrypoint;
-  std::string name, gpus, cpus, memory, workdir, git_url, git_ref, image_id, disk_size;
-  std::string infra, cloud, region, zone, instance_type, disk_tier, network_tier, local_disk;
-  int num_nodes = 0;
-  std::optional<int> priority;
-  std::optional<bool> use_spot;
-  std::vector<std::string> ports, configs;
-  bool detach = false;
-  bool dryrun = false;
-  bool ignored = false;
-  std::vector<std::string> envs, secrets, env_files, secret_files;
-  std::string client_key;
-};
 
 /// The command line over the file: for spec here, and as JSON for spec in the server.
 struct Given {
@@ -242,14 +229,15 @@ std::optional<spec::Diagnostic> fault_of(const Upload& upload) {
       .column = upload.mark.column};
 }
 
-std::vector<Upload> uploads_of(const spec::TaskSet& set) {
+/// `exec` brings nothing but the workdir.
+std::vector<Upload> uploads_of(const spec::TaskSet& set, bool exec) {
   std::vector<Upload> uploads;
   for (const spec::Task& task : set.tasks) {
     if (const auto* workdir = std::get_if<spec::LocalWorkdir>(&task.workdir)) {
       uploads.push_back({"workdir", "", local_path(workdir->path), task.marks.find("workdir")});
     }
     for (const spec::FileMount& mount : task.file_mounts) {
-      if (mount.kind == spec::FileMount::Kind::kLocal) {
+      if (mount.kind == spec::FileMount::Kind::kLocal && !exec) {
         const std::string key = "file_mounts." + mount.destination;
         uploads.push_back({key, mount.destination, local_path(mount.source), task.marks.find(key)});
       }
@@ -416,6 +404,82 @@ int show_submitted(Program& program, Client& client, const LaunchOptions& option
   return code;
 }
 
+void add_place_options(CLI::App& verb, LaunchOptions& options) {
+  verb.add_option("--gpus", options.gpus, "GPUs of each node, such as H100:8");
+  verb.add_option("--cpus", options.cpus, "CPUs of each node, such as 4 or 4+");
+  verb.add_option("--memory", options.memory, "Memory of each node in GB, such as 32 or 32+");
+  verb.add_option("--num-nodes", options.num_nodes, "How many nodes")
+      ->check(CLI::Range(1, 100'000));
+  verb.add_option("--infra", options.infra, "Where: k8s/CONTEXT, aws/REGION/ZONE, …");
+  verb.add_option("--cloud", options.cloud, "The first part of --infra");
+  verb.add_option("--region", options.region, "Its second part");
+  verb.add_option("--zone", options.zone, "Its third part");
+  verb.add_option("-t,--instance-type", options.instance_type, "A cloud's instance type");
+  verb.add_option("--image-id", options.image_id, "The image, such as docker:ubuntu:22.04");
+  verb.add_option("--disk-size", options.disk_size, "Disk of each node in GB");
+  verb.add_option("--disk-tier", options.disk_tier, "low, medium, high, ultra or best");
+  verb.add_option("--network-tier", options.network_tier, "standard or best");
+  verb.add_option("--local-disk", options.local_disk, "Local disks, such as nvme:100+");
+  verb.add_option("--ports", options.ports, "A port or a range to open, such as 8080 or 9000-9010")
+      ->allow_extra_args(false);
+  verb.add_flag_callback(
+      "--use-spot", [&options] { options.use_spot = true; }, "On nodes that may be reclaimed");
+  verb.add_flag_callback(
+      "--no-use-spot", [&options] { options.use_spot = false; }, "On nodes that are not");
+  verb.add_option("--priority", options.priority, "-1000 to 1000, higher first")
+      ->check(CLI::Range(-1000, 1000));
+}
+
+/// The idle time in whole minutes: "10", "10m", "2h", "1d", "1w".
+Result<std::int64_t> minutes_of(const std::string& text) {
+  std::int64_t number = 0;
+  const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), number);
+  const std::string_view unit(end, static_cast<std::size_t>(text.data() + text.size() - end));
+  const std::int64_t factor = unit.empty() || unit == "m" ? 1
+                              : unit == "h"               ? 60
+                              : unit == "d"               ? 24 * 60
+                              : unit == "w"               ? 7 * 24 * 60
+                                                          : 0;
+  if (failure != std::errc() || number < 0 || number > 1'000'000 || factor == 0) {
+    return error(
+        ErrorCode::kInvalid,
+        fmt::format("'{}' is no idle time: give minutes, or 10m, 2h, 1d", printable(text)));
+  }
+  return number * factor;
+}
+
+/// What is about the cluster.
+Status put_cluster(const LaunchOptions& options, json::object& body) {
+  if (options.cluster.empty()) {
+    if (!options.idle_minutes.empty() || !options.wait_for.empty()) {
+      return error(ErrorCode::kInvalid, "-i and --wait-for are about a cluster; name it with -c");
+    }
+    return {};
+  }
+  body["cluster"] = options.cluster;
+  body["exec"] = options.exec;
+  if (options.idle_minutes.empty() && !options.down) {
+    return options.wait_for.empty()
+               ? Status()
+               : Status(error(ErrorCode::kInvalid, "--wait-for needs the idle time, -i"));
+  }
+  QUAD_ASSIGN(body["autostop"],
+              autostop_body(options.idle_minutes, options.down, options.wait_for));
+  return {};
+}
+
+}  // namespace
+
+Result<json::value> autostop_body(const std::string& idle, bool down, const std::string& wait_for) {
+  // --down alone: as soon as nothing runs there.
+  QUAD_ASSIGN(const std::int64_t minutes, minutes_of(idle.empty() ? "0" : idle));
+  json::object autostop{{"idle_minutes", minutes}, {"down", down}};
+  if (!wait_for.empty()) {
+    autostop["wait_for"] = wait_for;
+  }
+  return json::value(std::move(autostop));
+}
+
 int launch(Program& program, const LaunchOptions& options) {
   auto given = read_given(options);
   if (!given.ok()) {
@@ -432,7 +496,7 @@ int launch(Program& program, const LaunchOptions& options) {
     print_problems(set.errors, "error", entry->file);
     return kUsage;
   }
-  const std::vector<Upload> uploads = uploads_of(set);
+  const std::vector<Upload> uploads = uploads_of(set, options.exec);
   std::vector<spec::Diagnostic> missing;
   for (const Upload& upload : uploads) {
     if (auto fault = fault_of(upload)) {
@@ -444,6 +508,9 @@ int launch(Program& program, const LaunchOptions& options) {
     return kUsage;
   }
   json::object body;
+  if (const Status put = put_cluster(options, body); !put.ok()) {
+    return fail(put.error());
+  }
   body[is_command ? "command" : "yaml"] = entry->text;
   body["overrides"] = std::move(given->json);
   body["dryrun"] = options.dryrun;
@@ -484,41 +551,30 @@ int launch(Program& program, const LaunchOptions& options) {
   return kOk;
 }
 
-void add_place_options(CLI::App& verb, LaunchOptions& options) {
-  verb.add_option("--gpus", options.gpus, "GPUs of each node, such as H100:8");
-  verb.add_option("--cpus", options.cpus, "CPUs of each node, such as 4 or 4+");
-  verb.add_option("--memory", options.memory, "Memory of each node in GB, such as 32 or 32+");
-  verb.add_option("--num-nodes", options.num_nodes, "How many nodes")
-      ->check(CLI::Range(1, 100'000));
-  verb.add_option("--infra", options.infra, "Where: k8s/CONTEXT, aws/REGION/ZONE, …");
-  verb.add_option("--cloud", options.cloud, "The first part of --infra");
-  verb.add_option("--region", options.region, "Its second part");
-  verb.add_option("--zone", options.zone, "Its third part");
-  verb.add_option("-t,--instance-type", options.instance_type, "A cloud's instance type");
-  verb.add_option("--image-id", options.image_id, "The image, such as docker:ubuntu:22.04");
-  verb.add_option("--disk-size", options.disk_size, "Disk of each node in GB");
-  verb.add_option("--disk-tier", options.disk_tier, "low, medium, high, ultra or best");
-  verb.add_option("--network-tier", options.network_tier, "standard or best");
-  verb.add_option("--local-disk", options.local_disk, "Local disks, such as nvme:100+");
-  verb.add_option("--ports", options.ports, "A port or a range to open, such as 8080 or 9000-9010")
-      ->allow_extra_args(false);
-  verb.add_flag_callback(
-      "--use-spot", [&options] { options.use_spot = true; }, "On nodes that may be reclaimed");
-  verb.add_flag_callback(
-      "--no-use-spot", [&options] { options.use_spot = false; }, "On nodes that are not");
-  verb.add_option("--priority", options.priority, "-1000 to 1000, higher first")
-      ->check(CLI::Range(-1000, 1000));
-}
-
-}  // namespace
-
 void add_launch(CLI::App& app, Program& program) {
   auto options = std::make_shared<LaunchOptions>();
   CLI::App* verb = add_verb(app, program, "launch", "Run a task file, or a command, as a job");
   verb->add_option("entrypoint", options->entrypoint,
                    "A task file (- is standard input), or a command: -- python x.py --lr 1");
+  verb->add_option("-c,--cluster", options->cluster,
+                   "Run it on this cluster, which is made, or started, if it is not there");
+  add_task_options(*verb, *options);
+  verb->add_option("-i,--idle-minutes-to-autostop", options->idle_minutes,
+                   "Stop the cluster when it has been idle for so long: 10, 2h");
+  verb->add_flag("--down", options->down, "Take it down then, or as soon as nothing runs there");
+  verb->add_option("--wait-for", options->wait_for, "What keeps it: jobs_and_ssh, jobs or none")
+      ->check(CLI::IsMember({"jobs_and_ssh", "jobs", "none"}));
+  verb->add_flag("-r,--retry-until-up", options->ignored, "A job waits for its place anyway");
+  verb->callback([&program, options] {
+    program.chosen = [&program, options] { return launch(program, *options); };
+  });
+}
+
+void add_task_options(CLI::App& app, LaunchOptions& task) {
+  CLI::App* verb = &app;
+  LaunchOptions* options = &task;
   verb->add_option("-n,--name", options->name, "The job's name");
-  add_place_options(*verb, *options);
+  add_place_options(app, task);
   verb->add_option("--workdir", options->workdir, "The folder that becomes ~/sky_workdir");
   verb->add_option("--git-url", options->git_url, "A git repository that becomes ~/sky_workdir");
   verb->add_option("--git-ref", options->git_ref, "A branch, tag or commit of it");
@@ -536,11 +592,6 @@ void add_launch(CLI::App& app, Program& program) {
                  "Do not wait for the job's end");
   verb->add_flag("--dryrun", options->dryrun, "Show what would happen, and submit nothing");
   verb->add_flag("-y,--yes", options->ignored, "Nothing is asked anyway");
-  verb->add_flag("-r,--retry-until-up", options->ignored, "A job waits for its place anyway");
-  verb->add_flag("--down", options->ignored, "A job gives its nodes back anyway");
-  verb->callback([&program, options] {
-    program.chosen = [&program, options] { return launch(program, *options); };
-  });
 }
 
 }  // namespace quad::cli

@@ -43,10 +43,13 @@ int main(int argc, char** argv) {
   app.add_option("--server", program.globals.server, "Address of a server (QUAD_SERVER)");
   app.add_option("--ca", program.globals.ca,
                  "PEM file of the authority that signed its certificate (QUAD_CA)");
+  const std::vector<std::string> words(argv + std::min(argc, 1), argv + argc);
+  program.exec_on_cluster = execs_on_cluster(words);
   add_launch(app, program);
   add_job_commands(app, program);
   add_job_views(app, program);
   add_sessions(app, program);
+  add_cluster_commands(app, program);
   add_events(app, program);
   add_node_commands(app, program);
   add_validate(app, program);
@@ -54,7 +57,6 @@ int main(int argc, char** argv) {
   add_check(app, program);
   add_config(app, program);
   add_completion(app, program);
-  const std::vector<std::string> words(argv + std::min(argc, 1), argv + argc);
   if (!words.empty() && words[0] == "__complete") {
     return complete(app, program, {words.begin() + 1, words.end()});
   }

@@ -61,7 +61,9 @@ CLI::Option* add_rank(CLI::App& verb, std::int64_t& rank) {
 void add_exec(CLI::App& app, Program& program) {
   auto options = std::make_shared<ExecOptions>();
   CLI::App* verb = app.add_subcommand(
-      "exec", "Run a program on a rank of a running job: quad exec JOB -- CMD ARGS");
+      "exec",
+      "Run a program on a rank of a running job: quad exec JOB -- CMD ARGS; or a task on a "
+      "cluster: quad exec CLUSTER TASK");
   add_job_argument(*verb, options->job)->required();
   add_rank(*verb, options->rank);
   verb->add_flag("-t,--tty", options->terminal, "With a terminal of its own");
@@ -121,7 +123,9 @@ void add_port_forward(CLI::App& app, Program& program) {
 }  // namespace
 
 void add_sessions(CLI::App& app, Program& program) {
-  add_exec(app, program);
+  if (!program.exec_on_cluster) {
+    add_exec(app, program);
+  }
   add_shell(app, program);
   add_copy(app, program);
   add_port_forward(app, program);

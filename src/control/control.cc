@@ -171,6 +171,14 @@ void Control::report(RunnerReport report) {
   state_->post(std::move(report));
 }
 
+void Control::report(HolderReport report) {
+  state_->post(std::move(report));
+}
+
+void Control::change_cluster(ChangeCluster change) {
+  state_->post(std::move(change));
+}
+
 void Control::heartbeat(const RankKey& key, RankLive live) {
   const Now now = state_->clock.now();
   live.heard = now.mono;

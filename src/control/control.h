@@ -52,9 +52,11 @@ class Control {
 
   /// Puts an event on record that changes nothing else.
   void record(job::Event event, Done done);
+  void change_cluster(ChangeCluster change);
 
   // Reports of runner sessions.
   void report(RunnerReport report);
+  void report(HolderReport report);
   void heartbeat(const RankKey& key, RankLive live);
   void disconnected(const RankKey& key);
 

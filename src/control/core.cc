@@ -146,6 +146,7 @@ void Core::step(std::vector<Message> messages, Now now) {
     std::visit([&](auto& one) { handle(one, now); }, message);
   }
   tick(now);
+  settle_clusters(now);
   plan(now);
   if (!commit()) {
     return;
@@ -207,34 +208,46 @@ void Core::handle(SubmitJobs& message, Now now) {
         continue;
       }
     }
-    const JobId id(++last_job_);
-    job::Step step;
-    job::Job job = job::submit(id, std::make_shared<job::Request>(std::move(submission.request)),
-                               now.wall, step);
-    const auto [chunk, at] = place_of(id);
-    if (chunk == chunks_.size()) {
-      chunks_.push_back(std::make_shared<Snapshot::Chunk>());
-      chunks_.back()->reserve(kChunk);
-      cloned_chunks_.insert(chunk);
-    } else if (cloned_chunks_.insert(chunk).second) {
-      auto copy = std::make_shared<Snapshot::Chunk>();
-      copy->reserve(kChunk);
-      *copy = *chunks_[chunk];
-      chunks_[chunk] = std::move(copy);
+    if (submission.cluster) {
+      if (Status usable = use_cluster(*submission.cluster, key.first, now); !usable.ok()) {
+        message.done(usable.error());
+        return;
+      }
     }
-    chunks_[chunk]->push_back(std::make_shared<job::Job>(std::move(job)));
-    cloned_jobs_.insert(id);
-    new_jobs_.emplace(id, submission.client_key);
-    active_[key.first].insert(id);
-    if (!submission.client_key.empty()) {
-      client_keys_.emplace(key, id);
-    }
-    events_.insert(events_.end(), std::make_move_iterator(step.events.begin()),
-                   std::make_move_iterator(step.events.end()));
-    scheduler_->enqueue(*find(id));
-    ids.push_back(id);
+    ids.push_back(accept(std::move(submission.request), submission.client_key, now));
   }
   answers_.emplace_back([done = std::move(message.done), ids = std::move(ids)] { done(ids); });
+}
+
+JobId Core::accept(job::Request request, const std::string& client_key, Now now) {
+  const auto key = std::make_pair(request.owner, client_key);
+  const JobId id(++last_job_);
+  job::Step step;
+  job::Job job =
+      job::submit(id, std::make_shared<job::Request>(std::move(request)), now.wall, step);
+  const auto [chunk, at] = place_of(id);
+  if (chunk == chunks_.size()) {
+    chunks_.push_back(std::make_shared<Snapshot::Chunk>());
+    chunks_.back()->reserve(kChunk);
+    cloned_chunks_.insert(chunk);
+  } else if (cloned_chunks_.insert(chunk).second) {
+    auto copy = std::make_shared<Snapshot::Chunk>();
+    copy->reserve(kChunk);
+    *copy = *chunks_[chunk];
+    chunks_[chunk] = std::move(copy);
+  }
+  chunks_[chunk]->push_back(std::make_shared<job::Job>(std::move(job)));
+  cloned_jobs_.insert(id);
+  new_jobs_.emplace(id, client_key);
+  active_[key.first].insert(id);
+  if (!client_key.empty()) {
+    client_keys_.emplace(key, id);
+  }
+  events_.insert(events_.end(), std::make_move_iterator(step.events.begin()),
+                 std::make_move_iterator(step.events.end()));
+  scheduler_->enqueue(*find(id));
+  touch_cluster(*find(id));
+  return id;
 }
 
 void Core::handle(CancelJob& message, Now now) {
@@ -245,12 +258,23 @@ void Core::handle(CancelJob& message, Now now) {
     });
     return;
   }
+  if (job->request->kind == job::Kind::kHolder) {
+    answers_.emplace_back([done = std::move(message.done), id = message.job,
+                           cluster = job->request->cluster] {
+      done(error(ErrorCode::kInvalid,
+                 fmt::format("Job {} holds the nodes of cluster {}; end that with `quad down {}`, "
+                             "or `quad stop {}` to keep its name",
+                             id.value(), cluster, cluster, cluster)));
+    });
+    return;
+  }
   apply(message.job, job::CancelAsked{message.by}, now);
   answers_.emplace_back([done = std::move(message.done)] { done(Status()); });
 }
 
 void Core::handle(DrainNode& message, Now now) {
-  if (pool_.find(message.node) == nullptr) {
+  const pool::Node* known = pool_.find(message.node);
+  if (known == nullptr || known->spec.by_name) {
     answers_.emplace_back([done = std::move(message.done), node = message.node] {
       done(error(ErrorCode::kNotFound, fmt::format("There is no node '{}'", node.value())));
     });
@@ -459,6 +483,7 @@ void Core::apply(JobId id, const job::Happening& happening, Now now) {
 }
 
 void Core::settle(const job::Job& job) {
+  touch_cluster(job);
   const bool live = job.live() != nullptr;
   if (live) {
     live_jobs_.insert(job.id);
@@ -507,7 +532,9 @@ void Core::lose_node(const NodeId& node, bool confirmed, const std::string& reas
   if (known->health != pool::NodeHealth::kLost || known->reason != reason) {
     pool_.set_health(node, pool::NodeHealth::kLost, reason);
     pool_changed_ = true;
-    record_node_event(node, "node.lost", silence_[node].down ? "engine" : "control",
+    const auto silence = silence_.find(node);  // there is none for a cluster's node
+    const bool by_engine = silence != silence_.end() && silence->second.down;
+    record_node_event(node, "node.lost", by_engine ? "engine" : "control",
                       fmt::format("{} is lost: {}.", node.value(), reason), now);
   }
   std::set<JobId> hit;
@@ -596,6 +623,10 @@ void Core::publish_snapshot(Now now) {
   snapshot->pool = pool_;
   snapshot->queue = queue_;
   snapshot->breaker = held_by();
+  if (shown_clusters_ == nullptr) {
+    shown_clusters_ = std::make_shared<const Clusters>(clusters_);
+  }
+  snapshot->clusters = shown_clusters_;
   const std::lock_guard lock(published_mutex_);
   published_ = std::move(snapshot);
   if (!changed_settings_.empty() || published_settings_.empty()) {

@@ -28,6 +28,7 @@
 #include "base/ids.h"
 #include "base/result.h"
 #include "base/time.h"
+#include "control/clusters.h"
 #include "engine/engine.h"
 #include "job/event.h"
 #include "job/job.h"
@@ -68,6 +69,7 @@ struct Snapshot {
   std::shared_ptr<const plan::Queue>
       queue;            ///< who waits and why; at most 100 ms older than the rest
   std::string breaker;  ///< why nothing is started or killed; empty: all is well
+  std::shared_ptr<const Clusters> clusters = std::make_shared<Clusters>();
 
   [[nodiscard]] std::shared_ptr<const job::Job> find(JobId id) const;
   [[nodiscard]] std::int64_t last_job() const;
@@ -105,9 +107,20 @@ struct Options {
   std::string attempt_key;  ///< secret from which the attempts' tokens are made
 };
 
+/// The cluster that a submission is to run on.
+struct ClusterUse {
+  std::string name;
+  bool exec = false;      ///< only on one that is up or coming up
+  bool by_admin = false;  ///< who may use anybody's
+  /// The job to hold its nodes: for one that is not there, or that is stopped.
+  std::optional<job::Request> holder;
+  std::optional<Autostop> autostop;  ///< from now on
+};
+
 struct Submission {
   job::Request request;
   std::string client_key;
+  std::optional<ClusterUse> cluster;
 };
 
 using CommitListener =
@@ -151,8 +164,27 @@ struct RecordEvent {
   Done done;
 };
 
-using Message = std::variant<SubmitJobs, CancelJob, DrainNode, ActOnNode, ChangeSetting,
-                             RecordEvent, RunnerReport, engine::Observation>;
+struct ChangeCluster {
+  enum class Verb { kStop, kStart, kDown, kAutostop };
+  std::string name;
+  Verb verb = Verb::kStop;
+  std::string by;
+  bool by_admin = false;
+  std::optional<job::Request> holder;  ///< to start it with
+  std::optional<Autostop> autostop;    ///< of kAutostop; none: it stays up
+  Done done;
+};
+/// What the runner of a cluster's node says of the tasks that it has running.
+struct HolderReport {
+  RankKey holder;
+  std::string nonce;
+  std::variant<std::vector<engine::Existing>, engine::RunnerEnded> what;
+  std::function<void()> durable;  ///< as RunnerReport's
+};
+
+using Message =
+    std::variant<SubmitJobs, CancelJob, DrainNode, ActOnNode, ChangeSetting, RecordEvent,
+                 ChangeCluster, RunnerReport, HolderReport, engine::Observation>;
 
 /// What the runners said last, outside the records: written by their sessions, read by everybody. A
 /// lock, because both sides are many and a heartbeat must not wait for a commit.
@@ -205,6 +237,8 @@ class Core {
   void handle(ActOnNode& message, Now now);
   void handle(ChangeSetting& message, Now now);
   void handle(RecordEvent& message, Now now);
+  void handle(ChangeCluster& message, Now now);
+  void handle(HolderReport& message, Now now);
   void handle(RunnerReport& message, Now now);
   void handle(engine::Observation& message, Now now);
 
@@ -218,6 +252,27 @@ class Core {
   void observe(const engine::StartWaits& waits, Now now);
   void observe(const engine::Inventory& inventory, Now now);
   void observe(const engine::EngineAway& away, Now now);
+
+  JobId accept(job::Request request, const std::string& client_key, Now now);
+
+  // Clusters (core_clusters.cc).
+  Status use_cluster(ClusterUse& use, const std::string& owner, Now now);
+  void start_cluster(Cluster& cluster, job::Request holder, const std::string& by, Now now);
+  /// It is wanted stopped, or gone.
+  void end_cluster(Cluster& cluster, Cluster::Wanted wanted, const std::string& by,
+                   std::string reason, Now now);
+  void load_clusters(Now now);
+  /// A job that has to do with a cluster has changed.
+  void touch_cluster(const job::Job& job);
+  void settle_clusters(Now now);
+  void settle_cluster(const std::string& name, Now now);
+  void settle_holder(JobId id, bool loading, Now now);
+  void watch_clusters(Now now);
+  /// Whether somebody has a shell or the like on it. There are no such sessions yet.
+  [[nodiscard]] bool has_sessions(const Cluster& cluster) const;
+  void record_cluster(const Cluster& cluster);
+  void record_cluster_event(const Cluster& cluster, std::string kind, std::string actor,
+                            std::string message, Now now);
 
   [[nodiscard]] const job::Job* find(JobId id) const;
   /// The job, cloned at its first change in a step so that snapshots keep the old one. Null if
@@ -268,6 +323,14 @@ class Core {
   std::map<std::string, std::string> away_;        ///< engines that do not see their machines: why
   std::set<JobId> live_jobs_;                      ///< those with a live attempt
   std::map<std::string, std::set<JobId>> active_;  ///< by owner: those that have not ended
+  Clusters clusters_;
+  std::map<std::string, std::set<JobId>> cluster_tasks_;  ///< by cluster: those that have not ended
+  std::set<std::string> unsettled_clusters_;
+  std::set<JobId> unsettled_holders_;
+  std::set<std::string> up_;                        ///< clusters that were up when last looked at
+  std::set<std::string> used_;                      ///< and those that had tasks then
+  std::shared_ptr<const Clusters> shown_clusters_;  ///< as readers have them; null: they changed
+  std::map<std::string, MonoTime> idle_since_;      ///< clusters that nobody uses
   /// How long a job with a time limit has run, over all attempts, on the monotonic clock: the time
   /// of day may jump.
   struct RunClock {

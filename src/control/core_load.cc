@@ -34,9 +34,17 @@ Status Core::load(const std::vector<engine::Inventory>& inventories, Now now) {
     chunks_[at / Snapshot::kChunk]->resize(at % Snapshot::kChunk);
     chunks_[at / Snapshot::kChunk]->push_back(std::make_shared<job::Job>(std::move(job)));
   }
+  for (const auto& [key, value] : settings_) {
+    if (key.starts_with(kClusterSetting)) {
+      QUAD_ASSIGN(const json::object record, parse_json_object(value));
+      QUAD_ASSIGN(Cluster cluster, cluster_from_json(record));
+      clusters_[cluster.name] = std::move(cluster);
+    }
+  }
   // Readers have something to see even if the first commit fails.
   publish_snapshot(now);
   take_up(now);
+  load_clusters(now);
   for (const engine::Inventory& inventory : inventories) {
     reconcile(inventory, now);
   }
@@ -96,7 +104,8 @@ void Core::reconcile(const engine::Inventory& inventory, Now now) {
         if (rank.end && rank.end->confirmed) {
           continue;  // what is left of it is forgotten below
         }
-        if (engine_.engine_of(rank.holding.node) != inventory.engine) {
+        if (engine_.engine_of(rank.holding.node) != inventory.engine ||
+            (inventory.node && rank.holding.node != *inventory.node)) {
           continue;
         }
         const auto it = found.find(key);

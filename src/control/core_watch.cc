@@ -35,10 +35,14 @@ void Core::tick(Now now) {
       at = at + gap;
     }
     live_.shift(gap);
+    for (auto& [cluster, since] : idle_since_) {
+      since = since + gap;
+    }
   }
   last_tick_ = now.mono;
   watch_nodes(now);
   watch_jobs(now);
+  watch_clusters(now);
 }
 
 void Core::watch_nodes(Now now) {

@@ -98,6 +98,7 @@ struct Inventory {
   std::vector<Existing> existing;
   /// A runner that is not here has ended for certain.
   bool complete = true;
+  std::optional<NodeId> node;  ///< only on this node; else on all
 };
 /// The engine does not see its machines at the moment, or (with an empty reason) sees them again.
 struct EngineAway {

@@ -18,6 +18,8 @@ std::string_view to_string(Kind kind) {
       return "session";
     case Kind::kService:
       return "service";
+    case Kind::kHolder:
+      return "holder";
   }
   return "batch";
 }

@@ -19,7 +19,12 @@
 
 namespace quad::job {
 
-enum class Kind { kBatch, kSession, kService };
+enum class Kind {
+  kBatch,
+  kSession,
+  kService,
+  kHolder,  ///< runs nothing of its own: its ranks hold the nodes of a cluster for other jobs
+};
 
 enum class Status {
   kPending,     ///< waits for a place
@@ -91,6 +96,7 @@ struct Request {
   std::string name;
   std::string owner;
   Kind kind = Kind::kBatch;
+  std::string cluster;  ///< that it runs on, or, of a holder, whose nodes it holds; empty: none
   std::int32_t ranks = 1;
   std::vector<Shape> shapes;  ///< in order of preference; never empty
   std::int32_t priority = 0;  ///< higher first

@@ -262,6 +262,7 @@ json::object to_json(const Request& request) {
   if (request.kind != Kind::kBatch) {
     object["kind"] = to_string(request.kind);
   }
+  put(object, "cluster", request.cluster);
   put(object, "ranks", request.ranks, 1);
   json::array shapes;
   for (const Shape& shape : request.shapes) {
@@ -295,8 +296,9 @@ Result<Request> request_from_json(const json::object& object) {
   Request request;
   request.name = get_text(object, "name");
   request.owner = get_text(object, "owner");
-  request.kind = from_name<Kind, 3>(get_string(object, "kind", to_string(Kind::kBatch)))
+  request.kind = from_name<Kind, 4>(get_string(object, "kind", to_string(Kind::kBatch)))
                      .value_or(Kind::kBatch);
+  request.cluster = get_text(object, "cluster");
   request.ranks = static_cast<std::int32_t>(get_int(object, "ranks", 1));
   if (const auto* shapes = get_array(object, "shapes")) {
     for (const json::value& shape : *shapes) {

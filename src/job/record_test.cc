@@ -104,11 +104,12 @@ void expect_same(const RecoveryPolicy& a, const RecoveryPolicy& b) {
 }
 
 void expect_same(const Request& a, const Request& b) {
-  const auto& [name, owner, kind, ranks, shapes, priority, recovery, exclude_nodes, stop_grace,
-               max_duration, body] = a;
+  const auto& [name, owner, kind, cluster, ranks, shapes, priority, recovery, exclude_nodes,
+               stop_grace, max_duration, body] = a;
   EXPECT_EQ(name, b.name);
   EXPECT_EQ(owner, b.owner);
   EXPECT_EQ(kind, b.kind);
+  EXPECT_EQ(cluster, b.cluster);
   EXPECT_EQ(ranks, b.ranks);
   ASSERT_EQ(shapes.size(), b.shapes.size());
   for (std::size_t i = 0; i < shapes.size(); ++i) {
@@ -129,7 +130,8 @@ Request full_request() {
   Request request;
   request.name = "träin \"big\"\nmodel";
   request.owner = "ana";
-  request.kind = Kind::kService;
+  request.kind = Kind::kHolder;
+  request.cluster = "dev";
   request.ranks = 2;
   request.shapes = {{{64'500, 512LL << 30, 8, {{"rdma/hca", 2}}}, "H100", "west"}, {{1, 2, 0}, ""}};
   request.priority = -5;

@@ -178,8 +178,9 @@ void Fifo::remove(JobId job) {
 bool Fifo::eligible(const pool::Node& node, const GroupKey& key, const job::Shape& shape,
                     bool use_avoided) {
   const bool plain = shape.per_rank.gpus == 0 && shape.per_rank.devices.empty();
-  return right_model(node, shape) && !(plain && node.spec.only_gpus) &&
-         (shape.engine.empty() || node.spec.engine == shape.engine) &&
+  const bool right_engine =
+      shape.engine.empty() ? !node.spec.by_name : node.spec.engine == shape.engine;
+  return right_model(node, shape) && right_engine && !(plain && node.spec.only_gpus) &&
          !contains(key.exclude, node.spec.id) &&
          (use_avoided || !contains(key.avoid, node.spec.id));
 }
@@ -258,7 +259,13 @@ Why Fifo::explain(const pool::Pool& pool, const std::set<NodeId>& reserved, cons
   std::int64_t model = 0;
   std::int64_t devices = 0;
   std::int64_t room = 0;
+  std::int64_t nodes = 0;
   for (const auto& [id, node] : pool.nodes()) {
+    // Whoever does not ask for a cluster knows nothing of its nodes, and the other way round.
+    if (shape.engine.empty() ? node.spec.by_name : node.spec.engine != shape.engine) {
+      continue;
+    }
+    ++nodes;
     const bool right =
         right_model(node, shape) && (shape.per_rank.gpus == 0 || node.spec.capacity.gpus > 0);
     model += right ? 1 : 0;
@@ -280,7 +287,6 @@ Why Fifo::explain(const pool::Pool& pool, const std::set<NodeId>& reserved, cons
     free += here > 0 ? 1 : 0;
     room += here;
   }
-  const auto nodes = static_cast<std::int64_t>(pool.nodes().size());
   why.funnel.push_back({"nodes", nodes});
   if (shape.per_rank.gpus > 0) {
     why.funnel.push_back(
@@ -303,6 +309,9 @@ Why Fifo::explain(const pool::Pool& pool, const std::set<NodeId>& reserved, cons
   if (!frozen.empty()) {
     why.code = "breaker";
     why.message = frozen;
+  } else if (!shape.engine.empty() && nodes == 0) {
+    why.code = "engine_has_no_nodes";
+    why.message = fmt::format("It waits for {}, which has no nodes yet.", shape.engine);
   } else if (!any_possible) {
     why.impossible = true;
     why.code = "no_node_fits";

@@ -202,5 +202,55 @@ TEST(Fifo, ANodeForGpusIsNoPlaceForOthers) {
   EXPECT_EQ(ids(fifo->decide(pool, "")), std::vector<std::int64_t>{2});
 }
 
+/// A node that is only for those who name its engine.
+pool::NodeSpec cluster_node(const std::string& name, int gpus) {
+  pool::NodeSpec spec;
+  spec.id = NodeId(name);
+  spec.capacity = {4'000, 16 * kGiB, gpus};
+  spec.gpu_model = "H100";
+  spec.engine = "cluster dev";
+  spec.by_name = true;
+  return spec;
+}
+
+job::Job on_cluster(std::int64_t id, int gpus) {
+  job::Job job = waiting(id, 1, gpus);
+  auto request = std::make_shared<job::Request>(*job.request);
+  request->shapes = {{{500, 0, gpus}, "H100", "cluster dev"}};
+  job.request = request;
+  return job;
+}
+
+TEST(Fifo, KeepsClustersAndMachinesApart) {
+  pool::Pool pool = nodes(1, 8);
+  pool.put_node(cluster_node("dev:0@1.1", 8));
+  auto fifo = make_fifo();
+  fifo->enqueue(waiting(2, 1, 8));
+  fifo->enqueue(waiting(3, 1, 8));
+  fifo->enqueue(on_cluster(4, 4));
+  fifo->enqueue(on_cluster(5, 4));
+  fifo->enqueue(on_cluster(6, 4));
+  const auto starts = fifo->decide(pool, "");
+  EXPECT_EQ(ids(starts), (std::vector<std::int64_t>{2, 4, 5}));
+  EXPECT_EQ(starts[0].holdings[0].node.value(), "n1");
+  EXPECT_EQ(starts[1].holdings[0].node.value(), "dev:0@1.1");
+  const auto why = fifo->queue()->why(JobId(3));
+  EXPECT_EQ(why->funnel.front().nodes, 1) << "the cluster's node is none for it";
+  EXPECT_NE(fifo->queue()->why(JobId(6))->message.find("No node has that free now"),
+            std::string::npos);
+}
+
+TEST(Fifo, WaitsForAClusterThatIsNotUpYet) {
+  pool::Pool pool = nodes(2, 8);
+  auto fifo = make_fifo();
+  fifo->enqueue(on_cluster(2, 4));
+  fifo->enqueue(waiting(3, 2, 8));
+  EXPECT_EQ(ids(fifo->decide(pool, "")), (std::vector<std::int64_t>{3}));
+  const auto why = fifo->queue()->why(JobId(2));
+  EXPECT_EQ(why->code, "engine_has_no_nodes");
+  EXPECT_EQ(why->message, "It waits for cluster dev, which has no nodes yet.");
+  EXPECT_FALSE(why->impossible);
+}
+
 }  // namespace
 }  // namespace quad::plan

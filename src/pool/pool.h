@@ -50,6 +50,8 @@ struct NodeSpec {
   /// Of the capacity, what others than Quad's ranks use at present: not free, but it may be again,
   /// so a job that needs it is not impossible.
   Resources reserved;
+  /// Only for jobs that name its engine: a node of somebody's cluster.
+  bool by_name = false;
   bool operator==(const NodeSpec&) const = default;
 };
 

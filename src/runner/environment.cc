@@ -124,6 +124,9 @@ std::vector<std::string> process_environment(const std::vector<std::string>& inh
   }
   add(kRankKeyVariable, to_string(start.key));
   add(kRankFolderVariable, places.folder.string() + "/");
+  if (!start.holder.empty()) {
+    add(kHolderKeyVariable, start.holder);
+  }
   return result;
 }
 

@@ -25,6 +25,9 @@ namespace quad::runner {
 inline constexpr std::string_view kRankKeyVariable = "QUAD_RANK_KEY";
 inline constexpr std::string_view kRankFolderVariable = "QUAD_RANK_FOLDER";
 
+/// Of a task on a cluster: the rank that it runs below, with which it dies.
+inline constexpr std::string_view kHolderKeyVariable = "QUAD_HOLDER_KEY";
+
 /// Where a rank's things are.
 struct Places {
   std::filesystem::path folder;    ///< the runner's

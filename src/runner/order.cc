@@ -115,6 +115,7 @@ Result<Order> read_order(const json::object& message) {
     }
   }
   order.stop_grace = Millis(get_int(message, "stop_grace_ms", 30'000));
+  order.hold = get_bool(message, "hold");
   if (const json::object* checkpoint = get_object(message, "checkpoint")) {
     order.checkpoint.job_dir = get_string(*checkpoint, "job_dir");
     order.checkpoint.fence_wait = Millis(get_int(*checkpoint, "fence_wait_ms"));

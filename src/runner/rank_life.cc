@@ -50,6 +50,7 @@ RankLife::RankLife(const Start& start, const fs::path& folder, const Clock& cloc
       port_(hold_port()),
       output_(spool, uplink),
       vitals_(places_.progress, uplink),
+      tasks_(start, folder, places_.home, uplink, log),
       fence_([this](const WorkerOutput& output) { watch_fence(start_, *order_, output); }),
       checkpoints_([this](const WorkerOutput& output) {
         watch_checkpoints(start_, *order_, resumed_from_, output);
@@ -180,7 +181,7 @@ void RankLife::setup(MonoTime now) {
 void RankLife::ready(MonoTime now) {
   set_phase(Phase::kReady);
   uplink_.pump(now);  // the server can answer while the namespaces are made
-  if (rank_ == nullptr) {
+  if (rank_ == nullptr && !holds()) {
     start_processes(now);
   }
 }
@@ -208,6 +209,10 @@ void RankLife::go(const json::object& message, MonoTime now) {
     return;
   }
   port_.socket.reset();
+  if (holds()) {
+    set_phase(Phase::kRunning);
+    return;
+  }
   go_ = read_go(message);
   if (order_->num_ranks > 1) {
     leave_hostfile(start_, *order_, *go_, places_);
@@ -307,7 +312,7 @@ void RankLife::end(RankResult result, MonoTime now) {
 }
 
 void RankLife::finish_when_dead(MonoTime now) {
-  if (phase_ != Phase::kEnding) {
+  if (phase_ != Phase::kEnding || !tasks_.all_ended()) {
     return;
   }
   if (rank_ != nullptr) {
@@ -410,6 +415,19 @@ void RankLife::stop(Millis grace, const std::string& reason, MonoTime now) {
   if (phase_ != Phase::kSetup && phase_ != Phase::kRunning) {
     stop_->killed = true;
     end_before_user_code(reason, false, now);
+  } else if (holds()) {
+    stop_->killed = grace <= Millis(0);
+    if (stop_->killed) {
+      tasks_.kill_all(reason);
+    } else {
+      tasks_.terminate_all();
+    }
+    RankResult result;
+    result.how = "signaled";
+    result.code = SIGTERM;
+    result.by_quad = true;
+    result.detail = reason;
+    end(std::move(result), now);
   } else if (grace <= Millis(0)) {
     stop_->killed = true;
     rank_->kill();
@@ -423,9 +441,33 @@ void RankLife::leave(const std::string& reason, MonoTime now) {
   leaving_ = true;
   fence_.end();
   stop(Millis(0), reason, now);
+  kill_processes();
+}
+
+void RankLife::kill_processes() {
+  tasks_.kill_all(stop_ ? stop_->reason : "");
   if (rank_ != nullptr) {
     rank_->kill();
   }
+}
+
+// ---- Tasks of a cluster ----
+
+void RankLife::on_task_message(std::string_view type, const json::object& message) {
+  const RankKey key{JobId(get_int(message, "job")),
+                    Epoch(static_cast<std::int32_t>(get_int(message, "epoch"))),
+                    Rank(static_cast<std::int32_t>(get_int(message, "rank", -1)))};
+  if (type == "kill_task") {
+    tasks_.kill(key);
+  } else if (type == "forget_task") {
+    tasks_.forget(key);
+  } else if (phase_ == Phase::kRunning && holds() && !stop_) {
+    tasks_.start(message);
+  }
+}
+
+std::optional<json::array> RankLife::tasks() const {
+  return holds() ? std::optional(tasks_.list()) : std::nullopt;
 }
 
 // ---- The lease ----

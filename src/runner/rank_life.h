@@ -38,6 +38,7 @@
 #include "runner/spool.h"
 #include "runner/standing_worker.h"
 #include "runner/start.h"
+#include "runner/tasks.h"
 #include "runner/uplink.h"
 #include "runner/vitals.h"
 
@@ -77,6 +78,8 @@ class RankLife {
   void open_session(const std::string& id);
   /// SIGTERM to every process, SIGKILL after the grace. Again: can only shorten the grace.
   void stop(Millis grace, const std::string& reason, MonoTime now);
+  /// Of a rank that holds its node for others: start_task, kill_task or forget_task.
+  void on_task_message(std::string_view type, const json::object& message);
   /// Kills the rank; its end is not told.
   void leave(const std::string& reason, MonoTime now);
 
@@ -98,6 +101,8 @@ class RankLife {
   [[nodiscard]] std::optional<Millis> stop_grace() const;
   /// As hello tells it.
   [[nodiscard]] std::string_view phase_name() const;
+  /// What it has running for others, as hello tells it; null for a rank that holds nothing.
+  [[nodiscard]] std::optional<json::array> tasks() const;
   /// Held for the rank's own processes; 0 if none could be had.
   [[nodiscard]] int port() const { return port_.number; }
 
@@ -131,6 +136,8 @@ class RankLife {
   bool start_processes(MonoTime now);
   void leave_termination_message() const;
   void tell_end(MonoTime now);
+  [[nodiscard]] bool holds() const { return order_ && order_->hold; }
+  void kill_processes();
   [[nodiscard]] bool is_ending() const { return phase_ >= Phase::kEnding; }
   [[nodiscard]] bool keeps_lease() const;
 
@@ -149,6 +156,8 @@ class RankLife {
   OutputReader output_;
   Vitals vitals_;
   MonoTime progress_at_{0};
+
+  Tasks tasks_;
 
   std::optional<Resumption> resumption_;  // from the order on
   std::string resumed_from_;

@@ -38,9 +38,9 @@ void RankLife::open_session(const std::string& id) {
 
 void RankLife::tick(MonoTime now) {
   keep_lease(now);
-  if (stop_ && !stop_->killed && now >= stop_->kill_at && rank_ != nullptr) {
+  if (stop_ && !stop_->killed && now >= stop_->kill_at && (rank_ != nullptr || holds())) {
     stop_->killed = true;
-    rank_->kill();
+    kill_processes();
   }
   if (phase_ == Phase::kRunning && now >= progress_at_) {
     progress_at_ = now + Vitals::kProgressInterval;
@@ -90,7 +90,7 @@ void RankLife::watch(PollSet& polled, MonoTime now) {
   if (phase_ == Phase::kRunning) {
     polled.wake_at(progress_at_);
   }
-  if (stop_ && !stop_->killed && rank_ != nullptr) {
+  if (stop_ && !stop_->killed && (rank_ != nullptr || holds())) {
     polled.wake_at(stop_->kill_at);
   }
   if (phase_ == Phase::kEnding) {
@@ -102,6 +102,7 @@ void RankLife::watch(PollSet& polled, MonoTime now) {
 }
 
 void RankLife::on_children(MonoTime now) {
+  tasks_.check();
   if (rank_ != nullptr) {
     rank_->check_ended();
   }

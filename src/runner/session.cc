@@ -175,7 +175,7 @@ void Session::keep_result() {
 }
 
 json::object Session::hello() const {
-  return {
+  json::object hello = {
       {"type", "hello"},
       {"version", 1},
       {"address", start_.address.empty() ? uplink_.connection().local_address() : start_.address},
@@ -183,6 +183,10 @@ json::object Session::hello() const {
       {"pid", ::getpid()},
       {"phase", life_.phase_name()},
       {"log_offset", spool_.front()}};
+  if (auto tasks = life_.tasks()) {
+    hello["tasks"] = *std::move(tasks);
+  }
+  return hello;
 }
 
 void Session::on_messages() {
@@ -205,6 +209,8 @@ void Session::on_message(const json::object& message) {
     const Millis fallback = life_.stop_grace().value_or(kDefaultGrace);
     life_.stop(Millis(get_int(message, "grace_ms", fallback.count())),
                std::string(get_string(message, "reason", "it was told to stop")), now_);
+  } else if (type == "start_task" || type == "kill_task" || type == "forget_task") {
+    life_.on_task_message(type, message);
   } else if (type == "leave") {
     life_.leave(std::string(get_string(message, "reason", "the server said so")), now_);
   } else if (type == "session") {

@@ -46,6 +46,7 @@ Result<Start> parse_start(std::string_view text) {
   start.hot = get_string(object, "hot");
   start.home = get_string(object, "home");
   start.termination_message = get_string(object, "termination_message");
+  start.holder = get_string(object, "holder");
   if (const json::object* limits = get_object(object, "limits")) {
     const std::int64_t bytes = get_int(*limits, "spool_bytes", 1LL << 30U);
     start.spool_bytes = bytes < 0 ? 0 : static_cast<std::uint64_t>(bytes);

@@ -32,6 +32,7 @@ struct Start {
   std::string home;                 ///< the rank's HOME; empty: `home` in the runner's folder
   std::string termination_message;  ///< the file that a pod's end is told in; empty: none
   std::uint64_t spool_bytes = 1ULL << 30U;
+  std::string holder;  ///< of a task on a cluster: the key of the rank that it runs below
   bool namespaces =
       true;  ///< false: the rank's processes stay in the namespaces that the runner is in
 };

@@ -20,6 +20,7 @@
 #include "config/config.h"
 #include "control/control.h"
 #include "engine/check.h"
+#include "engine/clusters.h"
 #include "engine/kubernetes/views/pod_request.h"
 #include "net/exchange.h"
 #include "net/http_server.h"
@@ -154,8 +155,11 @@ void session_failed(App& app, const RankKey& key, std::string_view id, std::stri
 /// The rank that a runner's request is from, if its query says so and its token is that attempt's;
 /// else it is answered, and there is none.
 std::optional<RankKey> runner_of(App& app, net::Exchange& exchange);
+void add_cluster_routes(App& app, net::Router& router);
 /// What control tells the runners' sessions; each call is posted to the io thread.
 control::RunnerOrders runner_orders(App& app);
+/// How the runners of clusters' nodes are told; likewise.
+engine::Holders holders(App& app);
 
 /// What happened up to now and passes the filter, oldest first: read from the store by other
 /// threads, in pieces of bounded work, while the io thread serves others.

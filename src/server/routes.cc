@@ -40,6 +40,7 @@ net::Router make_routes(App& app) {
   add_blob_routes(app, router);
   add_runner_routes(app, router);
   add_session_routes(app, router);
+  add_cluster_routes(app, router);
   router.before([&app](net::Exchange& exchange) {
     authenticate(app, exchange);
     if (!exchange.responded()) {

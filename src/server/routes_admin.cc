@@ -21,6 +21,9 @@ asio::awaitable<void> nodes(App& app, net::Exchange& exchange) {
   json::array list;
   const auto snapshot = app.control->snapshot();
   for (const auto& [id, node] : snapshot->pool.nodes()) {
+    if (node.spec.by_name) {
+      continue;  // of a cluster, which is on one of the others
+    }
     list.push_back(node_view(node));
   }
   exchange.respond(
@@ -72,6 +75,9 @@ asio::awaitable<void> gpus(App& app, net::Exchange& exchange) {
   std::map<std::string, Sum> models;
   const auto snapshot = app.control->snapshot();
   for (const auto& [id, node] : snapshot->pool.nodes()) {
+    if (node.spec.by_name) {
+      continue;  // of a cluster, which is on one of the others
+    }
     if (node.spec.capacity.gpus > 0) {
       Sum& sum = models[node.spec.gpu_model];
       sum.total += node.spec.capacity.gpus;

@@ -48,14 +48,17 @@ struct JobFilter {
   std::vector<std::string> statuses;  ///< any of these; empty: all
   bool active = false;
   bool finished = false;
-  std::string owner, name;
+  std::string owner, name, cluster;
+  bool holders = false;  ///< also the jobs that hold clusters' nodes
   std::int64_t before = INT64_MAX;
   std::int64_t after = 0;
   std::size_t limit = 100;
 
   [[nodiscard]] bool takes(const job::Job& job) const {
     if ((!owner.empty() && job.request->owner != owner) ||
-        (!name.empty() && job.request->name != name)) {
+        (!name.empty() && job.request->name != name) ||
+        (!cluster.empty() && job.request->cluster != cluster) ||
+        (!holders && job.request->kind == job::Kind::kHolder)) {
       return false;
     }
     const bool over = job::is_terminal(job.status);
@@ -84,6 +87,8 @@ Result<JobFilter> read_filter(const net::Request& request, const Caller& caller)
   }
   filter.owner = query.text("owner").value_or("");
   filter.name = query.text("name").value_or("");
+  filter.cluster = query.text("cluster").value_or("");
+  filter.holders = query.flag("holders");
   if (filter.owner == "me") {
     filter.owner = caller.user;
   }
@@ -193,6 +198,7 @@ Result<std::vector<JobId>> read_cancel(const net::Request& request, const Caller
   const auto name = reader.text("name");
   const bool mine = reader.flag("mine").value_or(false);
   const bool all = reader.flag("all").value_or(false);
+  const auto cluster = reader.text("cluster");  // only those on it
   if ((ids != nullptr ? 1 : 0) + (name ? 1 : 0) + (mine ? 1 : 0) + (all ? 1 : 0) != 1) {
     reader.fail(error(ErrorCode::kInvalid, "Give one of 'ids', 'name', 'mine' and 'all'"));
   }
@@ -210,6 +216,11 @@ Result<std::vector<JobId>> read_cancel(const net::Request& request, const Caller
       if (!may_touch(caller, *job)) {
         return not_yours(*job);
       }
+      if (cluster && job->request->cluster != *cluster) {
+        return error(ErrorCode::kInvalid,
+                     fmt::format("Job {} is not on cluster {}", job->id.value(), excerpt(*cluster)),
+                     "cluster");
+      }
       jobs.push_back(job->id);
     }
     return jobs;
@@ -222,6 +233,8 @@ Result<std::vector<JobId>> read_cancel(const net::Request& request, const Caller
   for (std::int64_t id = 1; id <= snapshot.last_job(); ++id) {
     const auto job = snapshot.find(JobId(id));
     const bool wanted = job != nullptr && !job::is_terminal(job->status) &&
+                        job->request->kind != job::Kind::kHolder &&
+                        (!cluster || job->request->cluster == *cluster) &&
                         (all || (mine && job->request->owner == caller.user) ||
                          (name && job->request->name == *name && may_touch(caller, *job)));
     if (wanted) {

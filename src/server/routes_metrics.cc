@@ -110,6 +110,9 @@ void put_nodes(MetricsText& out, const control::Snapshot& snapshot) {
   std::map<std::string_view, Gpus> by_model;
   std::int64_t drained = 0;
   for (const auto& [id, node] : snapshot.pool.nodes()) {
+    if (node.spec.by_name) {
+      continue;  // of a cluster, which is on one of the others
+    }
     ++by_health[to_string(node.health)];
     drained += node.drained ? 1 : 0;
     if (node.spec.capacity.gpus > 0) {

@@ -6,6 +6,7 @@
 
 #include "job/record.h"
 #include "server/app.h"
+#include "server/clusters.h"
 #include "server/foresee.h"
 #include "server/input.h"
 #include "server/submit.h"
@@ -102,9 +103,50 @@ Status read_mount_blobs(const App& app, const json::object& blobs, SubmitContext
 struct Taken {
   spec::TaskSet set;
   Prepared prepared;
+  std::optional<control::ClusterUse> cluster;
   std::string client_key;
   bool dryrun = false;
 };
+
+/// `cluster`, `exec` and `autostop`.
+Status read_cluster(App& app, const Caller& caller, const control::Snapshot& snapshot,
+                    ObjectReader& reader, SubmitContext& context, Taken& taken) {
+  const auto name = reader.text("cluster");
+  const auto exec = reader.flag("exec");
+  const json::object* autostop = reader.object("autostop");
+  if (!name) {
+    if (exec || autostop != nullptr) {
+      return error(ErrorCode::kInvalid,
+                   "'exec' and 'autostop' are about a 'cluster', whose name "
+                   "is missing",
+                   "cluster");
+    }
+    return {};
+  }
+  QUAD_TRY(control::check_cluster_name(*name));
+  control::ClusterUse use;
+  use.name = *name;
+  use.exec = exec.value_or(false);
+  use.by_admin = caller.role == Role::kAdmin;
+  if (autostop != nullptr) {
+    QUAD_ASSIGN(use.autostop, read_autostop(*autostop, "autostop."));
+  }
+  context.cluster = ClusterTarget{*name, use.exec, nullptr};
+  if (const auto known = snapshot.clusters->find(*name); known != snapshot.clusters->end()) {
+    const control::Cluster& cluster = known->second;
+    context.cluster->holder = snapshot.find(cluster.holder);
+    const bool stopped = control::status_of(cluster, context.cluster->holder.get()) == "STOPPED";
+    if (stopped && !use.exec && context.cluster->holder != nullptr) {
+      QUAD_ASSIGN(use.holder, holder_again(app, *context.cluster->holder));
+    }
+  } else if (use.exec) {
+    // To be refused by control, unless it has been accepted before: all the same to whom it is
+    // said.
+    context.cluster->holder = nullptr;
+  }
+  taken.cluster = std::move(use);
+  return {};
+}
 
 /// An Error is a fault of the message itself; faults of the task are in `prepared`.
 Result<Taken> take(App& app, const Caller& caller, const json::object& body,
@@ -132,6 +174,7 @@ Result<Taken> take(App& app, const Caller& caller, const json::object& body,
       reader.refuse("client_key", "at most 200 characters long");
     }
     taken.dryrun = reader.flag("dryrun").value_or(false);
+    QUAD_TRY(read_cluster(app, caller, snapshot, reader, context, taken));
     if (blobs != nullptr) {
       QUAD_TRY(read_mount_blobs(app, *blobs, context));
     }
@@ -152,6 +195,15 @@ Result<Taken> take(App& app, const Caller& caller, const json::object& body,
   taken.set = yaml ? spec::parse(*yaml, overrides) : spec::from_command(*command, overrides);
   if (taken.set.ok()) {
     taken.prepared = prepare(taken.set, context);
+    if (taken.cluster) {
+      control::ClusterUse& use = *taken.cluster;
+      if (!use.holder && !use.exec) {
+        use.holder = std::move(taken.prepared.holder);
+      }
+      if (!use.autostop && !use.exec) {
+        use.autostop = taken.prepared.autostop;
+      }
+    }
   } else {
     taken.prepared.errors = taken.set.errors;
     taken.prepared.warnings = taken.set.warnings;
@@ -245,17 +297,28 @@ asio::awaitable<void> submit(App& app, net::Exchange& exchange, bool bulk) {
       exchange.respond(refusal(taken->prepared, bulk ? std::optional(i) : std::nullopt));
       co_return;
     }
+    if (bulk && taken->cluster) {
+      exchange.respond(refusal(error(ErrorCode::kInvalid,
+                                     "Tasks for a cluster are submitted one at a time: POST them "
+                                     "to /v1/jobs",
+                                     "cluster"),
+                               i));
+      co_return;
+    }
     dryrun = dryrun || taken->dryrun;
     for (json::value& warning : to_json(taken->prepared.warnings)) {
       warnings.push_back(std::move(warning));
     }
     for (job::Request& request : taken->prepared.requests) {
       if (dryrun) {
+        if (taken->cluster && taken->cluster->holder) {
+          request = std::move(*taken->cluster->holder);  // whose place is the question
+        }
         plans.push_back(plan_of(request));
         requests.push_back(std::move(request));
         continue;
       }
-      submissions.push_back({std::move(request), taken->client_key});
+      submissions.push_back({std::move(request), taken->client_key, taken->cluster});
     }
   }
   if (dryrun) {

@@ -45,6 +45,10 @@ class RunnerSession : public std::enable_shared_from_this<RunnerSession> {
     more_.notify();
   }
 
+  /// Whether it has said hello: what it said there of its tasks is older than anything that it is
+  /// told from then on.
+  [[nodiscard]] bool greeted() const { return greeted_; }
+
   asio::awaitable<void> write_loop(std::shared_ptr<RunnerSession> self) {
     while (!self->closed_) {
       if (self->outgoing_.empty()) {
@@ -145,6 +149,12 @@ class RunnerSession : public std::enable_shared_from_this<RunnerSession> {
                             static_cast<std::int32_t>(get_int(message, "port")),
                             static_cast<std::int32_t>(get_int(message, "pid"))},
              message);
+      greeted_ = true;
+      if (const json::array* tasks = get_array(message, "tasks")) {
+        report_tasks(*tasks);
+      }
+    } else if (type == "task_ended") {
+      report_task_end(message);
     } else if (type == "phase") {
       const std::string_view phase = get_string(message, "phase");
       if (phase == "ready") {
@@ -224,17 +234,51 @@ class RunnerSession : public std::enable_shared_from_this<RunnerSession> {
   }
 
   void report(job::Happening happening, const json::object& message) {
-    control::RunnerReport report{key_, nonce_, std::move(happening), nullptr};
-    if (const std::int64_t seq = get_int(message, "seq"); seq > 0) {
-      ++undurable_;
-      report.durable = [self = shared_from_this(), seq] {
-        asio::post(self->app_.io, [self, seq] {
-          --self->undurable_;
-          self->acknowledge(std::max(seq, self->undurable_ == 0 ? self->needs_nothing_ : 0));
-        });
-      };
+    app_.control->report(
+        control::RunnerReport{key_, nonce_, std::move(happening), when_durable(message)});
+  }
+
+  /// What the runner of a cluster's node has running there.
+  void report_tasks(const json::array& tasks) {
+    std::vector<engine::Existing> existing;
+    for (const json::value& value : tasks) {
+      if (const json::object* task = value.if_object()) {
+        existing.push_back({task_of(*task), get_bool(*task, "alive"), result_of(*task), NodeId()});
+      }
     }
-    app_.control->report(std::move(report));
+    app_.control->report(control::HolderReport{key_, nonce_, std::move(existing), nullptr});
+  }
+
+  void report_task_end(const json::object& message) {
+    engine::RunnerEnded ended{task_of(message), result_of(message),
+                              std::string(get_string(message, "detail"))};
+    app_.control->report(
+        control::HolderReport{key_, nonce_, std::move(ended), when_durable(message)});
+  }
+
+  static RankKey task_of(const json::object& message) {
+    return {JobId(get_int(message, "job")),
+            Epoch(static_cast<std::int32_t>(get_int(message, "epoch"))),
+            Rank(static_cast<std::int32_t>(get_int(message, "rank", -1)))};
+  }
+  static std::optional<job::RankEnd> result_of(const json::object& message) {
+    const json::object* result = get_object(message, "result");
+    return result == nullptr ? std::nullopt : std::optional(job::rank_end_from_json(*result));
+  }
+
+  /// Acknowledges the message once it is recorded.
+  std::function<void()> when_durable(const json::object& message) {
+    const std::int64_t seq = get_int(message, "seq");
+    if (seq <= 0) {
+      return nullptr;
+    }
+    ++undurable_;
+    return [self = shared_from_this(), seq] {
+      asio::post(self->app_.io, [self, seq] {
+        --self->undurable_;
+        self->acknowledge(std::max(seq, self->undurable_ == 0 ? self->needs_nothing_ : 0));
+      });
+    };
   }
 
   /// For messages that change no record. An acknowledgement covers all before it, so it waits for
@@ -259,6 +303,7 @@ class RunnerSession : public std::enable_shared_from_this<RunnerSession> {
   net::Wakeup more_;
   std::string outgoing_;
   bool closed_ = false;
+  bool greeted_ = false;
   bool acknowledge_ = false;
   int undurable_ = 0;               ///< reports whose record control has not confirmed
   std::int64_t needs_nothing_ = 0;  ///< newest message that is not recorded
@@ -443,6 +488,42 @@ control::RunnerOrders runner_orders(App& app) {
     });
   };
   return orders;
+}
+
+engine::Holders holders(App& app) {
+  // Lost when the runner is not connected: when it is, it says what it has, and control sees what
+  // is missing.
+  const auto tell = [&app](const RankKey& holder, json::object message) {
+    asio::post(app.io, [&app, holder, message = std::move(message)] {
+      const auto job = app.control->snapshot()->find(holder.job);
+      const auto session = job == nullptr ? nullptr : session_of(app, holder, *job);
+      if (session != nullptr && session->greeted()) {
+        session->send(message);
+      }
+    });
+  };
+  const auto about = [](std::string_view type, const RankKey& task) {
+    return json::object{{"type", type},
+                        {"job", task.job.value()},
+                        {"epoch", task.epoch.value()},
+                        {"rank", task.rank.value()}};
+  };
+  engine::Holders holders;
+  holders.start = [tell, about](const RankKey& holder, const engine::StartOrder& order) {
+    json::object message = about("start_task", order.key);
+    message["token"] = order.token;
+    message["node"] = order.holding.node.value();
+    message["gpus"] =
+        json::array(order.holding.gpu_indices.begin(), order.holding.gpu_indices.end());
+    tell(holder, std::move(message));
+  };
+  holders.kill = [tell, about](const RankKey& holder, const RankKey& task) {
+    tell(holder, about("kill_task", task));
+  };
+  holders.forget = [tell, about](const RankKey& holder, const RankKey& task) {
+    tell(holder, about("forget_task", task));
+  };
+  return holders;
 }
 
 }  // namespace quad::server

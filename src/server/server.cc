@@ -142,6 +142,21 @@ Status first_token(App& app) {
   return {};
 }
 
+/// The node itself, or what the cluster's node is on.
+NodeId machine_of(const App& app, const NodeId& node) {
+  const auto held = engine::parse_cluster_node(node);
+  const auto holder = held ? app.control->snapshot()->find(held->holder.job) : nullptr;
+  if (holder != nullptr) {
+    for (const job::Attempt& attempt : holder->attempts) {
+      const auto rank = static_cast<std::size_t>(held->holder.rank.value());
+      if (attempt.epoch == held->holder.epoch && rank < attempt.ranks.size()) {
+        return attempt.ranks[rank].holding.node;
+      }
+    }
+  }
+  return node;
+}
+
 void take_commit(App& app, std::vector<job::Event> events) {
   for (job::Event& event : events) {
     app.newest = std::max(app.newest, event.revision);
@@ -223,7 +238,8 @@ Status serve(const ServeOptions& options) {
   context.open_files = open_files;
   context.secret_key = app.secret_key;
   context.body_of = [&store = *store](const job::Job& job) { return store::body_of(store, job); };
-  QUAD_ASSIGN(const auto engine, make_engines(config, context, clock));
+  QUAD_ASSIGN(auto machines, make_engines(config, context, clock));
+  const auto engine = engine::with_clusters(std::move(machines), holders(app));
   for (const config::Kubernetes& cluster : config.kubernetes) {
     app.clusters.push_back(cluster.name);
   }
@@ -235,7 +251,7 @@ Status serve(const ServeOptions& options) {
   QUAD_ASSIGN(app.pods, pod_settings(config, context));
   app.has_local = config.local || config.kubernetes.empty();
   app.hot_of = [&](const NodeId& node) {
-    return hot_folder(config, context, engine->engine_of(node));
+    return hot_folder(config, context, engine->engine_of(machine_of(app, node)));
   };
 
   control::Options control_options;

@@ -35,6 +35,7 @@ class Preparer {
  public:
   Preparer(const SubmitContext& context, Prepared& out) : context_(context), out_(out) {
     findings_.containers = !context.clusters.empty();
+    findings_.cluster = context.cluster.has_value();
   }
 
   void add(const spec::Task& task);
@@ -56,6 +57,8 @@ class Preparer {
                                       const std::string& engine) const;
   std::optional<Millis> max_duration_of(const spec::Task& task);
   json::array mounts_of(const spec::Task& task);
+  void put_on_cluster(const ClusterTarget& cluster, const spec::Task& task, const json::value& pods,
+                      job::Request& request);
 
   void check_exclusions(const spec::Task& task);
 
@@ -76,7 +79,9 @@ void Preparer::check_exclusions(const spec::Task& task) {
   const spec::QuadBlock& quad = *task.quad;
   std::vector<std::string_view> known;
   for (const auto& [id, node] : context_.snapshot->pool.nodes()) {
-    known.push_back(id.value());
+    if (!node.spec.by_name) {
+      known.push_back(id.value());
+    }
   }
   for (std::size_t i = 0; i < quad.exclude_nodes.size(); ++i) {
     const std::string& name = quad.exclude_nodes[i];
@@ -95,7 +100,7 @@ std::string Preparer::device_of(const spec::Resources& resources, const std::str
     return {};
   }
   for (const auto& [id, node] : context_.snapshot->pool.nodes()) {
-    if (!engine.empty() && node.spec.engine != engine) {
+    if (node.spec.by_name || (!engine.empty() && node.spec.engine != engine)) {
       continue;
     }
     for (const auto& [name, count] : node.spec.capacity.devices) {
@@ -134,7 +139,7 @@ std::optional<job::Shape> Preparer::shape_of(const spec::Resources& resources, b
   std::vector<std::string_view> models;
   std::int32_t most_gpus = 0;
   for (const auto& [id, node] : context_.snapshot->pool.nodes()) {
-    if (!shape.engine.empty() && node.spec.engine != shape.engine) {
+    if (node.spec.by_name || (!shape.engine.empty() && node.spec.engine != shape.engine)) {
       continue;
     }
     biggest_cpus = std::max(biggest_cpus, node.spec.capacity.cpu_milli);
@@ -152,7 +157,7 @@ std::optional<job::Shape> Preparer::shape_of(const spec::Resources& resources, b
     std::int64_t most = 0;
     for (const auto& [id, node] : context_.snapshot->pool.nodes()) {
       const auto has = node.spec.capacity.devices.find(device);
-      if (has != node.spec.capacity.devices.end() &&
+      if (!node.spec.by_name && has != node.spec.capacity.devices.end() &&
           (shape.engine.empty() || node.spec.engine == shape.engine)) {
         most = std::max(most, has->second);
         biggest_cpus = std::max(biggest_cpus, node.spec.capacity.cpu_milli);
@@ -183,7 +188,7 @@ std::optional<job::Shape> Preparer::shape_of(const spec::Resources& resources, b
     biggest_cpus = 0;
     biggest_memory = 0;
     for (const auto& [id, node] : context_.snapshot->pool.nodes()) {
-      if (node.spec.gpu_model == shape.gpu_model &&
+      if (!node.spec.by_name && node.spec.gpu_model == shape.gpu_model &&
           (shape.engine.empty() || node.spec.engine == shape.engine)) {
         most_gpus = std::max(most_gpus, node.spec.capacity.gpus);
         biggest_cpus = std::max(biggest_cpus, node.spec.capacity.cpu_milli);
@@ -346,6 +351,20 @@ json::array Preparer::mounts_of(const spec::Task& task) {
   return mounts;
 }
 
+void Preparer::put_on_cluster(const ClusterTarget& cluster, const spec::Task& task,
+                              const json::value& pods, job::Request& request) {
+  request.cluster = cluster.name;
+  out_.autostop = autostop_of(task);
+  if (cluster.holder == nullptr && !request.shapes.empty()) {
+    out_.holder = holder_of(request, cluster.name, pods, spec::to_json(task, spec::Redact::kYes),
+                            !task.secrets.empty(), context_.secret_key);
+    for (job::Shape& shape : request.shapes) {
+      shape = share_of(shape, cluster.name);
+    }
+  }
+  request.exclude_nodes.clear();  // the cluster is where it is
+}
+
 void Preparer::add(const spec::Task& task) {
   check_task(task, findings_);
   for (spec::Diagnostic& problem : spec::launch_errors(task)) {
@@ -356,10 +375,21 @@ void Preparer::add(const spec::Task& task) {
   request.name = task.name.value_or("job");
   request.ranks = task.num_nodes;
   request.priority = task.priority();
+  const ClusterTarget* cluster = context_.cluster ? &*context_.cluster : nullptr;
+  const bool on_known = cluster != nullptr && cluster->holder != nullptr;
+  if (on_known) {
+    check_nodes_of(*cluster, task, findings_);
+  }
   json::array pods;  // one for each shape
   for (const spec::Resources& one : task.resources) {
     check_resources(one, findings_);
     const bool alone = task.resources.size() == 1;
+    if (on_known) {
+      if (auto share = shape_on(*cluster, one, alone, findings_)) {
+        request.shapes.push_back(std::move(*share));
+      }
+      continue;
+    }
     const auto shape = shape_of(one, alone);
     if (!shape) {
       continue;
@@ -375,7 +405,10 @@ void Preparer::add(const spec::Task& task) {
   }
   findings_.look_at(task.marks);
   if (request.shapes.empty() && findings_.errors.empty()) {
-    findings_.refuse("resources", "None of the alternatives fits any node here.");
+    findings_.refuse("resources",
+                     on_known
+                         ? fmt::format("None of the alternatives fits cluster {}.", cluster->name)
+                         : "None of the alternatives fits any node here.");
   }
   request.max_duration = max_duration_of(task);
   const spec::JobRecovery recovery = task.job_recovery();
@@ -399,7 +432,8 @@ void Preparer::add(const spec::Task& task) {
     }
   }
   json::object body;
-  body["setup"] = task.setup.value_or("");
+  const bool exec = cluster != nullptr && cluster->exec;
+  body["setup"] = exec ? "" : task.setup.value_or("");
   body["run"] = task.run.value_or("");
   json::array envs;
   for (const auto& [name, value] : task.envs) {
@@ -420,8 +454,11 @@ void Preparer::add(const spec::Task& task) {
   } else if (const auto* git = std::get_if<spec::GitWorkdir>(&task.workdir)) {
     body["workdir"] = json::object{{"git", git->url}, {"ref", git->ref.value_or("")}};
   }
-  body["mounts"] = mounts_of(task);
-  if (!context_.clusters.empty()) {
+  body["mounts"] = exec ? json::array() : mounts_of(task);
+  if (cluster != nullptr) {
+    put_on_cluster(*cluster, task, context_.clusters.empty() ? json::value() : json::value(pods),
+                   request);
+  } else if (!context_.clusters.empty()) {
     body["pods"] = std::move(pods);
   }
   if (!secrets.empty()) {
@@ -499,17 +536,20 @@ Result<json::object> make_order(const job::Job& job, std::string_view body_text,
   const std::time_t seconds = job.submitted_at.millis / 1000;
   std::tm parts{};
   localtime_r(&seconds, &parts);
+  const std::string& cluster = job.request->cluster;
   order["task_id"] = fmt::format(
-      "sky-managed-{:04}-{:02}-{:02}-{:02}-{:02}-{:02}-{:06}_{}_{}-0", parts.tm_year + 1900,
-      parts.tm_mon + 1, parts.tm_mday, parts.tm_hour, parts.tm_min, parts.tm_sec,
-      job.submitted_at.millis % 1000 * 1000, job.request->name, job.id.value());
+      "sky-{}{:04}-{:02}-{:02}-{:02}-{:02}-{:02}-{:06}_{}_{}{}", cluster.empty() ? "managed-" : "",
+      parts.tm_year + 1900, parts.tm_mon + 1, parts.tm_mday, parts.tm_hour, parts.tm_min,
+      parts.tm_sec, job.submitted_at.millis % 1000 * 1000,
+      cluster.empty() ? job.request->name : cluster, job.id.value(), cluster.empty() ? "-0" : "");
   order["user"] = job.request->owner;
   order["name"] = job.request->name;
-  order["cluster_info"] =
-      json::object{{"cluster_name", fmt::format("{}-{}", job.request->name, job.id.value())},
-                   {"cloud", "Local"},
-                   {"region", "local"},
-                   {"zone", nullptr}};
+  order["cluster_info"] = json::object{
+      {"cluster_name",
+       cluster.empty() ? fmt::format("{}-{}", job.request->name, job.id.value()) : cluster},
+      {"cloud", "Local"},
+      {"region", "local"},
+      {"zone", nullptr}};
   const auto rank = static_cast<std::size_t>(key.rank.value());
   const pool::Resources& held = attempt->ranks[rank].holding.amount;
   std::int64_t num_gpus = held.gpus;
@@ -523,6 +563,9 @@ Result<json::object> make_order(const job::Job& job, std::string_view body_text,
   order["secrets"] = body.contains("secrets") ? body.at("secrets") : json::array();
   order["workdir"] = body.contains("workdir") ? body.at("workdir") : json::value(nullptr);
   order["mounts"] = body.contains("mounts") ? body.at("mounts") : json::array();
+  if (get_bool(body, "hold")) {
+    order["hold"] = true;
+  }
   order["stop_grace_ms"] = job.request->stop_grace.count();
   json::object checkpoint = body.contains("checkpoint") && body.at("checkpoint").is_object()
                                 ? body.at("checkpoint").get_object()

@@ -15,6 +15,7 @@
 #include "config/config.h"
 #include "control/core.h"
 #include "engine/kubernetes/views/pod_request.h"
+#include "server/cluster_task.h"
 #include "spec/parse.h"
 
 namespace quad::server {
@@ -25,6 +26,7 @@ struct SubmitContext {
   std::string workdir_blob;  ///< of a local workdir; empty if none was uploaded
   std::map<std::string, std::string> mount_blobs;  ///< destination -> blob of a local file mount
   std::map<std::string, bool> mount_is_file;
+  std::optional<ClusterTarget> cluster;  ///< that it is to run on
   bool uploads_follow = false;  ///< only looking: local files need not have been uploaded yet
   const control::Snapshot* snapshot = nullptr;  ///< for what nodes there are
   std::vector<std::string> clusters;            ///< the names of this server's Kubernetes engines
@@ -36,6 +38,10 @@ struct SubmitContext {
 
 struct Prepared {
   std::vector<job::Request> requests;
+  /// For a cluster: the job to hold its nodes, if it is to be made, and what the task says of its
+  /// end.
+  std::optional<job::Request> holder;
+  std::optional<control::Autostop> autostop;
   std::vector<spec::Diagnostic> errors, warnings;
 };
 

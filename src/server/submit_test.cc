@@ -380,5 +380,76 @@ TEST_F(SubmitToACluster, WhatAClusterDoesNotGiveIsAWarning) {
   EXPECT_NE(got.warnings[0].message.find("step 0"), std::string::npos);
 }
 
+TEST_F(Submit, ATaskForANewClusterTakesAShareOfWhatItsHolderHolds) {
+  node("n1", 64, 256, "H100", 8);
+  context_.cluster = ClusterTarget{"dev", false, nullptr};
+  const Prepared got = prepared(
+      "setup: make\nrun: go\nsecrets: {A: hidden}\n"
+      "resources: {accelerators: 'H100:4', cpus: 16, autostop: {idle_minutes: 30, down: true}}\n");
+  ASSERT_TRUE(got.errors.empty()) << errors_of(got);
+  EXPECT_TRUE(got.warnings.empty()) << got.warnings.front().message;
+  const job::Request& task = got.requests.at(0);
+  EXPECT_EQ(task.cluster, "dev");
+  EXPECT_EQ(task.shapes.at(0).per_rank, (pool::Resources{500, 0, 4}));
+  EXPECT_EQ(task.shapes.at(0).engine, "cluster dev");
+  ASSERT_TRUE(got.holder);
+  EXPECT_EQ(got.holder->kind, job::Kind::kHolder);
+  EXPECT_EQ(got.holder->shapes.at(0).per_rank.cpu_milli, 16'000);
+  EXPECT_EQ(got.holder->shapes.at(0).per_rank.gpus, 4);
+  EXPECT_TRUE(got.holder->shapes.at(0).engine.empty());
+  EXPECT_EQ(got.holder->body.find("hidden"), std::string::npos);
+  const auto body = parse_json_object(got.holder->body);
+  EXPECT_TRUE(get_bool(*body, "hold"));
+  EXPECT_TRUE(get_string(*body, "run").empty());
+  EXPECT_EQ(got.autostop, (control::Autostop{Millis(30 * 60'000), true,
+                                             control::Autostop::WaitFor::kJobsAndSsh}));
+}
+
+class SubmitToCluster : public Submit {
+ protected:
+  void SetUp() override {
+    Submit::SetUp();
+    auto request = std::make_shared<job::Request>();
+    request->kind = job::Kind::kHolder;
+    request->cluster = "dev";
+    request->ranks = 2;
+    request->shapes = {{{8'000, 32'000'000'000, 4}, "H100", ""}};
+    auto holder = std::make_shared<job::Job>();
+    holder->request = request;
+    context_.cluster = ClusterTarget{"dev", true, holder};
+  }
+};
+
+TEST_F(SubmitToCluster, ExecBringsNeitherMountsNorSetup) {
+  const Prepared got = prepared(
+      "num_nodes: 2\nsetup: make\nrun: go\nfile_mounts: {/data: ./here}\n"
+      "resources: {accelerators: 'h100:2', cpus: 8, memory: 32}\n");
+  ASSERT_TRUE(got.errors.empty()) << errors_of(got);
+  EXPECT_FALSE(got.holder);
+  EXPECT_EQ(got.requests.at(0).shapes.at(0).per_rank, (pool::Resources{500, 0, 2}));
+  const auto body = parse_json_object(got.requests.at(0).body);
+  EXPECT_EQ(get_string(*body, "setup"), "");
+  EXPECT_TRUE(get_array(*body, "mounts")->empty());
+}
+
+TEST_F(SubmitToCluster, WhatDoesNotFitIsRefusedWithBothSides) {
+  for (const auto& [yaml, error] : std::vector<std::pair<std::string, std::string>>{
+           {"resources: {accelerators: 'H100:8'}",
+            "resources.accelerators: Cluster dev has H100:4 on each node; the task asks for "
+            "H100:8."},
+           {"resources: {accelerators: A100}",
+            "resources.accelerators: Cluster dev has H100:4 on each node; the task asks for "
+            "A100:1."},
+           {"resources: {cpus: 16}",
+            "resources.cpus: Cluster dev has 8 CPUs on each node; the task asks for 16."},
+           {"resources: {memory: 64}",
+            "resources.memory: Cluster dev has 32.0 GB of memory on each node; the task asks for "
+            "64.0."},
+           {"num_nodes: 3", "num_nodes: Cluster dev has 2 nodes; the task asks for 3."}}) {
+    const std::string errors = errors_of(prepared("run: go\n" + yaml + "\n"));
+    EXPECT_TRUE(errors.starts_with(error)) << errors;
+  }
+}
+
 }  // namespace
 }  // namespace quad::server

@@ -251,9 +251,9 @@ void check_resources(const spec::Resources& resources, Findings& findings) {
     findings.warn("resources.labels",
                   "Local nodes carry no labels; they are kept with the task and do nothing.");
   }
-  if (resources.autostop && resources.autostop->enabled) {
+  if (resources.autostop && resources.autostop->enabled && !findings.cluster) {
     findings.warn("resources.autostop",
-                  "A job's nodes are free when it ends; autostop has no effect.");
+                  "A job's nodes are free when it ends; autostop is for clusters (launch -c).");
   }
   if (resources.priority_class && !findings.containers) {
     findings.warn("resources.priority_class",

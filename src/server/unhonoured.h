@@ -30,6 +30,7 @@ class Findings {
   std::vector<spec::Diagnostic> errors, warnings;
   /// An engine of this server runs ranks in containers, so what is about those has its effect.
   bool containers = false;
+  bool cluster = false;  ///< the task is for a cluster, which may stop by itself
 
  private:
   const spec::Marks* marks_ = nullptr;

@@ -78,6 +78,8 @@ json::object job_row(const job::Job& job, const std::vector<control::RankLive>& 
   row["id"] = job.id.value();
   row["name"] = job.request->name;
   row["owner"] = job.request->owner;
+  row["cluster"] =
+      job.request->cluster.empty() ? json::value(nullptr) : json::value(job.request->cluster);
   row["status"] = to_string(job.status);
   row["skypilot_status"] = skypilot_status(job);
   row["cause"] = to_string(job.cause);

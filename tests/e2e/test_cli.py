@@ -296,7 +296,7 @@ class Usage(WithServer):
         self.assertIn("come after --", self.refused("launch", "python", "x.py", "--learning-rate", "1"))
         self.assertIn("needs a verb: list, fail", self.refused("node"))
         self.assertIn("needs a verb", self.refused())
-        self.assertIn("'x' is not a job's number", self.refused("logs", "x"))
+        self.assertIn("'x' is not a job's number", self.refused("why", "x"))
         self.assertIn("file is required", self.refused("admin", "backup"))
         self.assertIn("json", self.refused("status", "-o", "xml"))
 
@@ -343,7 +343,8 @@ class Usage(WithServer):
         task = self.folder / "documented.yaml"
         task.write_text("name: x\nrun: echo hi\n")
         token = self.quad_server.json("token", "create", "someone")
-        words = {"JOB": str(job), "FILE": str(task), "NODE": "local-1", "COMMAND": "echo hi", "USER": "ana", "ID": token["id"],
+        self.quad_server.ok("launch", "-c", "documented", "true")
+        words = {"CLUSTER": "documented", "JOB": str(job), "FILE": str(task), "NODE": "local-1", "COMMAND": "echo hi", "USER": "ana", "ID": token["id"],
                  "COPY": str(self.folder / "copy.db")}  # fmt: skip
         self.assertGreater(len(documented), 25)
         server = self.quad_server

@@ -86,17 +86,22 @@ Status read_environment(pid_t pid, std::string& buffer) {
   return {};
 }
 
-// The value of QUAD_RANK_KEY in an environment; empty without one.
-std::string_view rank_key_in(std::string_view environment) {
-  constexpr std::string_view kName = "QUAD_RANK_KEY=";
-  for (std::size_t at = environment.find(kName); at != std::string_view::npos;
-       at = environment.find(kName, at + 1)) {
+std::string_view value_in(std::string_view environment, std::string_view name) {
+  for (std::size_t at = environment.find(name); at != std::string_view::npos;
+       at = environment.find(name, at + 1)) {
     if (at == 0 || environment[at - 1] == '\0') {
-      const std::string_view value = environment.substr(at + kName.size());
+      const std::string_view value = environment.substr(at + name.size());
       return value.substr(0, value.find('\0'));
     }
   }
   return {};
+}
+
+// The rank that a process is of; empty if it is of none. A task on a cluster is its holder's, whose
+// folder holds its own.
+std::string_view rank_key_in(std::string_view environment) {
+  const std::string_view holder = value_in(environment, "QUAD_HOLDER_KEY=");
+  return holder.empty() ? value_in(environment, "QUAD_RANK_KEY=") : holder;
 }
 
 }  // namespace
