@@ -22,7 +22,7 @@ std::vector<std::string> without_command(CLI::App& app, quad::cli::Program& prog
   const auto verb = std::find_if(words.begin(), dashes, [&](const std::string& word) {
     return !app.get_subcommands([&](CLI::App* one) { return one->get_name() == word; }).empty();
   });
-  if (verb != dashes && dashes != words.end() && *verb == "exec") {
+  if (verb != dashes && dashes != words.end() && *verb == "exec" && !program.exec_on_cluster) {
     program.command.assign(dashes + 1, words.end());
     words.erase(dashes, words.end());
   }

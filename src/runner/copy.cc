@@ -49,7 +49,7 @@ class Packer {
  public:
   explicit Packer(int fd) : archive_(archive_write_new(), &archive_write_free) {
     output_.fd = fd;
-    archive_write_set_format_pax_restricted(archive_.get());
+    archive_write_set_format_pax(archive_.get());  // with fractions of seconds
     // Names are bytes to Linux: they go as they are.
     archive_write_set_options(archive_.get(), "hdrcharset=BINARY");
     archive_write_set_bytes_per_block(archive_.get(), 64 * 1024);

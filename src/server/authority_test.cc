@@ -1,7 +1,9 @@
 #include "server/authority.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <boost/asio/io_context.hpp>
@@ -22,7 +24,7 @@ constexpr std::int64_t kDay = 86'400'000;
 
 class OwnCertificate : public testing::Test {
  protected:
-  fs::path folder_ = fs::path(testing::TempDir()) / "own-certificate";
+  fs::path folder_ = fs::path(testing::TempDir()) / fmt::format("own-certificate-{}", ::getpid());
   const std::vector<std::string> names_ = {"localhost", "127.0.0.1", "quad.example.edu"};
 
   void SetUp() override {

@@ -149,8 +149,7 @@ class Tokens(quadtest.TestCase):
 
     def test_nothing_listens_beyond_this_machine_without_tls(self):
         server = self.server(nodes=1, start=False)
-        # An address that the configuration cannot know to be this machine's own, and that is.
-        server.options += ["--host", "::ffff:127.0.0.1"]
+        server.options += ["--host", "0.0.0.0"]
         server.port = None
         server.start()
         told = json.loads((server.data / "server.json").read_text())

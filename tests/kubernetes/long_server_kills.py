@@ -46,6 +46,21 @@ class ServerKills(faulttest.TestCase):
             server.wait_for_status(job, "CANCELLED", timeout=120)
         self.expect_nothing_left(server)
 
+    def test_pods_deleted_while_the_server_is_away(self):
+        server = self.server()
+        job = self.launch(server, "gang", ranks=2)
+        self.wait_for_attempt(server, job, 1)
+        self.wait_for_checkpoint(server, job)
+        server.kill()
+        self.kubectl("delete", "pods", "-l", "quad.io/server", "--grace-period=1")
+        server.start()
+        view = self.wait_for_attempt(server, job, 2)
+        self.assertGreater(view["attempts"][1]["resumed_step"], 0)
+        self.wait_for_ticks(job, 2)
+        self.end(server, job)
+        # No kubelet tells of pods that went unseen, so their end is only certain after five minutes.
+        self.expect_invariants(server, job, timeout=420)
+
     def test_as_soon_as_a_job_has_ended(self):
         server = self.server(write_rate=4, write_burst=1)
         for name in ("one", "two", "three"):

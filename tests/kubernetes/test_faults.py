@@ -94,20 +94,6 @@ class Faults(faulttest.TestCase):
         self.end(server, job)
         self.expect_invariants(server, job)
 
-    def test_pods_deleted_while_the_server_is_away(self):
-        server = self.server()
-        job = self.launch(server, "gang", ranks=2)
-        self.wait_for_attempt(server, job, 1)
-        self.wait_for_checkpoint(server, job)
-        server.kill()
-        self.kubectl("delete", "pods", "-l", "quad.io/server", "--grace-period=1")
-        server.start()
-        view = self.wait_for_attempt(server, job, 2)
-        self.assertGreater(view["attempts"][1]["resumed_step"], 0)
-        self.wait_for_ticks(job, 2)
-        self.end(server, job)
-        self.expect_invariants(server, job)
-
     def test_a_server_killed_while_a_gang_is_half_made(self):
         self.kill_amid_a_gang(pods=7)
 

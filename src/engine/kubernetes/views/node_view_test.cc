@@ -74,8 +74,9 @@ TEST(NodeView, TellsWhatANodeHas) {
 TEST(NodeView, IsANodeOfThePoolWithWhatOthersUse) {
   const pool::NodeSpec spec = node_spec(*read_node(object_of(kNode)), {1'500, 16LL << 30U, 2});
   EXPECT_EQ(spec.id, NodeId("gpu-07"));
-  EXPECT_EQ(spec.capacity, (pool::Resources{95'500, 1040LL << 30U, 8}));
-  EXPECT_EQ(spec.reserved, (pool::Resources{1'500, 16LL << 30U, 2}));
+  EXPECT_EQ(spec.capacity,
+            (pool::Resources{95'500, 1040LL << 30U, 8, {{"rdma/hca_shared_devices_a", 63}}}));
+  EXPECT_EQ(spec.reserved, (pool::Resources{1'500, 16LL << 30U, 2, {}}));
   EXPECT_EQ(spec.gpu_model, "H100");
 }
 
