@@ -167,6 +167,10 @@ void Control::record(job::Event event, Done done) {
   state_->post(RecordEvent{std::move(event), std::move(done)});
 }
 
+void Control::change_sessions(SessionChange change) {
+  state_->post(change);
+}
+
 void Control::report(RunnerReport report) {
   state_->post(std::move(report));
 }

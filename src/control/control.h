@@ -53,6 +53,7 @@ class Control {
   /// Puts an event on record that changes nothing else.
   void record(job::Event event, Done done);
   void change_cluster(ChangeCluster change);
+  void change_sessions(SessionChange change);
 
   // Reports of runner sessions.
   void report(RunnerReport report);

@@ -319,6 +319,12 @@ void Core::handle(RecordEvent& message, Now now) {
   answers_.emplace_back([done = std::move(message.done)] { done(Status()); });
 }
 
+void Core::handle(const SessionChange& message, Now /*now*/) {
+  if ((sessions_[message.job] += message.by) <= 0) {
+    sessions_.erase(message.job);
+  }
+}
+
 void Core::handle(RunnerReport& message, Now now) {
   if (std::holds_alternative<job::RankHello>(message.happening)) {
     live_.connected(message.key, now);

@@ -182,9 +182,16 @@ struct HolderReport {
   std::function<void()> durable;  ///< as RunnerReport's
 };
 
+/// Somebody reaches into a rank of this job (+1), or does no more (-1). Not on record, as sessions
+/// end with their server.
+struct SessionChange {
+  JobId job;
+  int by = 1;
+};
+
 using Message =
     std::variant<SubmitJobs, CancelJob, DrainNode, ActOnNode, ChangeSetting, RecordEvent,
-                 ChangeCluster, RunnerReport, HolderReport, engine::Observation>;
+                 ChangeCluster, RunnerReport, HolderReport, SessionChange, engine::Observation>;
 
 /// What the runners said last, outside the records: written by their sessions, read by everybody. A
 /// lock, because both sides are many and a heartbeat must not wait for a commit.
@@ -237,6 +244,7 @@ class Core {
   void handle(ActOnNode& message, Now now);
   void handle(ChangeSetting& message, Now now);
   void handle(RecordEvent& message, Now now);
+  void handle(const SessionChange& message, Now now);
   void handle(ChangeCluster& message, Now now);
   void handle(HolderReport& message, Now now);
   void handle(RunnerReport& message, Now now);
@@ -324,6 +332,7 @@ class Core {
   std::set<JobId> live_jobs_;                      ///< those with a live attempt
   std::map<std::string, std::set<JobId>> active_;  ///< by owner: those that have not ended
   Clusters clusters_;
+  std::map<JobId, int> sessions_;                         ///< by job, where there are any
   std::map<std::string, std::set<JobId>> cluster_tasks_;  ///< by cluster: those that have not ended
   std::set<std::string> unsettled_clusters_;
   std::set<JobId> unsettled_holders_;

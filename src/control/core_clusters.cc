@@ -395,7 +395,7 @@ void Core::watch_clusters(Now now) {
         (autostop.wait_for != Autostop::WaitFor::kNone && cluster_tasks_.contains(name)) ||
         (autostop.wait_for == Autostop::WaitFor::kJobsAndSsh && has_sessions(cluster));
     if (busy) {
-      idle_since_.erase(name);
+      idle_since_[name] = now.mono;
       continue;
     }
     // What an earlier server saw is taken from the time of day; from then on the time is counted
@@ -417,8 +417,8 @@ void Core::watch_clusters(Now now) {
   }
 }
 
-bool Core::has_sessions(const Cluster& /*cluster*/) const {
-  return false;
+bool Core::has_sessions(const Cluster& cluster) const {
+  return sessions_.contains(cluster.holder);
 }
 
 }  // namespace quad::control

@@ -430,6 +430,23 @@ TEST_F(CoreClusters, AutostopCountsFromTheEndOfTheLastTask) {
   EXPECT_EQ(status(), "GONE");
 }
 
+TEST_F(CoreClusters, AutostopWaitsForWhoeverHasAShellThere) {
+  ASSERT_TRUE(launch(1, 8, Autostop{Millis(60'000), true, Autostop::WaitFor::kJobsAndSsh}).ok());
+  come_up(1, 1);
+  come_up(2, 1);
+  step(SessionChange{JobId(1), +1});
+  step(SessionChange{JobId(1), +1});
+  end(key(2, 1), {});
+  step(SessionChange{JobId(1), -1});
+  pass(300);
+  EXPECT_EQ(status(), "UP");
+  step(SessionChange{JobId(1), -1});
+  pass(58);
+  EXPECT_EQ(status(), "UP");
+  pass(3);
+  EXPECT_EQ(status(), "STOPPING");
+}
+
 TEST_F(CoreClusters, AutostopThatWaitsForNothingEndsWhatRuns) {
   ASSERT_TRUE(launch(1, 8, Autostop{Millis(60'000), false, Autostop::WaitFor::kNone}).ok());
   come_up(1, 1);

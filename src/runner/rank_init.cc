@@ -262,8 +262,8 @@ class RankInit {
     if (skip_usage_ > 0) {
       --skip_usage_;
     } else {
-      static const auto page_bytes = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
-      static const auto ticks_a_second = static_cast<std::uint64_t>(::sysconf(_SC_CLK_TCK));
+      static const auto kPage = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+      static const auto kTicks = static_cast<std::uint64_t>(::sysconf(_SC_CLK_TCK));
       const auto processes = options_.isolation == Isolation::kSubreaper
                                  ? descendants_of(::getpid())
                                  : all_processes();
@@ -273,8 +273,8 @@ class RankInit {
         ticks += process.cpu_ticks;
         pages += process.pid == ::getpid() ? 0 : process.rss_pages;
       }
-      rss_ = pages * page_bytes;
-      cpu_ = ticks * 1000 / ticks_a_second;
+      rss_ = pages * kPage;
+      cpu_ = ticks * 1000 / kTicks;
       skip_usage_ = processes.size() / 128;
     }
     report(InitReport::Kind::kUsage, 0, rss_, cpu_);

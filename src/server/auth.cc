@@ -154,7 +154,7 @@ void load_tokens(App& app) {
 }
 
 std::string make_token(Token& token) {
-  const std::string secret = "quad_" + random_hex(24);
+  std::string secret = "quad_" + random_hex(24);
   token.id = random_hex(4);
   token.hash = sha256_hex(secret);
   return secret;

@@ -88,11 +88,13 @@ class Place {
   Place(App& app, std::string id, std::shared_ptr<RankSession> session)
       : app_(app), id_(std::move(id)), session_(std::move(session)) {
     app_.rank_sessions.emplace(id_, session_);
+    app_.control->change_sessions({session_->key.job, +1});
   }
   Place(const Place&) = delete;
   Place& operator=(const Place&) = delete;
   ~Place() {
     app_.rank_sessions.erase(id_);
+    app_.control->change_sessions({session_->key.job, -1});
     session_->is_over = true;
     session_->over.notify();
   }

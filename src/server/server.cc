@@ -18,8 +18,8 @@
 #include "base/text.h"
 #include "config/words.h"
 #include "server/app.h"
-#include "server/check.h"
 #include "server/authority.h"
+#include "server/check.h"
 #include "server/crypto.h"
 #include "server/engines.h"
 #include "server/timed_store.h"
@@ -100,19 +100,22 @@ std::size_t most_connections() {
   return std::min<std::size_t>(net::ServerOptions().max_connections, most / 2);
 }
 
+/// The host of a URL at which this machine's own programs find a server that listens there.
+std::string own_host(const std::string& listen) {
+  // All addresses are no address that one can connect to.
+  if (listen == "0.0.0.0" || listen == "::") {
+    return listen == "::" ? "[::1]" : "127.0.0.1";
+  }
+  return listen.find(':') == std::string::npos ? listen : "[" + listen + "]";
+}
+
 /// Where runners find this server.
 std::string runners_url(const config::Config& config, const std::string& listened,
-                        const std::string& socket, std::uint16_t port) {
+                        const std::string& socket) {
   if (!config.runners_over_tcp) {
     return "unix:" + socket;
   }
-  if (!config.url.empty()) {
-    return config.url;
-  }
-  // All addresses are no address that one can connect to.
-  const bool any = config.listen == "0.0.0.0" || config.listen == "::";
-  return any ? fmt::format("{}127.0.0.1:{}", listened.substr(0, listened.find("//") + 2), port)
-             : listened;
+  return config.url.empty() ? listened : config.url;
 }
 
 /// The first administrator's token, in a file that only the server's user can read. Made again when
@@ -222,17 +225,16 @@ Status serve(const ServeOptions& options) {
   net::HttpServer http(app.io, make_routes(app), http_options);
   app.http = &http;
   QUAD_ASSIGN(const std::uint16_t port, listen(http, config, app.data_dir));
-  const std::string host =
-      config.listen.find(':') == std::string::npos ? config.listen : "[" + config.listen + "]";
   const std::string listened =
-      fmt::format("{}://{}:{}", config.tls.certificate.empty() ? "http" : "https", host, port);
+      fmt::format("{}://{}:{}", config.tls.certificate.empty() ? "http" : "https",
+                  own_host(config.listen), port);
   app.url = config.url.empty() ? listened : config.url;
 
   EngineContext context;
   context.data_dir = app.data_dir;
   context.hot = app.hot;
   context.runner = options.runner;
-  context.local_url = runners_url(config, listened, socket, port);
+  context.local_url = runners_url(config, listened, socket);
   context.url = app.url;
   context.server_id = sha256_hex("server " + attempt_key).substr(0, 8);
   context.open_files = open_files;

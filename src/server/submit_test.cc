@@ -107,7 +107,7 @@ TEST_F(Submit, AskingForMoreThanAnyNodeHasSaysWhatThereIs) {
   const Prepared cpus = prepared("resources: {cpus: 16}\nrun: echo hi\n");
   ASSERT_EQ(cpus.errors.size(), 1U) << errors_of(cpus);
   EXPECT_EQ(cpus.errors[0].key, "resources.cpus");
-  EXPECT_NE(cpus.errors[0].message.find("8"), std::string::npos);
+  EXPECT_NE(cpus.errors[0].message.find('8'), std::string::npos);
   const Prepared memory = prepared("resources: {memory: 64}\nrun: echo hi\n");
   ASSERT_EQ(memory.errors.size(), 1U) << errors_of(memory);
   EXPECT_EQ(memory.errors[0].key, "resources.memory");

@@ -383,7 +383,7 @@ struct Cluster::World final : engine::Engine {
     deliver(runner, std::move(happening), true);
   }
 
-  void deliver(Runner& runner, job::Happening happening, bool keeps) {
+  void deliver(Runner& runner, const job::Happening& happening, bool keeps) {
     if (!runner.connected) {
       return;
     }

@@ -22,7 +22,7 @@ using testing::HasSubstr;
 using namespace std::string_literals;
 
 class Sqlite : public testing::Test {
- protected:
+ public:
   void SetUp() override { reopen(); }
 
   void reopen() {

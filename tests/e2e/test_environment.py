@@ -115,8 +115,6 @@ class Environment(quadtest.TestCase):
                 "QUAD_RANK_KEY": f"{job}-1-{rank}",
                 "QUAD_RANK_FOLDER": str(Path(home).parent) + "/",
             }  # fmt: skip
-            if ranks > 1:
-                common["QUAD_HOSTFILE"] = str(Path(home).parent / "hostfile")
             port = port or seen["run"].get("MASTER_PORT")
             expected = {
                 "setup": common | {
@@ -134,6 +132,8 @@ class Environment(quadtest.TestCase):
                     "MASTER_PORT": port,
                 },
             }  # fmt: skip
+            if ranks > 1:
+                expected["run"]["QUAD_HOSTFILE"] = str(Path(home).parent / "hostfile")
             for word, variables in expected.items():
                 if gpus == 0:
                     variables["NVIDIA_VISIBLE_DEVICES"] = "none"

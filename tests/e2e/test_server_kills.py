@@ -25,8 +25,11 @@ OUTSTANDING = 14  # jobs at a time: some always wait
 
 # As witness_rank.py, in the shell, of which a hundred are cheap to start. The lock is held by everything below it too.
 COUNT = r"""
-record() { echo "{\"what\": \"$1\", \"epoch\": $QUAD_EPOCH, \"rank\": $QUAD_RANK, \"at\": $(now)$2}" >> "$WITNESS/$NAME.records"; }
-now() { read -r up _ < /proc/uptime; echo "${up/./}0000000"; }
+# No subshell: a signal to all of the rank would end it in the middle of a record.
+record() {
+  read -r up _ < /proc/uptime
+  echo "{\"what\": \"$1\", \"epoch\": $QUAD_EPOCH, \"rank\": $QUAD_RANK, \"at\": ${up/./}0000000$2}" >> "$WITNESS/$NAME.records"
+}
 exec 9> "$WITNESS/$NAME.$QUAD_RANK.lock"
 flock -n 9 || record locked_out
 if [ "$1" = setup ]; then record setup; sleep "$SETUP"; exit; fi

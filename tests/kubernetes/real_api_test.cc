@@ -123,7 +123,7 @@ class Follower {
     options.selection.fields = "metadata.name!=kube-root-ca.crt";
     return options;
   }
-  void take(Change<std::string> change) {
+  void take(const Change<std::string>& change) {
     const std::lock_guard lock(mutex_);
     ++changes_;
     const auto there = now_.find(change.name);
