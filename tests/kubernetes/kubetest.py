@@ -15,6 +15,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "e2e"), str(HERE / "testbed")]
 
 import builder  # noqa: E402  of the testbed
+import host  # noqa: E402
 import images  # noqa: E402
 import links  # noqa: E402
 import quadtest  # noqa: E402
@@ -55,11 +56,36 @@ def why_not_here():
     """Why a testbed cannot be had, or nothing."""
     if os.geteuid() != 0:
         return "a testbed of Kubernetes needs root"
-    missing = [one for one in ("containerd", "runc", "busybox", "openssl") if not shutil.which(one)]
+    programs = ("containerd", "runc", "busybox", "openssl", "ip", "nft", "iptables")
+    missing = [one for one in programs if not shutil.which(one)]
     if missing or not Path("/bin/bash-static").exists():
         return f"the testbed lacks {', '.join(missing) or 'bash-static'} (./dev setup kubernetes)"
     if not builder.is_built():
         return "the testbed's programs are not built (./dev testbed build)"
+    if refused := what_is_refused():
+        return f"the testbed's nodes cannot be made here: {refused}"
+    return None
+
+
+def what_is_refused():
+    """Which of the things that make a node this machine does not let root do, as most containers do not; or nothing."""
+    name = f"quad-probe-{os.getpid()}"
+    group = host.Cgroup(name)
+    steps = [
+        ["unshare", "--mount", "--pid", "--uts", "--ipc", "--fork", "--mount-proc", "mount", "-t", "tmpfs", "none", "/mnt"],
+        ["ip", "netns", "add", name],
+        ["ip", "-n", name, "link", "add", "name", "probe0", "type", "veth", "peer", "name", "probe1"],
+        ["ip", "netns", "exec", name, "nft", "add", "table", "inet", "probe"],
+    ]
+    try:
+        for step in steps:
+            host.run(*step)
+        group.create_for_kubelet()
+    except (host.TestbedError, OSError) as refused:
+        return " ".join(str(refused).split())
+    finally:
+        subprocess.run(["ip", "netns", "del", name], stderr=subprocess.DEVNULL)
+        group.remove()
     return None
 
 
