@@ -26,8 +26,9 @@ struct SpliceOptions {
   std::function<std::string()> must_end;
   Millis look{5'000};
   Millis idle{24 * 3'600'000};  ///< without a byte either way
-  /// Once one side has ended: how long the other one has to take what is left and end too.
-  Millis farewell{10'000};
+  /// Once one side has ended: how long the other one has to take what is left and end too. A copy's
+  /// last bytes may wait for a busy disk.
+  Millis farewell{60'000};
 };
 
 class Splice {

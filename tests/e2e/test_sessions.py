@@ -457,8 +457,9 @@ class Endings(quadtest.TestCase):
             server.wait_for_status(job, "RUNNING")
             process = self.begin(server, job)
             server.ok("cancel", job)
-            self.assertNotEqual(process.wait(30), 0)
-            self.assertIn("stopped", process.stderr.read())
+            # The stop reaches the program and its session at once, and either may be the first to end.
+            code, err = process.wait(30), process.stderr.read()
+            self.assertTrue(code == 128 + signal.SIGTERM or (code != 0 and "stopped" in err), f"{code}: {err}")
             server.wait_for_status(job, "CANCELLED", timeout=20)
         self.assertEqual(server.rank_pids("sleep"), {})
 
