@@ -51,6 +51,26 @@ TEST(Text, OfOthersIsValidAndMovesNoCursor) {
   EXPECT_EQ(printable(std::string_view("a\0b", 3)), "a b");
 }
 
+TEST(Text, ANumberIsAllOfTheTextAndFits) {
+  EXPECT_EQ(parse_number("42"), 42);
+  EXPECT_EQ(parse_number("-7"), -7);
+  EXPECT_EQ(parse_number<std::int32_t>("2147483647"), 2'147'483'647);
+  for (const char* none : {"", "+1", " 1", "1 ", "1x", "0x1", "1.0", "99999999999999999999"}) {
+    EXPECT_EQ(parse_number(none), std::nullopt) << none;
+  }
+  EXPECT_EQ(parse_number<std::int32_t>("2147483648"), std::nullopt);
+}
+
+TEST(Text, SignalsHaveTheirNames) {
+  EXPECT_EQ(signal_name(9), "SIGKILL");
+  EXPECT_EQ(signal_name(64), "signal 64");
+}
+
+TEST(Text, CaseOfLettersIsPassedOver) {
+  EXPECT_TRUE(same_ignoring_case("h100-SXM", "H100-sxm"));
+  EXPECT_FALSE(same_ignoring_case("H100", "H100-SXM"));
+}
+
 TEST(Text, ShellQuoteMakesOneWord) {
   EXPECT_EQ(shell_quote("plain-word.1"), "plain-word.1");
   EXPECT_EQ(shell_quote(""), "''");

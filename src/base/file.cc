@@ -32,6 +32,14 @@ void UniqueFd::reset(int fd) {
   fd_ = fd;
 }
 
+Result<Pipe> make_pipe() {
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0) {
+    return errno_error("Cannot make a pipe", errno);
+  }
+  return Pipe{UniqueFd(ends[0]), UniqueFd(ends[1])};
+}
+
 namespace {
 
 Error cannot_read(const std::filesystem::path& path, int failure) {

@@ -34,6 +34,13 @@ class UniqueFd {
   int fd_ = -1;
 };
 
+struct Pipe {
+  UniqueFd read;
+  UniqueFd write;
+};
+/// Both ends are closed on exec.
+Result<Pipe> make_pipe();
+
 /// The whole file. kNotFound if it is absent, kExhausted if it is larger than `max_bytes`, kIo
 /// otherwise.
 Result<std::string> read_file(const std::filesystem::path& path,

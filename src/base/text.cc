@@ -1,5 +1,6 @@
 #include "base/text.h"
 
+#include <string.h>
 #include <sys/random.h>
 
 #include <algorithm>
@@ -126,6 +127,18 @@ std::vector<std::string_view> split(std::string_view text, char separator) {
     }
     start = end + 1;
   }
+}
+
+bool same_ignoring_case(std::string_view a, std::string_view b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](char x, char y) {
+    return std::tolower(static_cast<unsigned char>(x)) ==
+           std::tolower(static_cast<unsigned char>(y));
+  });
+}
+
+std::string signal_name(int signal) {
+  const char* name = ::sigabbrev_np(signal);
+  return name == nullptr ? "signal " + std::to_string(signal) : std::string("SIG") + name;
 }
 
 std::string_view trim(std::string_view text) {

@@ -4,9 +4,13 @@
 
 #pragma once
 
+#include <charconv>
+#include <concepts>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <vector>
 
 namespace quad {
@@ -26,6 +30,22 @@ std::vector<std::string_view> split(std::string_view text, char separator);
 
 /// `text` without white space at either end.
 std::string_view trim(std::string_view text);
+
+/// The number that all of `text` is, in decimal, without white space or a +; nullopt if it is none
+/// or does not fit.
+template <std::integral Number = std::int64_t>
+std::optional<Number> parse_number(std::string_view text) {
+  Number value{};
+  const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), value);
+  return failure == std::errc() && end == text.data() + text.size() ? std::optional(value)
+                                                                    : std::nullopt;
+}
+
+/// Whether they are the same but for the case of ASCII letters.
+bool same_ignoring_case(std::string_view a, std::string_view b);
+
+/// "SIGKILL"; "signal 64" where it has no name.
+std::string signal_name(int signal);
 
 /// The text with what is no UTF-8 replaced by U+FFFD.
 std::string valid_utf8(std::string_view text);

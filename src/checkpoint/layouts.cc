@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 
 #include "base/json.h"
 #include "base/text.h"
@@ -16,11 +15,7 @@ namespace fs = std::filesystem;
 
 /// The whole number that a small text file holds, if that is all it holds.
 std::optional<std::int64_t> number_in(std::string_view text) {
-  text = trim(text);
-  std::int64_t value = 0;
-  const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), value);
-  return failure == std::errc() && end == text.data() + text.size() ? std::optional(value)
-                                                                    : std::nullopt;
+  return parse_number(trim(text));
 }
 
 Judgement judge_lightning_folder(const Subject& subject) {

@@ -3,11 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <map>
 #include <tuple>
 #include <utility>
 
+#include "base/text.h"
 #include "checkpoint/take_over.h"
 
 namespace quad::checkpoint {
@@ -102,11 +102,9 @@ std::vector<Root> attempt_roots(const FileView& view, const fs::path& job_folder
     if (name.size() < 2 || name[0] != 'e' || name[1] == '0') {
       continue;
     }
-    std::int32_t number = 0;
-    const auto [end, failure] = std::from_chars(name.data() + 1, name.data() + name.size(), number);
-    if (failure == std::errc() && end == name.data() + name.size() && number > 0 &&
-        number <= current.value()) {
-      roots.push_back(Root{job_folder / name, Epoch(number), false});
+    const auto number = parse_number<std::int32_t>(std::string_view(name).substr(1));
+    if (number && *number > 0 && *number <= current.value()) {
+      roots.push_back(Root{job_folder / name, Epoch(*number), false});
     }
   }
   std::sort(roots.begin(), roots.end(),

@@ -1,13 +1,13 @@
 // Clusters on the command line: exec, stop, start, down, autostop, and how they are shown.
 
 #include "cli/clusters.h"
+#include "base/text.h"
 
 #include <fmt/format.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <charconv>
 #include <memory>
 
 #include "cli/launch.h"
@@ -180,13 +180,11 @@ Result<JobWords> read_job_words(const std::vector<std::string>& words) {
       read.cluster = words[0];
       continue;
     }
-    std::int64_t id = 0;
-    const auto [end, failure] =
-        std::from_chars(words[i].data(), words[i].data() + words[i].size(), id);
-    if (failure != std::errc() || end != words[i].data() + words[i].size() || id < 1) {
+    const auto id = parse_number(words[i]);
+    if (!id || *id < 1) {
       return error(ErrorCode::kInvalid, fmt::format("'{}' is not {}", words[i], kJobNumber));
     }
-    read.jobs.push_back(id);
+    read.jobs.push_back(*id);
   }
   return read;
 }

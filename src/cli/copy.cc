@@ -6,7 +6,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <charconv>
 #include <cstdio>
 #include <filesystem>
 #include <thread>
@@ -27,19 +26,6 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr Millis kTick{60'000};
-
-struct Pipe {
-  UniqueFd read;
-  UniqueFd write;
-};
-
-Result<Pipe> make_pipe() {
-  int ends[2];
-  if (::pipe2(ends, O_CLOEXEC) != 0) {
-    return errno_error("Cannot make a pipe", errno);
-  }
-  return Pipe{UniqueFd(ends[0]), UniqueFd(ends[1])};
-}
 
 /// One side of the copy on a thread of its own, as reading and writing files blocks. It ends when
 /// the pipe to it is closed.
@@ -190,17 +176,15 @@ std::optional<RankPath> parse_rank_path(std::string_view text) {
   const std::string_view place = text.substr(0, colon);
   const std::size_t slash = place.find('/');
   RankPath result;
-  const auto number = [](std::string_view digits, std::int64_t& value) {
-    const auto [end, failure] =
-        std::from_chars(digits.data(), digits.data() + digits.size(), value);
-    return failure == std::errc() && end == digits.data() + digits.size() &&
-           !digits.starts_with('-');
-  };
-  if (place.empty() || !number(place.substr(0, slash), result.job) || result.job < 1 ||
-      (slash != std::string_view::npos &&
-       (slash + 1 == place.size() || !number(place.substr(slash + 1), result.rank)))) {
+  const auto job = parse_number(place.substr(0, slash));
+  const auto rank = slash == std::string_view::npos ? std::optional<std::int64_t>(0)
+                                                    : parse_number(place.substr(slash + 1));
+  const bool signed_rank = slash != std::string_view::npos && place.find('-', slash) == slash + 1;
+  if (!job || *job < 1 || !rank || signed_rank) {
     return std::nullopt;
   }
+  result.job = *job;
+  result.rank = *rank;
   result.path = text.substr(colon + 1);
   return result;
 }

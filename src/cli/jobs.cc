@@ -1,9 +1,9 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <charconv>
 #include <cstdio>
 
+#include "base/text.h"
 #include "cli/clusters.h"
 #include "cli/commands.h"
 #include "cli/follow.h"
@@ -333,10 +333,9 @@ CLI::App* add_verb(CLI::App& app, Program& program, const char* name, const char
 
 CLI::Validator whole_number(std::int64_t least, const char* what) {
   const auto check = [least, what](const std::string& text) {
-    std::int64_t value = 0;
-    const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), value);
-    const bool good = failure == std::errc() && end == text.data() + text.size() && value >= least;
-    return good ? std::string() : fmt::format("'{}' is not {}", printable(text), what);
+    const auto value = parse_number(text);
+    return value && *value >= least ? std::string()
+                                    : fmt::format("'{}' is not {}", printable(text), what);
   };
   return CLI::Validator(check, "");
 }

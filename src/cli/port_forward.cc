@@ -11,12 +11,12 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <charconv>
 #include <cstdio>
 #include <cstring>
 #include <utility>
 
 #include "base/file.h"
+#include "base/text.h"
 #include "cli/output.h"
 #include "cli/session.h"
 #include "session/pump.h"
@@ -163,11 +163,8 @@ class Forwarder {
 std::optional<PortPair> parse_port_pair(std::string_view text) {
   const std::size_t colon = text.find(':');
   const auto number = [](std::string_view digits, int least) -> int {
-    int value = -1;
-    const auto [end, failure] =
-        std::from_chars(digits.data(), digits.data() + digits.size(), value);
-    const bool whole = failure == std::errc() && end == digits.data() + digits.size();
-    return whole && value >= least && value <= 65535 ? value : -1;
+    const int value = parse_number<int>(digits).value_or(-1);
+    return value >= least && value <= 65535 ? value : -1;
   };
   PortPair ports;
   ports.remote = number(colon == std::string_view::npos ? text : text.substr(colon + 1), 1);

@@ -2,18 +2,13 @@
 
 #include <fmt/format.h>
 
-#include <charconv>
 #include <utility>
+
+#include "base/text.h"
 
 namespace quad::engine {
 
 namespace {
-
-template <typename Integer>
-bool read_number(std::string_view text, Integer& number) {
-  const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), number);
-  return !text.empty() && failure == std::errc() && end == text.data() + text.size();
-}
 
 class Clusters final : public Engine {
  public:
@@ -79,17 +74,17 @@ std::optional<ClusterNode> parse_cluster_node(const NodeId& node) {
   }
   const std::size_t colon = text.rfind(':', at);
   const std::size_t dot = text.find('.', at);
-  std::int32_t rank = 0;
-  std::int64_t job = 0;
-  std::int32_t epoch = 0;
-  if (colon == std::string_view::npos || dot == std::string_view::npos ||
-      !read_number(text.substr(colon + 1, at - colon - 1), rank) ||
-      !read_number(text.substr(at + 1, dot - at - 1), job) ||
-      !read_number(text.substr(dot + 1), epoch)) {
+  if (colon == std::string_view::npos || dot == std::string_view::npos) {
+    return std::nullopt;
+  }
+  const auto rank = parse_number<std::int32_t>(text.substr(colon + 1, at - colon - 1));
+  const auto job = parse_number(text.substr(at + 1, dot - at - 1));
+  const auto epoch = parse_number<std::int32_t>(text.substr(dot + 1));
+  if (!rank || !job || !epoch) {
     return std::nullopt;
   }
   return ClusterNode{std::string(text.substr(0, colon)),
-                     RankKey{JobId(job), Epoch(epoch), Rank(rank)}};
+                     RankKey{JobId(*job), Epoch(*epoch), Rank(*rank)}};
 }
 
 std::string cluster_engine(std::string_view cluster) {

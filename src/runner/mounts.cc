@@ -220,12 +220,7 @@ std::vector<std::string> git_environment(const Mount& mount, const Order& order,
 // Runs a program to its end; an error carries the last line that it wrote.
 Status run_program(const std::vector<std::string>& arguments,
                    const std::vector<std::string>& environment) {
-  int ends[2];
-  if (::pipe2(ends, O_CLOEXEC) != 0) {
-    return errno_error("Cannot make a pipe", errno);
-  }
-  UniqueFd read_end(ends[0]);
-  UniqueFd write_end(ends[1]);
+  QUAD_ASSIGN(Pipe pipe, make_pipe());
   std::vector<char*> argv;
   std::vector<char*> envp;
   for (const std::string& argument : arguments) {
@@ -244,16 +239,16 @@ Status run_program(const std::vector<std::string>& arguments,
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     const int null = ::open("/dev/null", O_RDWR);
     ::dup2(null, 0);
-    ::dup2(write_end.get(), 1);
-    ::dup2(write_end.get(), 2);
+    ::dup2(pipe.write.get(), 1);
+    ::dup2(pipe.write.get(), 2);
     ::execvpe(argv[0], argv.data(), envp.data());
     ::_exit(127);
   }
-  write_end.reset();
+  pipe.write.reset();
   std::string output;
   char buffer[4096];
   for (;;) {
-    const ssize_t got = ::read(read_end.get(), buffer, sizeof buffer);
+    const ssize_t got = ::read(pipe.read.get(), buffer, sizeof buffer);
     if (got < 0 && errno == EINTR) {
       continue;
     }

@@ -92,6 +92,12 @@ Result<json::object> decode_message(std::string_view payload) {
   return message;
 }
 
+RankKey rank_key_of(const json::object& message) {
+  return {JobId(get_int(message, "job")),
+          Epoch(static_cast<std::int32_t>(get_int(message, "epoch"))),
+          Rank(static_cast<std::int32_t>(get_int(message, "rank", -1)))};
+}
+
 namespace {
 constexpr std::size_t kKeptRoom = 8U << 10U;
 }  // namespace

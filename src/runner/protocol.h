@@ -18,6 +18,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/ids.h"
 #include "base/json.h"
 #include "base/result.h"
 
@@ -67,6 +68,9 @@ Result<LogChunk> decode_log(std::string_view payload);
 Result<std::uint64_t> decode_ack(std::string_view payload);
 /// The payload of a `J` frame: an object with a `type`.
 Result<json::object> decode_message(std::string_view payload);
+
+/// The `job`, `epoch` and `rank` of a message; rank -1 where there is none.
+RankKey rank_key_of(const json::object& message);
 
 /// Takes bytes as they come and gives frames. Either feed() copies of what was received, or receive
 /// into room() and commit().

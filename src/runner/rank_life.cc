@@ -13,6 +13,7 @@
 #include "runner/launch_agent.h"
 #include "runner/mounts.h"
 #include "runner/own_file.h"
+#include "runner/protocol.h"
 #include "runner/rank_options.h"
 #include "runner/resume.h"
 #include "runner/script.h"
@@ -454,9 +455,7 @@ void RankLife::kill_processes() {
 // ---- Tasks of a cluster ----
 
 void RankLife::on_task_message(std::string_view type, const json::object& message) {
-  const RankKey key{JobId(get_int(message, "job")),
-                    Epoch(static_cast<std::int32_t>(get_int(message, "epoch"))),
-                    Rank(static_cast<std::int32_t>(get_int(message, "rank", -1)))};
+  const RankKey key = rank_key_of(message);
   if (type == "kill_task") {
     tasks_.kill(key);
   } else if (type == "forget_task") {

@@ -5,6 +5,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "runner/endpoint.h"
+#include "runner/protocol.h"
 
 namespace quad::runner {
 
@@ -18,9 +19,7 @@ Result<Start> parse_start(std::string_view text) {
   start.server = get_string(object, "server");
   start.ca = get_string(object, "ca");
   start.token = get_string(object, "token");
-  start.key = RankKey{JobId(get_int(object, "job")),
-                      Epoch(static_cast<std::int32_t>(get_int(object, "epoch"))),
-                      Rank(static_cast<std::int32_t>(get_int(object, "rank", -1)))};
+  start.key = rank_key_of(object);
   start.node = get_string(object, "node");
   start.address = get_string(object, "address");
   if (const json::array* gpus = get_array(object, "gpus")) {

@@ -15,10 +15,12 @@
 #include <vector>
 
 #include "base/file.h"
+#include "base/text.h"
 #include "runner/child.h"
 #include "runner/environment.h"
 #include "runner/own_file.h"
 #include "runner/process_table.h"
+#include "runner/protocol.h"
 #include "runner/result_file.h"
 
 namespace quad::runner {
@@ -39,9 +41,7 @@ std::string describe_end(int status) {
   if (WIFEXITED(status)) {
     return fmt::format("its runner exited with code {}", WEXITSTATUS(status));
   }
-  const char* name = ::sigabbrev_np(WTERMSIG(status));
-  return name == nullptr ? fmt::format("its runner was killed by signal {}", WTERMSIG(status))
-                         : fmt::format("its runner was killed by SIG{}", name);
+  return fmt::format("its runner was killed by {}", signal_name(WTERMSIG(status)));
 }
 
 // What was below its runner may outlive that by a moment.
@@ -114,9 +114,7 @@ Tasks::~Tasks() {
 }
 
 void Tasks::start(const json::object& message) {
-  const RankKey key{JobId(get_int(message, "job")),
-                    Epoch(static_cast<std::int32_t>(get_int(message, "epoch"))),
-                    Rank(static_cast<std::int32_t>(get_int(message, "rank", -1)))};
+  const RankKey key = rank_key_of(message);
   if (tasks_.contains(key)) {
     return;
   }

@@ -167,11 +167,10 @@ boost::asio::awaitable<Result<std::vector<job::Event>>> read_events(App& app,
                                                                     net::Exchange& exchange,
                                                                     store::EventFilter filter);
 
-/// Whether the caller may change what is this job's, or reach into it.
-bool may_touch(const Caller& caller, const job::Job& job);
-Error not_yours(const job::Job& job);
 /// The job that the path names, for readers; answers 404 (or 400) itself.
 std::shared_ptr<const job::Job> job_of(App& app, net::Exchange& exchange);
+/// The same for whoever may change it; answers 403 itself, too.
+std::shared_ptr<const job::Job> own_job_of(App& app, net::Exchange& exchange);
 net::Response json_answer(const json::value& value, int status = 200);
 
 /// Runs `start(done)` and waits for what it gives to done, which may be called on any thread.

@@ -17,6 +17,7 @@
 #include <optional>
 
 #include "base/file.h"
+#include "net/tls_session.h"
 
 namespace quad::server {
 
@@ -30,14 +31,10 @@ constexpr std::int64_t kCertificateDays = 730;
 /// For clocks that are behind.
 constexpr std::int64_t kBackdatedDays = 1;
 
-template <auto release>
-struct Freed {
-  void operator()(auto* object) const { release(object); }
-};
-using Bio = std::unique_ptr<BIO, Freed<BIO_free_all>>;
-using Key = std::unique_ptr<EVP_PKEY, Freed<EVP_PKEY_free>>;
-using Certificate = std::unique_ptr<X509, Freed<X509_free>>;
-using Extension = std::unique_ptr<X509_EXTENSION, Freed<X509_EXTENSION_free>>;
+using Bio = std::unique_ptr<BIO, net::Freer<BIO_free_all>>;
+using Key = std::unique_ptr<EVP_PKEY, net::Freer<EVP_PKEY_free>>;
+using Certificate = std::unique_ptr<X509, net::Freer<X509_free>>;
+using Extension = std::unique_ptr<X509_EXTENSION, net::Freer<X509_EXTENSION_free>>;
 
 Error failed(std::string_view what) {
   std::array<char, 256> text{};
@@ -98,7 +95,7 @@ Result<Certificate> sign(EVP_PKEY* key, const Plan& plan, X509* issuer, EVP_PKEY
     return failed("No certificate can be made");
   }
   serial[0] = static_cast<unsigned char>((serial[0] & 0x7FU) | 0x40U);  // positive, of full length
-  const std::unique_ptr<BIGNUM, Freed<BN_free>> number(
+  const std::unique_ptr<BIGNUM, net::Freer<BN_free>> number(
       BN_bin2bn(serial.data(), static_cast<int>(serial.size()), nullptr));
   BN_to_ASN1_INTEGER(number.get(), X509_get_serialNumber(made.get()));
   X509_set_version(made.get(), X509_VERSION_3);

@@ -3,11 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 
 #include "base/text.h"
 #include "engine/clusters.h"
 #include "server/crypto.h"
+#include "server/pod_wishes.h"
 
 namespace quad::server {
 
@@ -17,13 +17,6 @@ constexpr std::int64_t kTaskCpuMilli = 500;
 /// A holder writes no checkpoints, and is worth bringing back each time that a node is lost; only
 /// what cannot live at all is given up.
 constexpr std::int32_t kHolderRecoveries = 1000;
-
-bool same_ignoring_case(std::string_view a, std::string_view b) {
-  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](char x, char y) {
-    return std::tolower(static_cast<unsigned char>(x)) ==
-           std::tolower(static_cast<unsigned char>(y));
-  });
-}
 
 /// What each node of it has: as it was placed, or as it would like to be.
 const job::Shape& shape_of(const job::Job& holder) {
@@ -76,9 +69,7 @@ std::optional<job::Shape> shape_on(const ClusterTarget& cluster, const spec::Res
     return std::nullopt;
   }
   if (resources.memory && !resources.memory->per_cpu) {
-    // In the same G as the cluster's was asked for (submit.cc).
-    const auto bytes =
-        std::llround(static_cast<double>(resources.memory->bytes) / (1LL << 30U) * 1e9);
+    const auto bytes = pod_bytes(resources.memory->bytes);  // as the cluster's was asked for
     if (bytes > whole.per_rank.memory_bytes) {
       refuse("resources.memory",
              fmt::format("{:.1f} GB of memory",

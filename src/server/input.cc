@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 
 #include "base/text.h"
 
@@ -28,13 +27,6 @@ std::string range_text(IntegerRange range) {
 }
 
 }  // namespace
-
-std::optional<std::int64_t> parse_integer(std::string_view text) {
-  std::int64_t value = 0;
-  const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), value);
-  return failure == std::errc() && end == text.data() + text.size() ? std::optional(value)
-                                                                    : std::nullopt;
-}
 
 std::string excerpt(std::string_view text) {
   constexpr std::size_t kMost = 80;
@@ -76,7 +68,7 @@ std::optional<std::int64_t> QueryReader::integer(std::string_view name, IntegerR
   if (!given) {
     return std::nullopt;
   }
-  const auto value = parse_integer(*given);
+  const auto value = parse_number(*given);
   if (!value || *value < range.least || *value > range.most) {
     refuse(name, *given, range_text(range));
     return std::nullopt;
@@ -108,7 +100,7 @@ std::optional<WallTime> QueryReader::time(std::string_view name, WallTime now) {
   const std::size_t unit = given->empty() ? std::string_view::npos : kUnits.find(given->back());
   const auto count = unit == std::string_view::npos
                          ? std::nullopt
-                         : parse_integer(std::string_view(*given).substr(0, given->size() - 1));
+                         : parse_number(std::string_view(*given).substr(0, given->size() - 1));
   if (!count || *count < 0 || *count > 1'000'000'000) {
     refuse(name, *given, "a time such as 2026-11-23T10:00:00Z, or how long ago, such as 10m");
     return std::nullopt;

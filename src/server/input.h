@@ -18,8 +18,6 @@
 
 namespace quad::server {
 
-/// A whole number in decimal digits, nothing around it.
-std::optional<std::int64_t> parse_integer(std::string_view text);
 /// For messages: at most 80 bytes of what a client sent, printable().
 std::string excerpt(std::string_view text);
 

@@ -31,7 +31,7 @@ std::optional<LogCursor> parse_log_cursor(std::string_view text) {
     return LogCursor{Epoch(0), {}};
   }
   const std::size_t colon = text.find(':');
-  const auto attempt = parse_integer(text.substr(0, colon));
+  const auto attempt = parse_number(text.substr(0, colon));
   if (colon == std::string_view::npos || !attempt || *attempt < 1 || *attempt > INT32_MAX) {
     return std::nullopt;
   }
@@ -41,9 +41,9 @@ std::optional<LogCursor> parse_log_cursor(std::string_view text) {
   }
   for (const std::string_view part : split(text.substr(colon + 1), ',')) {
     const std::size_t equals = part.find('=');
-    const auto rank = parse_integer(part.substr(0, equals));
+    const auto rank = parse_number(part.substr(0, equals));
     const auto offset =
-        equals == std::string_view::npos ? std::nullopt : parse_integer(part.substr(equals + 1));
+        equals == std::string_view::npos ? std::nullopt : parse_number(part.substr(equals + 1));
     if (!rank || *rank < 0 || *rank > INT32_MAX || !offset || *offset < 0) {
       return std::nullopt;
     }

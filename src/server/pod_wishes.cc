@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 
 #include "engine/kubernetes/views/node_view.h"
 #include "engine/kubernetes/views/quantity.h"
@@ -74,6 +75,10 @@ kubernetes::VolumeRequest read_volume(const json::object& one) {
 }
 
 }  // namespace
+
+std::int64_t pod_bytes(std::int64_t bytes) {
+  return std::llround(static_cast<double>(bytes) / (1LL << 30U) * 1e9);
+}
 
 json::object pod_wishes(const spec::Task& task, const spec::Resources& resources) {
   json::object wishes;

@@ -17,6 +17,10 @@
 
 namespace quad::server {
 
+/// What SkyPilot asks for a pod: as many G, of 10^9 bytes, as the task has GB, which are 2^30
+/// elsewhere.
+std::int64_t pod_bytes(std::int64_t bytes);
+
 /// Of one alternative of the task's resources. May hold the password of a registry.
 json::object pod_wishes(const spec::Task& task, const spec::Resources& resources);
 

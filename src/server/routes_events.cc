@@ -5,6 +5,7 @@
 #include <boost/asio/use_awaitable.hpp>
 #include <iterator>
 
+#include "base/text.h"
 #include "job/record.h"
 #include "net/sse.h"
 #include "server/app.h"
@@ -158,7 +159,7 @@ Result<Asked> read_asked(const net::Request& request) {
       static_cast<std::size_t>(query.integer("limit", {1, 10'000}).value_or(kBatch));
   asked.stream = query.flag("follow");
   if (const auto last = request.header("Last-Event-ID")) {
-    const auto revision = parse_integer(*last);
+    const auto revision = parse_number(*last);
     if (!revision || *revision < 0) {
       query.refuse("Last-Event-ID", *last, "the id of an event");
     }

@@ -23,7 +23,7 @@ net::Response json_answer(const json::value& value, int status) {
 
 std::shared_ptr<const job::Job> job_of(App& app, net::Exchange& exchange) {
   const std::string_view text = exchange.parameter("id");
-  const auto id = parse_integer(text);
+  const auto id = parse_number(text);
   if (!id || *id < 1) {
     exchange.respond_error(
         error(ErrorCode::kInvalid, fmt::format("'{}' is not a job's number", excerpt(text)), "id"));
@@ -123,8 +123,7 @@ asio::awaitable<void> list_jobs(App& app, net::Exchange& exchange) {
   exchange.respond(json_answer(answer));
 }
 
-}  // namespace
-
+/// Whether the caller may change what is this job's, or reach into it.
 bool may_touch(const Caller& caller, const job::Job& job) {
   return caller.role == Role::kAdmin ||
          (caller.role == Role::kUser && caller.user == job.request->owner);
@@ -133,6 +132,17 @@ bool may_touch(const Caller& caller, const job::Job& job) {
 Error not_yours(const job::Job& job) {
   return error(ErrorCode::kDenied,
                fmt::format("Job {} belongs to {}", job.id.value(), job.request->owner));
+}
+
+}  // namespace
+
+std::shared_ptr<const job::Job> own_job_of(App& app, net::Exchange& exchange) {
+  auto job = job_of(app, exchange);
+  if (job != nullptr && !may_touch(caller_of(exchange), *job)) {
+    exchange.respond_error(not_yours(*job));
+    return nullptr;
+  }
+  return job;
 }
 
 namespace {
@@ -172,12 +182,8 @@ asio::awaitable<Status> cancel_all(App& app, net::Exchange& exchange, std::vecto
 }
 
 asio::awaitable<void> cancel_job(App& app, net::Exchange& exchange) {
-  const auto job = job_of(app, exchange);
+  const auto job = own_job_of(app, exchange);
   if (job == nullptr) {
-    co_return;
-  }
-  if (!may_touch(caller_of(exchange), *job)) {
-    exchange.respond_error(not_yours(*job));
     co_return;
   }
   std::vector<JobId> one(1, job->id);

@@ -223,12 +223,8 @@ asio::awaitable<void> serve_session(App& app, net::Exchange& exchange, Asked ask
 /// GET /v1/jobs/{id}/session?kind=&rank=
 asio::awaitable<void> open_session(App& app, net::Exchange& exchange) {
   constexpr std::array<std::string_view, 4> kKinds = {"exec", "shell", "copy", "forward"};
-  const auto job = job_of(app, exchange);
+  const auto job = own_job_of(app, exchange);
   if (job == nullptr) {
-    co_return;
-  }
-  if (!may_touch(caller_of(exchange), *job)) {
-    exchange.respond_error(not_yours(*job));
     co_return;
   }
   QueryReader query(exchange.request());

@@ -7,9 +7,9 @@
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/post.hpp>
-#include <charconv>
 #include <vector>
 
+#include "base/text.h"
 #include "job/record.h"
 #include "runner/protocol.h"
 #include "server/app.h"
@@ -243,24 +243,20 @@ class RunnerSession : public std::enable_shared_from_this<RunnerSession> {
     std::vector<engine::Existing> existing;
     for (const json::value& value : tasks) {
       if (const json::object* task = value.if_object()) {
-        existing.push_back({task_of(*task), get_bool(*task, "alive"), result_of(*task), NodeId()});
+        existing.push_back(
+            {runner::rank_key_of(*task), get_bool(*task, "alive"), result_of(*task), NodeId()});
       }
     }
     app_.control->report(control::HolderReport{key_, nonce_, std::move(existing), nullptr});
   }
 
   void report_task_end(const json::object& message) {
-    engine::RunnerEnded ended{task_of(message), result_of(message),
+    engine::RunnerEnded ended{runner::rank_key_of(message), result_of(message),
                               std::string(get_string(message, "detail"))};
     app_.control->report(
         control::HolderReport{key_, nonce_, std::move(ended), when_durable(message)});
   }
 
-  static RankKey task_of(const json::object& message) {
-    return {JobId(get_int(message, "job")),
-            Epoch(static_cast<std::int32_t>(get_int(message, "epoch"))),
-            Rank(static_cast<std::int32_t>(get_int(message, "rank", -1)))};
-  }
   static std::optional<job::RankEnd> result_of(const json::object& message) {
     const json::object* result = get_object(message, "result");
     return result == nullptr ? std::nullopt : std::optional(job::rank_end_from_json(*result));
@@ -315,13 +311,7 @@ class RunnerSession : public std::enable_shared_from_this<RunnerSession> {
 namespace {
 
 std::optional<std::int64_t> number(const std::optional<std::string>& text) {
-  std::int64_t value = 0;
-  if (!text) {
-    return std::nullopt;
-  }
-  const auto [end, failure] = std::from_chars(text->data(), text->data() + text->size(), value);
-  return failure == std::errc() && end == text->data() + text->size() ? std::optional(value)
-                                                                      : std::nullopt;
+  return text ? parse_number(*text) : std::nullopt;
 }
 
 }  // namespace

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <ctime>
 #include <iterator>
 
@@ -17,19 +16,6 @@
 namespace quad::server {
 
 namespace {
-
-/// What SkyPilot asks for a pod: as many G, of 10^9 bytes, as the task has GB, which are 2^30
-/// elsewhere.
-std::int64_t pod_bytes(std::int64_t bytes) {
-  return std::llround(static_cast<double>(bytes) / (1LL << 30U) * 1e9);
-}
-
-bool same_ignoring_case(std::string_view a, std::string_view b) {
-  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](char x, char y) {
-    return std::tolower(static_cast<unsigned char>(x)) ==
-           std::tolower(static_cast<unsigned char>(y));
-  });
-}
 
 class Preparer {
  public:

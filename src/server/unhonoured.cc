@@ -5,16 +5,11 @@
 #include <algorithm>
 #include <array>
 
+#include "base/text.h"
+
 namespace quad::server {
 
 namespace {
-
-bool same_ignoring_case(std::string_view a, std::string_view b) {
-  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](char x, char y) {
-    return std::tolower(static_cast<unsigned char>(x)) ==
-           std::tolower(static_cast<unsigned char>(y));
-  });
-}
 
 void check_secrets(const spec::Task& task, Findings& findings) {
   for (const spec::Secret& secret : task.secrets) {

@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <charconv>
 #include <map>
 #include <optional>
 #include <utility>
@@ -21,11 +20,7 @@ namespace {
 namespace fs = std::filesystem;
 
 std::optional<std::int64_t> to_number(std::string_view text) {
-  text = trim(text);
-  std::int64_t value = 0;
-  const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), value);
-  const bool whole = failure == std::errc() && end == text.data() + text.size();
-  return whole ? std::optional(value) : std::nullopt;
+  return parse_number(trim(text));
 }
 
 std::optional<std::string> text_of(const fs::path& path) {

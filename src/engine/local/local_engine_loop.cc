@@ -16,6 +16,7 @@
 #include <cstring>
 #include <utility>
 
+#include "base/text.h"
 #include "engine/local/control_group.h"
 #include "engine/local/local_engine.h"
 #include "engine/local/rank_folder.h"
@@ -50,9 +51,7 @@ std::string describe_end(const siginfo_t& info) {
   if (info.si_code == CLD_EXITED) {
     return fmt::format("its runner exited with code {}", info.si_status);
   }
-  const char* name = ::sigabbrev_np(info.si_status);
-  return name == nullptr ? fmt::format("its runner was killed by signal {}", info.si_status)
-                         : fmt::format("its runner was killed by SIG{}", name);
+  return fmt::format("its runner was killed by {}", signal_name(info.si_status));
 }
 
 }  // namespace

@@ -8,7 +8,6 @@
 
 #include <array>
 #include <cerrno>
-#include <charconv>
 
 #include "base/json.h"
 #include "base/text.h"
@@ -54,11 +53,11 @@ std::optional<RankKey> parse_rank_key(std::string_view name) {
     return std::nullopt;
   }
   for (std::size_t i = 0; i < numbers.size(); ++i) {
-    const std::string_view part = parts[i];
-    const auto [end, failure] = std::from_chars(part.data(), part.data() + part.size(), numbers[i]);
-    if (failure != std::errc() || end != part.data() + part.size()) {
+    const auto number = parse_number(parts[i]);
+    if (!number) {
       return std::nullopt;
     }
+    numbers[i] = *number;
   }
   const RankKey key{JobId(numbers[0]), Epoch(static_cast<std::int32_t>(numbers[1])),
                     Rank(static_cast<std::int32_t>(numbers[2]))};

@@ -208,23 +208,18 @@ Result<SpawnedRunner> spawn_runner(const fs::path& program, const fs::path& fold
 }
 
 Result<std::string> output_of(const std::vector<std::string>& command, Millis limit) {
-  int ends[2];
-  if (::pipe2(ends, O_CLOEXEC) != 0) {
-    return errno_error("Cannot make a pipe", errno);
-  }
-  const UniqueFd read_end(ends[0]);
-  UniqueFd write_end(ends[1]);
+  QUAD_ASSIGN(Pipe pipe, make_pipe());
   posix_spawn_file_actions_t actions;
   ::posix_spawn_file_actions_init(&actions);
   ::posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-  ::posix_spawn_file_actions_adddup2(&actions, write_end.get(), STDOUT_FILENO);
+  ::posix_spawn_file_actions_adddup2(&actions, pipe.write.get(), STDOUT_FILENO);
   ::posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
   const std::vector<char*> arguments = pointers_to(command);
   pid_t pid = 0;
   const int failure =
       ::posix_spawnp(&pid, arguments.front(), &actions, nullptr, arguments.data(), ::environ);
   ::posix_spawn_file_actions_destroy(&actions);
-  write_end.reset();
+  pipe.write.reset();
   if (failure != 0) {
     Error refused = errno_error(fmt::format("Cannot start {}", command.front()), failure);
     refused.code = failure == ENOENT ? ErrorCode::kNotFound : refused.code;
@@ -243,7 +238,7 @@ Result<std::string> output_of(const std::vector<std::string>& command, Millis li
   std::array<char, 4096> piece{};
   for (;;) {
     const auto left = std::chrono::ceil<Millis>(end - std::chrono::steady_clock::now()).count();
-    pollfd wait{read_end.get(), POLLIN, 0};
+    pollfd wait{pipe.read.get(), POLLIN, 0};
     const int readable = left > 0 ? ::poll(&wait, 1, static_cast<int>(left)) : 0;
     if (readable < 0 && errno == EINTR) {
       continue;
@@ -251,7 +246,7 @@ Result<std::string> output_of(const std::vector<std::string>& command, Millis li
     if (readable <= 0 || output.size() > kLongest) {
       return too_late();
     }
-    const ssize_t got = ::read(read_end.get(), piece.data(), piece.size());
+    const ssize_t got = ::read(pipe.read.get(), piece.data(), piece.size());
     if (got < 0 && errno == EINTR) {
       continue;
     }

@@ -80,19 +80,6 @@ std::vector<std::string> environment_of(const ExecPlugin& plugin, const ClusterA
   return all;
 }
 
-struct Pipe {
-  UniqueFd read;
-  UniqueFd write;
-};
-
-Result<Pipe> make_pipe() {
-  std::array<int, 2> ends{};
-  if (::pipe2(ends.data(), O_CLOEXEC) != 0) {
-    return errno_error("Cannot make a pipe", errno);
-  }
-  return Pipe{UniqueFd(ends[0]), UniqueFd(ends[1])};
-}
-
 Result<pid_t> spawn(const ExecPlugin& plugin, const ClusterAccess& cluster, int out, int err) {
   auto environment = environment_of(plugin, cluster);
   std::vector<std::string> arguments{plugin.command};

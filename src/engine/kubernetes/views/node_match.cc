@@ -3,7 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
+
+#include "base/text.h"
 
 namespace quad::kubernetes {
 
@@ -15,14 +16,6 @@ bool contains(const json::object& requirement, std::string_view value) {
   return values != nullptr && std::any_of(values->begin(), values->end(), [&](const auto& one) {
            return one.is_string() && std::string_view(one.get_string()) == value;
          });
-}
-
-std::optional<std::int64_t> number_of(std::string_view text) {
-  std::int64_t number = 0;
-  const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), number);
-  return failure == std::errc() && end == text.data() + text.size() && !text.empty()
-             ? std::optional(number)
-             : std::nullopt;
 }
 
 /// One requirement on a label that may be absent (null).
@@ -43,8 +36,8 @@ bool meets(const json::object& requirement, const std::string* value) {
   const json::array* values = get_array(requirement, "values");
   if ((how == "Gt" || how == "Lt") && value != nullptr && values != nullptr &&
       values->size() == 1 && (*values)[0].is_string()) {
-    const auto have = number_of(*value);
-    const auto bound = number_of(std::string_view((*values)[0].get_string()));
+    const auto have = parse_number(*value);
+    const auto bound = parse_number(std::string_view((*values)[0].get_string()));
     return have && bound && (how == "Gt" ? *have > *bound : *have < *bound);
   }
   return false;

@@ -3,7 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
+
+#include "base/text.h"
 
 namespace quad::kubernetes {
 
@@ -30,12 +31,8 @@ bool is_name(std::string_view text, std::string_view inner, std::size_t longest)
 template <typename Id>
 std::optional<Id> id_of(const json::object& labels, std::string_view key) {
   const std::string_view text = get_string(labels, key);
-  typename Id::ValueType value{};
-  const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (text.empty() || failure != std::errc() || end != text.data() + text.size() || value < 0) {
-    return std::nullopt;
-  }
-  return Id(value);
+  const auto value = parse_number<typename Id::ValueType>(text);
+  return value && *value >= 0 ? std::optional(Id(*value)) : std::nullopt;
 }
 
 }  // namespace
