@@ -44,6 +44,25 @@ def median(values):
     return percentile(values, 0.5)
 
 
+def launch(server, number, *flags):
+    """Seconds from the start of `quad launch` to the first line of output, and to the end of the process."""
+    line = f"hello {number}"
+    command = [quadtest.quad_bin(), "launch", "-y", *flags, f"echo {line}"]
+    began = time.perf_counter()
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=server.environment(), cwd=server.folder,
+    ) as process:  # fmt: skip
+        seen = ""
+        while not seen.strip().endswith(line):
+            seen = process.stdout.readline()
+            assert seen, "quad launch ended without the job's output"
+        first = time.perf_counter() - began
+        process.stdout.read()
+    assert process.returncode == 0, f"quad launch ended with {process.returncode}"
+    return first, time.perf_counter() - began
+
+
 def program(name):
     """A program of the build that is measured."""
     return Path(quadtest.quad_bin()).with_name(name)

@@ -7,7 +7,6 @@ brings the runner, whose end the kubelet sees at its next look (once a second), 
 """
 
 import argparse
-import subprocess
 import time
 
 import harness
@@ -35,25 +34,6 @@ def floor(bed, number):
     return took
 
 
-def launch(server, number):
-    """Seconds from the start of `quad launch` to the first line of output."""
-    line = f"hello {number}"
-    command = [quadtest.quad_bin(), "launch", "-y", "--cpus", "0.5", "--memory", "0.25", f"echo {line}"]
-    began = time.perf_counter()
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env=server.environment(), cwd=server.folder,
-    ) as process:  # fmt: skip
-        seen = ""
-        while not seen.strip().endswith(line):
-            seen = process.stdout.readline()
-            assert seen, "quad launch ended without the job's output"
-        took = time.perf_counter() - began
-        process.stdout.read()
-    assert process.returncode == 0, f"quad launch ended with {process.returncode}"
-    return took
-
-
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=9)
@@ -63,7 +43,7 @@ def main():
         for number in range(rounds + 1):  # the first of each is not counted
             floors.append(floor(bed, number))
             kubebench.remove_bare(bed)
-            launches.append(launch(server, number))
+            launches.append(harness.launch(server, number, "--cpus", "0.5", "--memory", "0.25")[0])
             kubebench.wait_until_empty(bed)
     floors, launches = floors[1:], launches[1:]
     harness.report("kubernetes: bare pod, kubectl create to its first line, p50", harness.median(floors), "s")

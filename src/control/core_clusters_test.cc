@@ -92,6 +92,10 @@ class CoreClusters : public ::testing::Test {
  protected:
   void SetUp() override {
     begin({});
+    find_nodes();
+  }
+
+  void find_nodes() {
     for (const char* name : {"n1", "n2", "n3"}) {
       pool::NodeSpec spec;
       spec.id = NodeId(name);
@@ -416,13 +420,7 @@ TEST_F(CoreClusters, AutostopCountsFromTheEndOfTheLastTask) {
   pass(58);
   EXPECT_EQ(status(), "UP");
   begin({});  // the time before counts on
-  for (const char* name : {"n1", "n2", "n3"}) {
-    pool::NodeSpec spec;
-    spec.id = NodeId(name);
-    spec.capacity = {8'000, 1LL << 35, 8};
-    spec.gpu_model = "H100";
-    step(engine::Observation(engine::NodeFound{spec}));
-  }
+  find_nodes();
   EXPECT_EQ(status(), "UP");
   pass(3);
   EXPECT_EQ(status(), "STOPPING");
