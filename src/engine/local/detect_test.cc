@@ -341,6 +341,40 @@ TEST_F(Detect, TakesOnlyTheGpusThatAnotherSchedulerGave) {
   EXPECT_EQ(visible("all"), "012");
 }
 
+// The library, the driver's files and the program, each asked alone on the machine as it is.
+TEST(RealNvidia, IsTheSameWhoeverTells) {
+  if (!fs::exists("/proc/driver/nvidia/version")) {
+    GTEST_SKIP() << "this machine has no NVIDIA GPU";
+  }
+  DetectOptions all;
+  const Machine told = detect_machine(all);
+  EXPECT_EQ(told.gpu_source, "NVML");
+  ASSERT_FALSE(told.gpus.empty());
+  EXPECT_TRUE(told.remarks.empty()) << told.remarks.front();
+  EXPECT_EQ(told.gpu_env, "CUDA_VISIBLE_DEVICES");
+  const auto by_program = gpus_of_smi("nvidia-smi", all.limit);
+  ASSERT_TRUE(by_program.ok()) << by_program.error().message;
+  const std::vector<Gpu> by_driver = gpus_of_driver("/proc/driver/nvidia");
+  ASSERT_EQ(by_program->size(), told.gpus.size());
+  for (std::size_t i = 0; i < told.gpus.size(); ++i) {
+    const Gpu& gpu = told.gpus[i];
+    EXPECT_FALSE(gpu.model.empty()) << gpu.name;
+    EXPECT_GT(gpu.memory_bytes, 1LL << 30);
+    EXPECT_EQ((*by_program)[i].uuid, gpu.uuid);
+    EXPECT_EQ((*by_program)[i].name, gpu.name);
+    EXPECT_EQ((*by_program)[i].bus_id, gpu.bus_id);
+    EXPECT_EQ((*by_program)[i].memory_bytes >> 20, gpu.memory_bytes >> 20);
+  }
+  // A machine's monitor may hide the folders of single GPUs.
+  if (!by_driver.empty()) {
+    ASSERT_EQ(by_driver.size(), told.gpus.size());
+    for (std::size_t i = 0; i < told.gpus.size(); ++i) {
+      EXPECT_EQ(by_driver[i].uuid, told.gpus[i].uuid);
+      EXPECT_EQ(by_driver[i].bus_id, told.gpus[i].bus_id);
+    }
+  }
+}
+
 TEST(MainGpus, AreThoseOfTheModelThatThereAreMostOf) {
   const auto gpu = [](int index, std::string model) {
     Gpu one;
