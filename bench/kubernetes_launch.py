@@ -3,7 +3,7 @@ pod of the same image from `kubectl create` until the line that it prints is in 
 logs` shows it only once the kubelet has taken note of the container, up to a second later).
 
 In turn, so that whatever else the machine does meets both. The difference is what Quad's pod has more: the container that
-brings the runner, whose end the kubelet sees at its next look (once a second), and a second container's start.
+brings the runner, and the hook that lets the kubelet go on.
 """
 
 import argparse

@@ -2,13 +2,18 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
+#include <chrono>
 #include <cstdio>
 #include <string>
 #include <string_view>
+#include <thread>
 
 #include "base/file.h"
 #include "base/text.h"
@@ -21,6 +26,8 @@ namespace {
 
 constexpr std::size_t kMostBytes = 64U << 20U;
 constexpr mode_t kOpenToAll = 0777;
+constexpr mode_t kWrittenByAll = 0666;
+constexpr const char* kAlive = "alive";
 
 /// The whole file or none. Not synced: when the node goes down, the pod is lost with it, and each
 /// start of a pod would wait for the disk.
@@ -66,6 +73,49 @@ Status open_to_all(const fs::path& folder) {
   return {};
 }
 
+/// The reader's end. Opened before anybody can write, and without waiting for one: until the first
+/// writer has come and gone there is no hang-up on it.
+Result<UniqueFd> make_alive(const fs::path& rank_folder) {
+  const fs::path path = rank_folder / kAlive;
+  if (::mkfifo(path.c_str(), kWrittenByAll) == 0) {
+    if (::chmod(path.c_str(), kWrittenByAll) != 0) {  // whatever the umask was
+      return errno_error(fmt::format("Cannot set the mode of {}", path.string()), errno);
+    }
+  } else if (errno != EEXIST) {
+    return errno_error(fmt::format("Cannot create {}", path.string()), errno);
+  }
+  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+  if (!fd) {
+    return errno_error(fmt::format("Cannot open {}", path.string()), errno);
+  }
+  return fd;
+}
+
+Status wait_for_hang_up(int fd) {
+  std::array<char, 256> nothing{};
+  while (true) {
+    pollfd one{.fd = fd, .events = POLLIN, .revents = 0};
+    if (::poll(&one, 1, -1) < 0) {
+      if (errno == EINTR) {
+        continue;
+      }
+      return errno_error("Cannot wait for the rank", errno);
+    }
+    if ((one.revents & POLLIN) != 0) {  // no rank writes; a task that does is not listened to
+      (void)!::read(fd, nothing.data(), nothing.size());
+    } else if (one.revents != 0) {
+      return {};
+    }
+  }
+}
+
+void end_at_signals() {
+  struct sigaction action {};
+  action.sa_handler = [](int) { ::_exit(0); };
+  ::sigaction(SIGTERM, &action, nullptr);
+  ::sigaction(SIGINT, &action, nullptr);
+}
+
 }  // namespace
 
 Status install(const fs::path& folder, const fs::path& from) {
@@ -76,7 +126,35 @@ Status install(const fs::path& folder, const fs::path& from) {
   if (fs::exists(from / "ca.pem", missing)) {
     QUAD_TRY(bring(from / "ca.pem", rank_folder / "ca.pem", 0644));
   }
+  // The last of all: wait_until_installed() looks for it.
   return bring(from / "start.json", rank_folder / "start.json", 0644);
+}
+
+Status keep(const fs::path& folder, const fs::path& from) {
+  end_at_signals();
+  const fs::path rank_folder = folder / "rank";
+  QUAD_TRY(open_to_all(rank_folder));
+  QUAD_ASSIGN(const UniqueFd alive, make_alive(rank_folder));
+  QUAD_TRY(install(folder, from));
+  return wait_for_hang_up(alive.get());
+}
+
+Status wait_until_installed(const fs::path& folder, Millis limit) {
+  constexpr std::chrono::milliseconds kLook{3};
+  const fs::path last = folder / "rank" / "start.json";
+  const auto deadline = std::chrono::steady_clock::now() + limit;
+  while (::access(last.c_str(), F_OK) != 0) {
+    if (std::chrono::steady_clock::now() >= deadline) {
+      return error(ErrorCode::kTimeout, fmt::format("{} has not come", last.string()));
+    }
+    std::this_thread::sleep_for(kLook);
+  }
+  return {};
+}
+
+UniqueFd tell_alive(const fs::path& rank_folder) {
+  // Without a reader there is nobody to tell.
+  return UniqueFd(::open((rank_folder / kAlive).c_str(), O_WRONLY | O_NONBLOCK | O_CLOEXEC));
 }
 
 }  // namespace quad::runner

@@ -10,9 +10,11 @@
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "base/file.h"
@@ -168,6 +170,53 @@ TEST_F(Install, SaysWhatIsMissing) {
   const Ended bare = run(runner_program(), {"install"});
   EXPECT_EQ(bare.code, 2);
   EXPECT_NE(bare.words.find("install FOLDER [FROM]"), std::string::npos) << bare.words;
+  const Ended two = run(runner_program(), {"installed", "/quad", "/start"});
+  EXPECT_EQ(two.words, "quad-runner: write `quad-runner installed FOLDER`\n");
+}
+
+TEST_F(Install, KeepsThePodForAsLongAsTheRankLives) {
+  std::atomic<bool> ended{false};
+  Ended kept;
+  std::thread keeper([&] {
+    kept = run(runner_program(), {"keep", folder().string(), from().string()});
+    ended = true;
+  });
+  EXPECT_EQ(run(runner_program(), {"installed", folder().string()}).code, 0);
+  EXPECT_EQ(mode(folder() / "quad-runner"), 0755U);
+  EXPECT_EQ(mode(folder() / "rank" / "alive"), 0666U);
+  {
+    const UniqueFd rank = tell_alive(folder() / "rank");
+    ASSERT_TRUE(rank) << "nobody listens";
+    // What a task writes there does not end it, nor does a second one that comes and goes.
+    EXPECT_TRUE(write_all(rank.get(), "noise").ok());
+    (void)tell_alive(folder() / "rank");
+    EXPECT_FALSE(ended);
+  }
+  keeper.join();
+  EXPECT_EQ(kept.code, 0) << kept.words;
+  EXPECT_FALSE(tell_alive(folder() / "rank")) << "without a keeper there is nobody to tell";
+}
+
+TEST_F(Install, AKeeperEndsAtASignalAsTheFirstOfAContainer) {
+  // The first process of a PID namespace gets no signal that it has not asked for.
+  if (::geteuid() != 0) {
+    GTEST_SKIP() << "only root can make a PID namespace";
+  }
+  const Ended kept =
+      run("/bin/sh", {"-c",
+                      R"(/usr/bin/unshare --pid --fork "$0" keep "$1" "$2" &
+                     "$0" installed "$1" && kill -TERM $(/bin/cat /proc/$!/task/$!/children)
+                     wait $!)",
+                      runner_program().string(), folder().string(), from().string()});
+  EXPECT_EQ(kept.code, 0) << kept.words;
+}
+
+TEST_F(Install, SaysWhatItCannotKeep) {
+  fs::remove(from() / "start.json");
+  const Ended ended = run(runner_program(), {"keep", folder().string(), from().string()});
+  EXPECT_EQ(ended.code, 2);
+  EXPECT_NE(ended.words.find("start.json"), std::string::npos) << ended.words;
+  EXPECT_EQ(wait_until_installed(folder(), Millis{1}).error().code, ErrorCode::kTimeout);
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 // quad-runner FOLDER: the small program beside every rank. See docs/runner-protocol.md.
-// quad-runner install FOLDER [FROM]: brings it into a pod. See runner/install.h.
+// quad-runner install|keep FOLDER [FROM], installed FOLDER: bring it into a pod. See
+// runner/install.h.
 // quad-runner rsh HOST COMMAND…: mpirun's way to the other ranks. See runner/launch_agent.h.
 
 #include <fmt/format.h>
@@ -7,7 +8,9 @@
 
 #include <cstdio>
 #include <filesystem>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/time.h"
 #include "runner/folder_lock.h"
@@ -24,6 +27,22 @@ int fail(std::string_view message) {
   return 2;
 }
 
+/// The hook that waits for it holds the kubelet back, which would wait for it without end.
+constexpr quad::Millis kInstallLimit{60'000};
+
+int bring_into_pod(std::string_view verb, const std::vector<std::string>& arguments) {
+  const bool waits = verb == "installed";
+  if (arguments.empty() || arguments.size() > (waits ? 1 : 2)) {
+    return fail(fmt::format("write `quad-runner {} FOLDER{}`", verb, waits ? "" : " [FROM]"));
+  }
+  const std::string& folder = arguments[0];
+  const std::string from = arguments.size() == 2 ? arguments[1] : quad::runner::kStartFolder;
+  const auto done = waits            ? quad::runner::wait_until_installed(folder, kInstallLimit)
+                    : verb == "keep" ? quad::runner::keep(folder, from)
+                                     : quad::runner::install(folder, from);
+  return done.ok() ? 0 : fail(done.error().message);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -31,13 +50,9 @@ int main(int argc, char** argv) {
     std::puts("quad-runner " QUAD_VERSION);
     return 0;
   }
-  if (argc >= 2 && std::string_view(argv[1]) == "install") {
-    if (argc < 3 || argc > 4) {
-      return fail("write `quad-runner install FOLDER [FROM]`");
-    }
-    const auto done =
-        quad::runner::install(argv[2], argc == 4 ? argv[3] : quad::runner::kStartFolder);
-    return done.ok() ? 0 : fail(done.error().message);
+  if (const std::string_view verb = argc >= 2 ? argv[1] : "";
+      verb == "install" || verb == "keep" || verb == "installed") {
+    return bring_into_pod(verb, {argv + 2, argv + argc});
   }
   if (argc >= 2 && std::string_view(argv[1]) == "rsh") {
     return quad::runner::run_launch_agent({argv + 2, argv + argc});
@@ -52,6 +67,7 @@ int main(int argc, char** argv) {
   if (missing) {
     return fail(fmt::format("the folder {} is not there", argv[1]));
   }
+  const quad::UniqueFd alive = quad::runner::tell_alive(folder);
   const auto start = quad::runner::read_start(folder);
   if (!start.ok()) {
     return fail(start.error().message);

@@ -113,7 +113,7 @@ class Image(unittest.TestCase):
         return found
 
     def logs(self, pod):
-        return self.kubectl("logs", pod, "--container", self.pod(pod)["spec"]["containers"][0]["name"])
+        return self.kubectl("logs", pod, "--container", self.pod(pod)["spec"]["containers"][-1]["name"])
 
     def pod(self, name):
         return json.loads(self.kubectl("get", "pod", name, "-o", "json"))
@@ -122,11 +122,11 @@ class Image(unittest.TestCase):
         self.kubectl("apply", "-f", "-", input=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
 
     def ended(self, name):
-        """How the pod's first container ended."""
+        """How the pod's last container ended, which is the rank's."""
 
         def terminated():
             containers = self.pod(name)["status"].get("containerStatuses", [{}])
-            return containers[0].get("state", {}).get("terminated")
+            return containers[-1].get("state", {}).get("terminated")
 
         return self.wait_for(f"the end of {name}", terminated)
 
@@ -161,11 +161,11 @@ class Image(unittest.TestCase):
                                     "seccompProfile": {"type": "RuntimeDefault"}},
                 "volumes": [{"name": "quad", "emptyDir": {}},
                             {"name": "start", "secret": {"secretName": name, "defaultMode": 0o444}}],
-                "initContainers": [{
-                    "name": "quad-install", "image": self.images[quad], "imagePullPolicy": "Never",
-                    "command": ["/usr/bin/quad-runner", "install", "/quad"], "securityContext": closed,
-                    "volumeMounts": [quad_mount, {"name": "start", "mountPath": "/quad-start", "readOnly": True}]}],
                 "containers": [{
+                    "name": "quad-install", "image": self.images[quad], "imagePullPolicy": "Never",
+                    "command": ["/usr/bin/quad-runner", "keep", "/quad"], "securityContext": closed,
+                    "lifecycle": {"postStart": {"exec": {"command": ["/usr/bin/quad-runner", "installed", "/quad"]}}},
+                    "volumeMounts": [quad_mount, {"name": "start", "mountPath": "/quad-start", "readOnly": True}]}, {
                     "name": "rank", "image": BUSYBOX, "imagePullPolicy": "Never", "securityContext": closed,
                     "terminationMessagePolicy": "FallbackToLogsOnError", "resources": {"limits": limits or {}},
                     "command": ["/quad/quad-runner", "/quad/rank"], "volumeMounts": [quad_mount]}],

@@ -203,7 +203,7 @@ class Reader {
   }
 
   PodState read() {
-    const ContainerView* main = pod_.main();
+    const ContainerView* main = pod_.rank_container();
     if (main != nullptr && main->state == State::kTerminated) {
       return ended_container(*main);
     }
@@ -270,6 +270,20 @@ class Reader {
     }
     if (container.reason == "StartError" || container.reason == "ContainerCannotRun") {
       end.how = How::kNeverRan;
+      // Without a runner it cannot start either; then the reason is why none was brought.
+      if (const ContainerView* installer = pod_.installer(); installer != nullptr) {
+        if (installer->state == State::kTerminated && installer->exit_code != 0) {
+          return failed_install(*installer);
+        }
+        if (installer->state == State::kWaiting && is_trouble(installer->reason)) {
+          PodState waiting;
+          waits(*installer, false, waiting);
+          end.detail = "the runner could not be brought: " + waiting.words;
+          PodState state = this->end(PodFate::kNotInstalled, std::move(end));
+          state.verdict = job::Verdict::kPlatform;
+          return state;
+        }
+      }
       end.detail = "its container cannot be started: " + shortened(container.message);
       return this->end(PodFate::kNotStarted, std::move(end));
     }
@@ -295,6 +309,7 @@ class Reader {
     return failed == pod_.init_containers.end() ? nullptr : &*failed;
   }
 
+  /// `init` brings the runner, or is an init container of the task's.
   PodState failed_install(const ContainerView& init) const {
     job::RankEnd end;
     end.how = How::kNeverRan;
@@ -320,7 +335,7 @@ class Reader {
   PodState ended_without_container() const {
     job::RankEnd end;
     end.by_quad = ordered_;
-    const ContainerView* main = pod_.main();
+    const ContainerView* main = pod_.rank_container();
     const Condition* scheduled = pod_.condition("PodScheduled");
     const bool placed = !pod_.node.empty() || (scheduled && scheduled->status == "True");
     if (is_refusal(pod_.reason)) {
@@ -358,7 +373,11 @@ class Reader {
                               scheduling_in_words(scheduled->message, pod_.wanted_node);
       return state;
     }
-    for (const ContainerView& init : pod_.init_containers) {
+    std::vector<ContainerView> helpers = pod_.init_containers;
+    if (const ContainerView* installer = pod_.installer(); installer != nullptr) {
+      helpers.push_back(*installer);
+    }
+    for (const ContainerView& init : helpers) {
       const bool own = init.name == kInstallContainer;
       if (init.state == State::kWaiting && is_trouble(init.reason)) {
         waits(init, !own, state);

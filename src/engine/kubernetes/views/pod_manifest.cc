@@ -179,7 +179,9 @@ class PodMaker {
       spec["imagePullSecrets"] = std::move(pull_secrets);
     }
     spec["securityContext"] = pod_security();
-    spec["initContainers"] = json::array{json::value(installer())};
+    if (limit_factor()) {
+      spec["initContainers"] = json::array{json::value(installer())};
+    }
     spec["containers"] = json::array{json::value(rank())};
     spec["volumes"] = all_volumes();
     return spec;
@@ -233,8 +235,7 @@ class PodMaker {
     return factor && *factor > 0 ? factor : std::nullopt;
   }
 
-  /// Requests, and limits where they are wanted. The installer asks for no more than the rank: the
-  /// pod then needs what the rank needs.
+  /// Requests, and limits where they are wanted.
   [[nodiscard]] json::object resources(bool with_devices) const {
     json::object requests{{"cpu", cpu_quantity(request_.amount.cpu_milli)},
                           {"memory", byte_quantity(request_.amount.memory_bytes)}};
@@ -279,11 +280,24 @@ class PodMaker {
     }
   }
 
+  /// Who brings the runner, in one of two ways, neither of which makes the pod need more than its
+  /// rank. Usually a container that the kubelet starts just before the rank's, which asks for
+  /// nothing and stays as long as the rank does. With limits it would have to ask for something, so
+  /// that the pod's class stays Guaranteed: there it is an init container that asks for as much as
+  /// the rank, whose end the kubelet notes only at its next look, up to a second later.
   [[nodiscard]] json::object installer() const {
+    const bool stays = !limit_factor();
     json::object container{{"name", kInstallContainer}};
     put_image(container, settings_.quad_image);
-    container["command"] = json::array{settings_.runner_path, "install", kQuadFolder};
-    container["resources"] = resources(false);
+    container["command"] =
+        json::array{settings_.runner_path, stays ? "keep" : "install", kQuadFolder};
+    if (stays) {
+      const json::array hook{settings_.runner_path, "installed", kQuadFolder};
+      container["lifecycle"] = {{"postStart", {{"exec", {{"command", hook}}}}}};
+      container["resources"] = {{"requests", {{"cpu", "0"}, {"memory", "0"}}}};
+    } else {
+      container["resources"] = resources(false);
+    }
     container["volumeMounts"] = json::array{
         json::object{{"name", kQuadVolume}, {"mountPath", kQuadFolder}},
         json::object{{"name", kStartVolume}, {"mountPath", kStartFolder}, {"readOnly", true}}};
@@ -395,19 +409,24 @@ class PodMaker {
     return volumes;
   }
 
-  /// What holds whatever was laid over: the node, the container's name, and that a rank of a fixed
-  /// user stays that user.
+  /// What holds whatever was laid over: the node, the container's name, who brings its runner, and
+  /// that a rank of a fixed user stays that user.
   void finish(json::object& spec) const {
-    json::object& container = spec["containers"].get_array()[0].get_object();
+    json::array& containers = spec["containers"].get_array();
+    json::object& container = containers[0].get_object();
     container["name"] = kRankContainer;
     hide_gpus(container);
+    if (!limit_factor()) {
+      containers.insert(containers.begin(), json::value(installer()));
+    }
     pin(spec);
     if (!request_.identity || request_.identity->uid == 0) {
       return;
     }
     for (const std::string_view list : {"initContainers", "containers"}) {
-      for (json::value& one : spec[list].get_array()) {
-        json::object& security = object_at(one.get_object(), "securityContext");
+      json::array* all = spec.contains(list) ? spec[list].if_array() : nullptr;
+      for (std::size_t i = 0; all != nullptr && i < all->size(); ++i) {
+        json::object& security = object_at((*all)[i].get_object(), "securityContext");
         if (get_bool(security, "privileged")) {
           continue;  // as the administrator permits, and Kubernetes refuses to restrict
         }

@@ -29,7 +29,8 @@ json::value item(const json::value& list, std::string_view key, std::string_view
 }
 
 json::value variable(const json::value& pod, std::string_view name) {
-  return at(item(at(pod, "/spec/containers/0/env"), "name", name), "/value");
+  const json::value rank = item(at(pod, "/spec/containers"), "name", "rank");
+  return at(item(at(rank, "/env"), "name", name), "/value");
 }
 
 // Reviewed as a whole: what a rank of a plain GPU job is.
@@ -65,15 +66,15 @@ TEST(PodManifest, OfARankOfAGangIsThis) {
         {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
       ],
       "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
-      "initContainers": [{
+      "containers": [{
         "name": "quad-install",
         "image": "registry.example.edu/quad:0.1",
-        "command": ["/usr/bin/quad-runner", "install", "/quad"],
-        "resources": {"requests": {"cpu": "8", "memory": "32G"}},
+        "command": ["/usr/bin/quad-runner", "keep", "/quad"],
+        "lifecycle": {"postStart": {"exec": {"command": ["/usr/bin/quad-runner", "installed", "/quad"]}}},
+        "resources": {"requests": {"cpu": "0", "memory": "0"}},
         "volumeMounts": [{"name": "quad", "mountPath": "/quad"}, {"name": "quad-start", "mountPath": "/quad-start", "readOnly": true}],
         "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}}
-      }],
-      "containers": [{
+      }, {
         "name": "rank",
         "image": "nvcr.io/nvidia/pytorch:25.10-py3",
         "command": ["/quad/quad-runner", "/quad/rank"],
@@ -102,7 +103,7 @@ TEST(PodManifest, IsReadBackAsTheRankThatItIs) {
   ASSERT_TRUE(view.ok());
   EXPECT_EQ(view->rank, request().key);
   EXPECT_EQ(view->wanted_node, "gpu-07");
-  EXPECT_EQ(view->requests, request().amount);  // the installer asks for no more
+  EXPECT_EQ(view->requests, request().amount);  // the installer asks for nothing
 }
 
 TEST(PodManifest, IsTheSameEachTime) {
@@ -118,9 +119,9 @@ TEST(PodManifest, OfACpuTaskHidesTheNodesGpus) {
   const json::value pod = pod_of(one);
   EXPECT_EQ(variable(pod, "NVIDIA_VISIBLE_DEVICES"), "none");
   EXPECT_EQ(variable(pod, "SKYPILOT_POD_NODE_TYPE"), "head");
-  EXPECT_EQ(at(pod, "/spec/containers/0/resources"),
+  EXPECT_EQ(at(pod, "/spec/containers/1/resources"),
             json::value(object_of(R"({"requests": {"cpu": "500m", "memory": "2G"}})")));
-  EXPECT_EQ(at(pod, "/spec/containers/0/image"), "docker.io/library/python:3.12");
+  EXPECT_EQ(at(pod, "/spec/containers/1/image"), "docker.io/library/python:3.12");
   EXPECT_TRUE(at(pod, "/spec/subdomain").is_null());
   EXPECT_EQ(at(pod, "/spec/tolerations").as_array().size(), 2U);
 }
@@ -141,12 +142,17 @@ TEST(PodManifest, HasLimitsWhereTheyAreWanted) {
   some.limit_factor = 1.0;
   EXPECT_EQ(at(pod_of(request(), some), "/spec/containers/0/resources/limits"),
             json::value(object_of(R"({"cpu": "8", "memory": "32G", "nvidia.com/gpu": "2"})")));
-  EXPECT_EQ(at(pod_of(request(), some), "/spec/initContainers/0/resources/limits/memory"), "32G");
+  // All containers have the limits: the pod's class is Guaranteed.
+  const json::value guaranteed = pod_of(request(), some);
+  EXPECT_EQ(at(guaranteed, "/spec/containers").as_array().size(), 1U);
+  EXPECT_EQ(at(guaranteed, "/spec/initContainers/0/command/1"), "install");
+  EXPECT_EQ(at(guaranteed, "/spec/initContainers/0/resources/limits/memory"), "32G");
   PodRequest one = request();
   one.limit_factor = 1.5;
   EXPECT_EQ(at(pod_of(one, some), "/spec/containers/0/resources/limits/cpu"), "12");
   one.limit_factor = 0;  // set_pod_resource_limits: false
-  EXPECT_EQ(at(pod_of(one, some), "/spec/containers/0/resources/limits"),
+  EXPECT_TRUE(at(pod_of(one, some), "/spec/initContainers").is_null());
+  EXPECT_EQ(at(pod_of(one, some), "/spec/containers/1/resources/limits"),
             json::value(object_of(R"({"nvidia.com/gpu": "2"})")));
 }
 
@@ -160,10 +166,10 @@ TEST(PodManifest, RunsAsTheUserAndStaysSo) {
       json::value(object_of(
           R"({"seccompProfile": {"type": "RuntimeDefault"}, "runAsUser": 5001, "runAsGroup": 500, "runAsNonRoot": true,
                                       "supplementalGroups": [501, 502]})")));
-  EXPECT_EQ(at(pod, "/spec/containers/0/securityContext"),
+  EXPECT_EQ(at(pod, "/spec/containers/1/securityContext"),
             json::value(object_of(
                 R"({"capabilities": {"drop": ["ALL"]}, "allowPrivilegeEscalation": false})")));
-  EXPECT_EQ(at(pod, "/spec/initContainers/1/securityContext"),
+  EXPECT_EQ(at(pod, "/spec/initContainers/0/securityContext"),
             json::value(object_of(
                 R"({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}})")));
   one.identity->fs_group = 500;
@@ -182,9 +188,9 @@ TEST(PodManifest, LeavesAPrivilegedContainerAsTheAdministratorPermits) {
       R"({"spec": {"initContainers": [{"name": "a", "securityContext": {"privileged": true}},
                    {"name": "b", "securityContext": {"capabilities": {"drop": []}}}]}})");
   const json::value pod = pod_of(one, some);
-  EXPECT_EQ(at(pod, "/spec/initContainers/1/securityContext"),
+  EXPECT_EQ(at(pod, "/spec/initContainers/0/securityContext"),
             json::value(object_of(R"({"privileged": true})")));
-  EXPECT_EQ(at(pod, "/spec/initContainers/2/securityContext/capabilities/drop/0"), "ALL");
+  EXPECT_EQ(at(pod, "/spec/initContainers/1/securityContext/capabilities/drop/0"), "ALL");
 }
 
 TEST(PodManifest, LaysTheAdministratorsConfigBelowTheTasks) {
@@ -199,8 +205,8 @@ TEST(PodManifest, LaysTheAdministratorsConfigBelowTheTasks) {
   EXPECT_EQ(at(pod, "/spec/runtimeClassName"), "b");
   EXPECT_EQ(at(pod, "/spec/schedulerName"), "s");
   EXPECT_EQ(variable(pod, "X"), "2");
-  EXPECT_EQ(at(pod, "/spec/containers/0/name"), "rank");
-  EXPECT_EQ(at(pod, "/spec/containers/0/securityContext/capabilities/add/0"), "IPC_LOCK");
+  EXPECT_EQ(at(pod, "/spec/containers/1/name"), "rank");
+  EXPECT_EQ(at(pod, "/spec/containers/1/securityContext/capabilities/add/0"), "IPC_LOCK");
   EXPECT_EQ(at(pod, "/metadata/labels/team"), "vision");
   EXPECT_EQ(at(item(at(pod, "/spec/volumes"), "name", "dshm"), "/emptyDir"),
             json::value(object_of(R"({"medium": "Memory", "sizeLimit": "64Gi"})")));
@@ -255,16 +261,16 @@ TEST(PodManifest, HasRdmaForTheBestNetwork) {
                            "train/rail0,train/rail1",
                            true,
                            {{"NCCL_IB_HCA", "^mlx5_bond"}, {"NCCL_SOCKET_IFNAME", "eth1"}}};
-  EXPECT_TRUE(at(pod_of(request(), some), "/spec/containers/0/securityContext").is_null());
+  EXPECT_TRUE(at(pod_of(request(), some), "/spec/containers/1/securityContext").is_null());
   PodRequest one = request();
   one.best_network = true;
   one.env = {{"NCCL_CROSS_NIC", "1"}};
   const json::value pod = pod_of(one, some);
-  EXPECT_EQ(at(pod, "/spec/containers/0/resources/limits/rdma~1hca_shared_devices_a"), "1");
-  EXPECT_EQ(at(pod, "/spec/containers/0/resources/requests/rdma~1hca_shared_devices_a"), "1");
+  EXPECT_EQ(at(pod, "/spec/containers/1/resources/limits/rdma~1hca_shared_devices_a"), "1");
+  EXPECT_EQ(at(pod, "/spec/containers/1/resources/requests/rdma~1hca_shared_devices_a"), "1");
   EXPECT_EQ(at(pod, "/metadata/annotations/k8s.v1.cni.cncf.io~1networks"),
             "train/rail0,train/rail1");
-  EXPECT_EQ(at(pod, "/spec/containers/0/securityContext/capabilities"),
+  EXPECT_EQ(at(pod, "/spec/containers/1/securityContext/capabilities"),
             json::value(object_of(R"({"add": ["IPC_LOCK"]})")));
   EXPECT_EQ(variable(pod, "NCCL_IB_HCA"), "^mlx5_bond");
   EXPECT_EQ(variable(pod, "NCCL_SOCKET_IFNAME"), "eth1");  // the site's own before the default
@@ -286,11 +292,11 @@ TEST(PodManifest, KeepsSecretsOutOfThePod) {
   }
   EXPECT_EQ(at(pod, "/spec/imagePullSecrets/0/name"), "quad-1a2b3c4d-j17-e2-pull");
   EXPECT_EQ(
-      item(at(pod, "/spec/containers/0/volumeMounts"), "name", "quad-files"),
+      item(at(pod, "/spec/containers/1/volumeMounts"), "name", "quad-files"),
       json::value(object_of(
           R"({"name": "quad-files", "mountPath": "/etc/hf/token", "subPath": "file-0", "readOnly": true})")));
   // The start files reach the installer alone.
-  EXPECT_TRUE(item(at(pod, "/spec/containers/0/volumeMounts"), "name", "quad-start").is_null());
+  EXPECT_TRUE(item(at(pod, "/spec/containers/1/volumeMounts"), "name", "quad-start").is_null());
 }
 
 TEST(PodWarnings, TellWhatTheClusterLacks) {
@@ -308,7 +314,7 @@ TEST(PodManifest, AsksForDevicesByTheirNames) {
   one.amount.gpus = 0;
   one.amount.devices = {{"nvidia.com/mig-1g.5gb", 2}};
   const json::value pod = pod_of(one, settings());
-  EXPECT_EQ(at(pod, "/spec/containers/0/resources/limits/nvidia.com~1mig-1g.5gb"), "2");
+  EXPECT_EQ(at(pod, "/spec/containers/1/resources/limits/nvidia.com~1mig-1g.5gb"), "2");
   EXPECT_EQ(at(pod, "/spec/tolerations/2/key"), "nvidia.com/gpu") << "it has a part of a GPU";
   EXPECT_TRUE(variable(pod, "NVIDIA_VISIBLE_DEVICES").is_null()) << "the device plugin says it";
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "engine/kubernetes/views/pod_config.h"
 #include "engine/kubernetes/views/pod_names.h"
 #include "engine/kubernetes/views/quantity.h"
 
@@ -172,13 +173,24 @@ void read_spec(const json::object& spec, const std::vector<std::string>& gpu_res
   pod.node = get_string(spec, "nodeName");
   pod.wanted_node = pinned_node(spec);
   put_requests(spec, gpu_resources, pod);
+  const json::object* rank = nullptr;
   const json::array* containers = get_array(spec, "containers");
-  const json::object* first =
-      containers != nullptr && !containers->empty() ? (*containers)[0].if_object() : nullptr;
-  const json::object* resources = first ? get_object(*first, "resources") : nullptr;
+  for (std::size_t i = 0; containers != nullptr && i < containers->size(); ++i) {
+    const json::object* one = (*containers)[i].if_object();
+    if (one != nullptr && get_string(*one, "name") == kRankContainer) {
+      rank = one;
+    }
+  }
+  const json::object* resources = rank ? get_object(*rank, "resources") : nullptr;
   if (const json::object* limits = resources ? get_object(*resources, "limits") : nullptr) {
     pod.memory_limit = units_of(*limits, "memory");
   }
+}
+
+const ContainerView* named(const std::vector<ContainerView>& all, std::string_view name) {
+  const auto found = std::find_if(all.begin(), all.end(),
+                                  [&](const ContainerView& one) { return one.name == name; });
+  return found == all.end() ? nullptr : &*found;
 }
 
 }  // namespace
@@ -189,8 +201,13 @@ const Condition* PodView::condition(std::string_view type) const {
   return found == conditions.end() ? nullptr : &*found;
 }
 
-const ContainerView* PodView::main() const {
-  return containers.empty() ? nullptr : &containers.front();
+const ContainerView* PodView::rank_container() const {
+  return named(containers, kRankContainer);
+}
+
+const ContainerView* PodView::installer() const {
+  const ContainerView* beside = named(containers, kInstallContainer);
+  return beside != nullptr ? beside : named(init_containers, kInstallContainer);
 }
 
 bool PodView::finished() const {
@@ -225,19 +242,6 @@ Result<PodView> read_pod(const json::object& object, std::string_view server,
     pod.conditions = read_conditions(*status);
     pod.init_containers = read_containers(*status, "initContainerStatuses");
     pod.containers = read_containers(*status, "containerStatuses");
-    // The API server keeps the spec's order of init containers, and sorts the others by name: the
-    // rank's is found by the spec's first.
-    if (const json::object* spec = get_object(object, "spec")) {
-      const json::array* list = get_array(*spec, "containers");
-      const json::object* first =
-          list != nullptr && !list->empty() ? (*list)[0].if_object() : nullptr;
-      const std::string_view name = first ? get_string(*first, "name") : std::string_view();
-      const auto there = std::find_if(pod.containers.begin(), pod.containers.end(),
-                                      [&](const ContainerView& one) { return one.name == name; });
-      if (there != pod.containers.end()) {
-        std::rotate(pod.containers.begin(), there, there + 1);
-      }
-    }
   }
   return pod;
 }

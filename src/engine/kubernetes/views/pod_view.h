@@ -48,7 +48,7 @@ struct PodView {
   std::string address;
   pool::Resources requests;                     ///< as kube-scheduler counts them
   std::map<std::string, std::int64_t> devices;  ///< other devices that it asks for
-  std::int64_t memory_limit = 0;                ///< of its main container; 0: none
+  std::int64_t memory_limit = 0;                ///< of its rank's container; 0: none
   std::int64_t grace_seconds = 0;               ///< that its kubelet gives it to end
   std::vector<Condition> conditions;
   std::vector<ContainerView> init_containers;
@@ -58,8 +58,10 @@ struct PodView {
   std::optional<WallTime> deleted;  ///< when it should be gone, once somebody has deleted it
 
   [[nodiscard]] const Condition* condition(std::string_view type) const;
-  /// The container that runs the rank: the first.
-  [[nodiscard]] const ContainerView* main() const;
+  /// The container that runs the rank, and the one that brings its runner, which is an init
+  /// container or stands beside it. Null if nothing is told of it.
+  [[nodiscard]] const ContainerView* rank_container() const;
+  [[nodiscard]] const ContainerView* installer() const;
   /// Whether it has ended for good: nothing of it runs, and it uses nothing.
   [[nodiscard]] bool finished() const;
 };

@@ -52,10 +52,12 @@ TEST(PodView, TellsWhoseAPodIsAndWhatItDoes) {
   EXPECT_EQ(pod.memory_limit, 64LL << 30U);
   EXPECT_EQ(pod.started, *parse_rfc3339("2026-11-25T10:00:01Z"));
   EXPECT_EQ(pod.deleted, std::nullopt);
-  ASSERT_NE(pod.main(), nullptr);
-  EXPECT_EQ(pod.main()->name, "rank");  // though the kubelet sorts by name
-  EXPECT_EQ(pod.main()->state, ContainerView::State::kRunning);
-  EXPECT_EQ(pod.main()->unhealthy_devices, (std::vector<std::string>{"GPU-2"}));
+  ASSERT_NE(pod.rank_container(), nullptr);
+  EXPECT_EQ(pod.rank_container()->name, "rank");  // though the kubelet sorts by name
+  EXPECT_EQ(pod.rank_container()->state, ContainerView::State::kRunning);
+  EXPECT_EQ(pod.rank_container()->unhealthy_devices, (std::vector<std::string>{"GPU-2"}));
+  ASSERT_NE(pod.installer(), nullptr);
+  EXPECT_EQ(pod.installer()->image, "quad:1");
   ASSERT_EQ(pod.init_containers.size(), 1U);
   EXPECT_EQ(pod.init_containers[0].state, ContainerView::State::kTerminated);
   EXPECT_FALSE(pod.finished());
@@ -120,7 +122,7 @@ TEST(PodView, BearsJsonOfAnyForm) {
     "status": {"phase": 7, "conditions": [null], "containerStatuses": [{"state": []}], "startTime": "soon"}})"),
       "s");
   ASSERT_TRUE(pod.ok());
-  EXPECT_EQ(pod->main()->state, ContainerView::State::kUnknown);
+  EXPECT_EQ(pod->containers.at(0).state, ContainerView::State::kUnknown);
 }
 
 }  // namespace
