@@ -73,7 +73,9 @@ def follow(cluster, job, what, seconds, reached):
         view = JobView(cluster, job)
         if reached(view):
             return view
-        check(not view.is_over, f"The job ended as {view.status} before this: {what}.")
+        if view.is_over:
+            last = "\n".join(cluster.quad("logs", job, "--no-follow").splitlines()[-10:])
+            raise DemoFailed(f"The job ended as {view.status} before this: {what}. Its last output:\n{last}")
         return None
 
     return wait_for(what, seconds, probe)
