@@ -16,7 +16,6 @@ import sys
 import tempfile
 import threading
 import time
-from pathlib import Path
 
 import harness
 
@@ -26,7 +25,6 @@ import kubetest  # noqa: E402
 import quadtest  # noqa: E402
 from api import Api, ApiError  # noqa: E402,F401
 
-ACCOUNT = "quad-bench"
 # kwok's nodes take only pods that say that they need no process.
 TOLERATION = {"key": "kwok.x-k8s.io/node", "operator": "Exists", "effect": "NoSchedule"}
 WRITES = ("create", "update", "patch", "delete", "deletecollection")
@@ -48,31 +46,14 @@ def testbed(nodes=0, **options):
 
 @contextlib.contextmanager
 def server(bed, **more):
-    """A kubetest.Server as a service account, so that the API server's audit log has each of its requests."""
+    """A kubetest.Server; kwok's nodes are tolerated."""
     with tempfile.TemporaryDirectory(prefix="quad-bench-", ignore_cleanup_errors=True) as folder:
-        engine = {"kubeconfig": str(_account(bed)), "tolerations": [TOLERATION], **more}
-        one = kubetest.Server(bed, engine=engine, folder=folder)
+        one = kubetest.Server(bed, {"tolerations": [TOLERATION], **more}, folder=folder)
         try:
             yield one.start()
         finally:
             one.close()
             bed.call("kubectl", "delete", "configmaps,secrets,pods", "-l", "quad.io/server", "--now", "--wait=false", check=False)
-
-
-def _account(bed):
-    """A kubeconfig of a service account that may do everything."""
-    path = bed.folder / f"{ACCOUNT}.kubeconfig"
-    if not path.exists():
-        bed.call("kubectl", "create", "serviceaccount", ACCOUNT)
-        bed.call(
-            "kubectl", "create", "clusterrolebinding", ACCOUNT, "--clusterrole=cluster-admin", f"--serviceaccount=default:{ACCOUNT}"
-        )
-        config = json.loads(Path(bed.kubeconfig).read_text())
-        token = bed.call("kubectl", "create", "token", ACCOUNT, "--duration=24h").strip()
-        config["users"][0]["user"] = {"token": token}
-        path.write_text(json.dumps(config))
-        path.chmod(0o600)
-    return path
 
 
 def api(bed):
@@ -87,21 +68,13 @@ def _port(bed):
 class Requests:
     """What the server asked of the API server since this was made, by the audit log."""
 
-    def __init__(self, bed):
-        self.path = bed.folder / "log" / "audit.log"
-        self.begin = self.path.stat().st_size
+    def __init__(self, server):
+        self.account = server.account
+        self.begin = server.testbed.audit_log.stat().st_size
 
     def all(self):
         """[(verb, resource)], of answered requests."""
-        with open(self.path, "rb") as log:
-            log.seek(self.begin)
-            entries = [json.loads(line) for line in log if line.endswith(b"\n")]
-        return [
-            (one["verb"], one.get("objectRef", {}).get("resource", ""))
-            for one in entries
-            if one["user"]["username"] == f"system:serviceaccount:default:{ACCOUNT}"
-            and one["stage"] == "ResponseComplete"
-        ]  # fmt: skip
+        return [(one["verb"], one.get("objectRef", {}).get("resource", "")) for one in self.account.requests(self.begin)]
 
 
 class RunningPods:

@@ -27,7 +27,7 @@ def bare(bed, count):
 
 def jobs(bed, server, round):
     """Seconds until all jobs have SUCCEEDED, and what was asked of the API server meanwhile and after."""
-    requests = kubebench.Requests(bed)
+    requests = kubebench.Requests(server)
     began = time.perf_counter()
     kubebench.submit(server, [kubebench.task("one") for _ in range(JOBS)])
     took = kubebench.wait_for_jobs(server, JOBS * round, "SUCCEEDED", 300) - began

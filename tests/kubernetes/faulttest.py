@@ -74,17 +74,13 @@ def task(name, ranks=1, tick=0.5, **more):
 class Server(kubetest.Server):
     """A server that reaches the API server by the address that only the nodes use beside it, so it alone can be cut off."""
 
-    def __init__(self, testbed, **engine):
-        super().__init__(testbed)
-        config = self.folder / "config.yaml"
-        text = config.read_text()
+    def __init__(self, testbed, engine):
+        super().__init__(testbed, engine)
+        self.api_port = port_of(testbed)
         kubeconfig = self.folder / "kubeconfig"
-        told = open(testbed.kubeconfig).read()
-        self.api_port = int(re.search(r"https://127\.0\.0\.1:(\d+)", told)[1])
-        kubeconfig.write_text(told.replace("127.0.0.1", kubetest.ADDRESS))
-        text = text.replace(str(testbed.kubeconfig), str(kubeconfig))
-        more = "".join(f"    {key}: {json.dumps(value)}\n" for key, value in engine.items())
-        config.write_text(text + more)
+        kubeconfig.write_text(self.account.kubeconfig.read_text().replace("127.0.0.1", kubetest.ADDRESS))
+        config = self.folder / "config.yaml"
+        config.write_text(config.read_text().replace(str(self.account.kubeconfig), str(kubeconfig)))
 
     def cut_off_api_server(self):
         """Packets between it and the API server are lost, until the with-block ends."""
@@ -152,12 +148,12 @@ def port_of(testbed):
 
 
 class TestCase(kubetest.TestCase):
+    server_class = Server
+
     def server(self, **engine):
-        one = Server(self.testbed, **engine)
+        one = super().server(**engine)
         self.witness = one.folder.name
-        self.addCleanup(self.remove_all)
-        self.addCleanup(one.close)
-        return one.start()
+        return one
 
     def api(self):
         return api.Api(port_of(self.testbed), self.testbed.folder / "pki")

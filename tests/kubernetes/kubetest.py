@@ -22,8 +22,10 @@ import quadtest  # noqa: E402
 
 PROGRAM = HERE / "testbed" / "testbed"
 IMAGE = HERE.parents[1] / "tools" / "image"
+CHART = HERE.parents[1] / "deploy" / "helm" / "quad"
 ADDRESS = "10.99.0.1"  # of the control plane's network, which pods reach
 PORT = 8443
+SERVERS = "quad-servers"  # the namespace of the servers' service accounts, as if they ran there
 
 CONFIG = """
 listen: {address}
@@ -103,6 +105,11 @@ class Testbed:
         self.call("image", "load", str(self.bash_image()))
         self.load_python_image()
 
+    @property
+    def audit_log(self):
+        """Each request of a service account that is not the cluster's own, as a line of JSON."""
+        return self.folder / "log" / "audit.log"
+
     @classmethod
     def shared(cls, folder):
         """The one that is up in this folder."""
@@ -122,6 +129,10 @@ class Testbed:
     def get(self, *what):
         """The items of `kubectl get WHAT -o json`."""
         return json.loads(self.call("kubectl", "get", *what, "-o", "json"))["items"]
+
+    def account(self, namespace="default", taints=False):
+        """A service account with what the chart gives a server whose jobs run in this namespace, and nothing else."""
+        return Account(self, namespace, taints)
 
     def mend(self):
         """After tests that may have failed in the middle of a fault: everything runs again, for those that come next."""
@@ -177,23 +188,64 @@ class Testbed:
         return root.with_suffix(".tar")
 
 
+class Account:
+    """A service account and its roles, made by the chart's own templates in a cluster where Quad is not installed."""
+
+    def __init__(self, testbed, namespace, taints):
+        """With `taints`, it may also write the taint of a dead node (docs/kubernetes.md, "What the server may do")."""
+        self._testbed = testbed
+        release = f"{namespace}-taints" if taints else namespace
+        self.name = f"{release}-quad"
+        self.user = f"system:serviceaccount:{SERVERS}:{self.name}"
+        self.kubeconfig = testbed.folder / f"{self.name}.kubeconfig"
+        values = {
+            "image": {"repository": "quad.test/quad"},
+            "jobs": {"namespace": namespace},
+            "config": {"kubernetes": {"out_of_service_taint": taints}},
+        }
+        files = ["serviceaccount", "rbac", *(["taint-policy"] if taints else [])]
+        command = ["template", release, str(CHART), "--namespace", SERVERS, "--kube-version", "1.34", "--values"]
+        command += [self._write("values", values), *(word for one in files for word in ("--show-only", f"templates/{one}.yaml"))]
+        objects = [one for one in yaml.safe_load_all(testbed.call("helm", *command)) if one]
+        objects.insert(0, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SERVERS}})
+        testbed.call("kubectl", "apply", "-f", self._write("objects", {"apiVersion": "v1", "kind": "List", "items": objects}))
+        token = testbed.call("kubectl", "create", "token", self.name, "--namespace", SERVERS, "--duration=24h").strip()
+        config = json.loads(Path(testbed.kubeconfig).read_text())
+        config["users"][0]["user"] = {"token": token}
+        self._write("kubeconfig", config)
+
+    def _write(self, what, value):
+        """As JSON, which is YAML too; returns the path."""
+        file = self._testbed.folder / f"{self.name}.{what}"
+        file.touch(mode=0o600)
+        file.write_text(json.dumps(value))
+        return str(file)
+
+    def requests(self, since=0):
+        """What it asked of the API server, each as the audit log tells it, from that many bytes of the log on."""
+        with open(self._testbed.audit_log, "rb") as log:
+            log.seek(since)
+            told = [json.loads(line) for line in log if line.endswith(b"\n")]
+        return [one for one in told if one["user"]["username"] == self.user and one["stage"] == "ResponseComplete"]
+
+
 class Server(quadtest.Server):
-    """`quad serve` on a testbed's cluster."""
+    """`quad serve` on a testbed's cluster, with the rights that the chart gives."""
 
     def __init__(self, testbed, engine=None, **more):
         """`engine` has keys of the engine's configuration that go before those of CONFIG."""
         super().__init__(nodes=0, gpus="", **more)
         self.testbed = testbed
+        engine = engine or {}
+        self.account = testbed.account(engine.get("namespace", "default"), engine.get("out_of_service_taint", False))
+        self._began = testbed.audit_log.stat().st_size
         self.prefix = [str(PROGRAM), "--dir", str(testbed.folder), "exec"]
         self.port = None
         self.folder.chmod(0o755)
         config = self.folder / "config.yaml"
-        text = CONFIG.format(address=ADDRESS, port=PORT, kubeconfig=testbed.kubeconfig)
-        if engine:
-            told = yaml.safe_load(text)
-            told["engines"]["kubernetes"] |= engine
-            text = json.dumps(told)  # which is YAML too
-        config.write_text(text)
+        told = yaml.safe_load(CONFIG.format(address=ADDRESS, port=PORT, kubeconfig=self.account.kubeconfig))
+        told["engines"]["kubernetes"] |= engine
+        config.write_text(json.dumps(told))  # which is YAML too
         config.chmod(0o644)
         self.options = ["--config", str(config)]
         subprocess.run(
@@ -207,13 +259,18 @@ class Server(quadtest.Server):
         quadtest.wait_until(lambda: self.json("node", "list")["nodes"], 60, "the cluster's nodes are known")
         return self
 
+    def requests(self):
+        """What it asked of the API server, each as the audit log tells it."""
+        return self.account.requests(self._began)
+
 
 class TestCase(unittest.TestCase):
     """One testbed for all tests of a class; a server for each test."""
 
     nodes = SHARED["nodes"]
     options = SHARED["options"]
-    engine = None
+    engine = {}
+    server_class = Server
     alone = False  # on a cluster of its own, whatever it needs: it changes what others would see
 
     @classmethod
@@ -230,11 +287,18 @@ class TestCase(unittest.TestCase):
             cls.testbed = Testbed(cls.nodes, **cls.options)
             cls.addClassCleanup(cls.testbed.down)
 
-    def server(self):
-        one = Server(self.testbed, self.engine)
+    def server(self, **engine):
+        """`engine` has keys of the engine's configuration that go before those of the class."""
+        one = self.server_class(self.testbed, self.engine | engine)
         self.addCleanup(self.remove_all)
+        self.addCleanup(self.expect_rights_suffice, one)
         self.addCleanup(one.close)
         return one.start()
+
+    def expect_rights_suffice(self, server):
+        """It asked for nothing that the chart gives it no right to."""
+        refused = [one for one in server.requests() if one.get("annotations", {}).get("authorization.k8s.io/decision") != "allow"]
+        self.assertFalse(refused, "not allowed to the chart's service account")
 
     def remove_all(self):
         """Whatever a test that failed has left: all of it belongs to the server's ConfigMap."""

@@ -18,7 +18,7 @@ class Runs(test_corpus.TestCase):
     options = {"gpus": GPUS_OF_NODES}
 
     def test_forty_of_them_run(self):
-        server = self.start()
+        server = self.server()
         self.wait_for_nodes(server, self.nodes)
         by_model = collections.defaultdict(list)
         for path, documents in portable_files():

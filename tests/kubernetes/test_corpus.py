@@ -78,12 +78,6 @@ class TestCase(kubetest.TestCase):
             raise unittest.SkipTest(f"no corpus at {CORPUS}")
         super().setUpClass()
 
-    def start(self, **engine):
-        server = kubetest.Server(self.testbed, engine)
-        self.addCleanup(self.remove_all)
-        self.addCleanup(server.close)
-        return server.start()
-
     def wait_for_nodes(self, server, count):
         def ready():
             nodes = server.json("node", "list")["nodes"]
@@ -131,7 +125,7 @@ class Manifests(TestCase):
         models = sorted({spelled(model) for _, documents in files for model in models_of(documents)})
         cluster = self.api()
         self.add_big_nodes(cluster, models)
-        server = self.start(tolerations=[{"key": "kwok.x-k8s.io/node", "operator": "Exists"}])
+        server = self.server(tolerations=[{"key": "kwok.x-k8s.io/node", "operator": "Exists"}])
         self.wait_for_nodes(server, 2 * len(models))
         quad = quadapi.Local(server)
         refused, kinds, taken = {}, collections.Counter(), 0
