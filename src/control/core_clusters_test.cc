@@ -286,6 +286,17 @@ TEST_F(CoreClusters, JobsThatDoNotNameItStayOffIt) {
   EXPECT_EQ(job(5)->status, job::Status::kPending);
 }
 
+TEST_F(CoreClusters, ANodeIsSuspectWhenItsRunnersFallSilentNotBeforeTheyHaveSpoken) {
+  const auto health = [this] { return core_->snapshot()->pool.find(NodeId("n1"))->health; };
+  ASSERT_TRUE(launch(1, 8).ok());
+  ASSERT_THAT(told, Contains("start 1-1-0"));
+  pass(60);
+  EXPECT_EQ(health(), pool::NodeHealth::kReady) << "its image may take long to fetch";
+  come_up(1, 1);
+  pass(10);
+  EXPECT_EQ(health(), pool::NodeHealth::kSuspect);
+}
+
 TEST_F(CoreClusters, ALostNodeBringsTheClusterBackAndItsTaskOntoIt) {
   ASSERT_TRUE(launch(1, 8).ok());
   come_up(1, 1);

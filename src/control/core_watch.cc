@@ -67,9 +67,13 @@ void Core::watch_nodes(Now now) {
     const Millis engine_silence = now.mono - silence.engine_seen;
     const bool engine_silent = engine_silence > suspect_after;
     // The runners' channel is as fresh as the last word of any of them; without a runner there is
-    // no such channel.
+    // no such channel, and who has not said hello yet, as while its image is fetched, is none.
     std::optional<Millis> runner_silence;
     for (const auto& [key, holding] : node->holdings) {
+      const job::RankRecord* rank = find_rank(key);
+      if (rank == nullptr || rank->nonce.empty()) {
+        continue;
+      }
       if (const auto live = live_.find(key)) {
         const Millis silent = now.mono - live->heard;
         runner_silence = runner_silence ? std::min(*runner_silence, silent) : silent;

@@ -213,6 +213,9 @@ void KubernetesEngine::watch_the_watchers() {
       trouble = state.trouble.empty() ? "the API server has not answered yet" : state.trouble;
     }
   }
+  while (trouble.ends_with('.')) {
+    trouble.pop_back();  // it becomes part of a sentence
+  }
   if (trouble.empty()) {
     unsynced_since_.reset();
   } else if (!unsynced_since_) {

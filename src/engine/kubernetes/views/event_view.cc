@@ -423,7 +423,9 @@ Refusal read_refusal(const json::object& status) {
   if (has(message, "is being terminated")) {
     return passing("the namespace is being deleted");
   }
-  if (has(message, "cannot create resource")) {
+  // 'services "x" is forbidden: User "u" cannot patch resource "services" in API group …'
+  if (has(message, " is forbidden: User \"") && has(message, " resource \"") &&
+      has(message, "\" cannot ")) {
     return passing(fmt::format("Quad's account lacks a permission: {}", shortened(message)));
   }
   if (reason == "Invalid") {
