@@ -1,6 +1,7 @@
 """Forty of SkyPilot's own task files run on Kubernetes, with a probe in the place of what they would do (test_corpus.py)."""
 
 import collections
+import json
 import unittest
 
 import quadtest
@@ -9,6 +10,10 @@ from test_corpus import GPUS_OF_NODES, models_of, portable_files, spelled
 
 TIMEOUT_SECONDS = 400
 RUNS = 40
+HOME = {
+    "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "quad-home"},
+    "spec": {"accessModes": ["ReadWriteMany"], "storageClassName": "shared", "resources": {"requests": {"storage": "1Gi"}}},
+}  # fmt: skip
 
 
 class Runs(test_corpus.TestCase):
@@ -18,6 +23,9 @@ class Runs(test_corpus.TestCase):
     options = {"gpus": GPUS_OF_NODES}
 
     def test_forty_of_them_run(self):
+        file = self.testbed.folder / "home.json"
+        file.write_text(json.dumps(HOME))
+        self.testbed.call("kubectl", "apply", "-f", str(file))
         server = self.server()
         self.wait_for_nodes(server, self.nodes)
         by_model = collections.defaultdict(list)

@@ -23,6 +23,7 @@ def claim(mode, storage_class):
 
 class Check(kubetest.TestCase):
     engine = {"namespace": SPACE, "hot_tier": {"pvc": "quad-home"}, "image_pull_secrets": ["registry"]}
+    asks_in_vain = {"storageclasses"}
 
     def kubectl(self, *words):
         return self.testbed.call("kubectl", *words)
@@ -53,13 +54,28 @@ class Check(kubetest.TestCase):
 
         return quadtest.wait_until(told, 30, f"{topic} is {level}: {words}", every=0.5)
 
+    def asking_with(self, kubeconfig, namespace):
+        """The flags to ask with these rights, before there is a server."""
+        config = self.testbed.folder / f"{namespace}.yaml"
+        config.write_text(json.dumps({
+            "engines": {"there": {"kubeconfig": str(kubeconfig), "namespace": namespace, "image": "quad.test/runner:1",
+                                  "server_url": "https://10.99.0.1:8443"}},
+            "jobs": {"defaults": {"image": "quad.test/bash:1"}},
+        }))  # fmt: skip
+        return "--config", str(config)
+
     def test_what_is_taken_away_is_missing(self):
-        server = self.server()
         self.addCleanup(self.kubectl, "delete", "namespace", SPACE, "--ignore-not-found", "--wait=false")
-        with self.subTest("the namespace"):
-            line = self.expect(server, "pods", "missing", SPACE, "not found")
+        with self.subTest("the namespace, as an administrator asks"):
+            asks = quadtest.Server()
+            flags = self.asking_with(self.testbed.kubeconfig, SPACE)
+            line = self.expect(asks, "pods", "missing", SPACE, "not found", flags=flags)
             self.assertIn(f"kubectl create namespace {SPACE}", line["fix"])
             self.kubectl("create", "namespace", SPACE)
+            self.expect(asks, "pods", "ok", flags=flags)
+        server = self.server()
+        with self.subTest("the rights of the chart are all that is needed"):
+            self.expect(server, "permissions", "ok")
             self.expect(server, "pods", "ok")
         with self.subTest("the claim of the hot tier"):
             self.expect(server, "hot tier", "missing", "no claim 'quad-home'")
@@ -77,8 +93,10 @@ class Check(kubetest.TestCase):
             ok, lines = self.check(server)
             self.assertTrue(ok, lines)
             said = {(line["topic"], line["level"]) for line in lines}
-            for topic in ("API server", "permissions", "server", "nodes", "GPUs", "pods", "GPU pods", "storage", "images"):
+            for topic in ("API server", "permissions", "server", "nodes", "GPUs", "pods", "GPU pods", "images"):
                 self.assertIn((topic, "ok"), said, lines)
+            self.assertIn(("storage", "unknown"), said, lines)
+            self.expect(asks, "storage", "ok", flags=flags)
             print(server.ok("check"))
         with self.subTest("PodSecurity"):
             label = ("label", "--overwrite", "namespace", SPACE)
@@ -119,13 +137,7 @@ class Check(kubetest.TestCase):
         kubeconfig["users"][0]["user"] = {"token": self.kubectl("-n", "quad", "create", "token", "quad").strip()}
         file = server.folder / "kubeconfig"
         file.write_text(yaml.safe_dump(kubeconfig))
-        config = server.folder / "checked.yaml"
-        config.write_text(json.dumps({
-            "engines": {"there": {"kubeconfig": str(file), "namespace": "rights", "image": "quad.test/runner:1",
-                                  "server_url": "https://10.99.0.1:8443"}},
-            "jobs": {"defaults": {"image": "quad.test/bash:1"}},
-        }))  # fmt: skip
-        flags = ("--config", str(config))
+        flags = self.asking_with(file, "rights")
 
         ok, lines = self.check(server, *flags)
         self.assertFalse(ok)

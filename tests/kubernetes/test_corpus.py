@@ -71,6 +71,8 @@ def spelled(model):
 
 class TestCase(kubetest.TestCase):
     alone = True
+    engine = {"hot_tier": {"pvc": "quad-home", "mount": "/home"}}
+    pod_security = "baseline"
 
     @classmethod
     def setUpClass(cls):

@@ -12,6 +12,8 @@ TIMEOUT_SECONDS = 300
 
 class Sessions(kubetest.TestCase):
     nodes = 2
+    engine = {"hot_tier": None}
+    pod_security = "baseline"
 
     def test_exec_cp_shell_and_the_launch_agent_in_pods(self):
         server = self.server()

@@ -50,6 +50,8 @@ def task(name, run=WAIT, **more):
 class Verdicts(kubetest.TestCase):
     nodes = 2
     options = {}
+    engine = {"hot_tier": None}
+    pod_security = "baseline"
 
     def setUp(self):
         self.one = self.server()
