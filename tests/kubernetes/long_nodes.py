@@ -8,6 +8,8 @@ import faulttest
 import quadtest
 
 TIMEOUT_SECONDS = 3600
+SHUT_DOWN = "node.cloudprovider.kubernetes.io/shutdown"
+OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
 ZOMBIE_SECONDS = 15  # in which a rank that was given up dies once its node goes on: a second, and a busy machine's delays
 
 
@@ -151,6 +153,33 @@ class Nodes(faulttest.TestCase):
         self.end(server, job)
         self.testbed.call("node", "on", node)
         self.all_well(server)
+        self.expect_invariants(server, job)
+
+    def test_a_node_that_its_provider_says_is_dead(self):
+        """Nobody waits for it, and the cluster is told to let go of it, by the one taint that the server may write."""
+        server = self.server(out_of_service_taint=True)
+        job, node = self.launch_on_two_nodes(server)
+        self.wait_for_checkpoint(server, job)
+
+        def marks():
+            (found,) = [one for one in self.testbed.get("nodes") if one["metadata"]["name"] == node]
+            return {one["key"]: one.get("value") for one in found["spec"].get("taints", [])}
+
+        self.testbed.call("node", "off", node)
+        self.addCleanup(self.testbed.call, "node", "on", node, check=False)
+        self.addCleanup(self.testbed.call, "kubectl", "taint", "node", node, f"{SHUT_DOWN}-", check=False)
+        self.testbed.call("kubectl", "taint", "node", node, f"{SHUT_DOWN}:NoSchedule")
+        self.expect_recovered_without(server, job, node)
+        self.assertIn("its provider says that it is shut down", server.ok("story", job))
+        quadtest.wait_until(lambda: marks().get(OUT_OF_SERVICE) == "quad", 60, "the node is tainted", every=0.5)
+        gone = ("pods", "-l", f"quad.io/job={job},quad.io/epoch=1")
+        quadtest.wait_until(lambda: not self.testbed.get(*gone), 90, "the cluster has let go of the dead node's pod", every=0.5)
+        self.testbed.call("node", "on", node)
+        self.testbed.call("kubectl", "taint", "node", node, f"{SHUT_DOWN}-")
+        self.all_well(server)
+        quadtest.wait_until(lambda: OUT_OF_SERVICE not in marks(), 60, "the taint is taken off again", every=0.5)
+        self.end(server, job)
+        self.expect_attempts(server, job, 2)
         self.expect_invariants(server, job)
 
     def test_a_node_that_dies_while_the_api_server_is_away(self):

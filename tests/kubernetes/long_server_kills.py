@@ -10,6 +10,7 @@ TIMEOUT_SECONDS = 1800
 
 class ServerKills(faulttest.TestCase):
     nodes = 3
+    options = {"gpus": 4}  # room for an attempt beside one whose end is not certain
 
     def test_after_the_secret(self):
         self.kill_amid_a_gang(pods=0)

@@ -261,8 +261,8 @@ class Chart(unittest.TestCase):
         self.assertTrue(pod["spec"]["containers"][0]["securityContext"]["readOnlyRootFilesystem"])
 
     def allowed(self, user, namespace):
-        """{resource or URL: verbs}, as the API server tells."""
-        out = self.kubectl("auth", "can-i", "--list", f"--as=system:serviceaccount:{user}", "-n", namespace)
+        """{resource or URL: verbs}, as the API server tells. `user` is kubectl's flag that says who asks."""
+        out = self.kubectl("auth", "can-i", "--list", user, "-n", namespace)
         found = {}
         for line in out.splitlines()[1:]:
             resource, urls, names, verbs = re.fullmatch(r"(\S*)\s+\[(.*?)\]\s+\[(.*?)\]\s+\[(.*?)\]", line).groups()
@@ -270,20 +270,29 @@ class Chart(unittest.TestCase):
         return found
 
     def test_the_service_account_may_do_what_is_documented(self):
-        documented = documented_permissions()
         places = {"the jobs' namespace", "kube-node-lease", "the whole cluster"}
-        self.assertEqual({where for where, *_ in documented}, places)
-        for release, jobs, conditions in (("quad", "jobs", {"", "out_of_service_taint"}), ("plain", "plain", {""})):
-            for namespace in (jobs, release, "kube-node-lease", "kube-system", "default"):
-                with self.subTest(release=release, namespace=namespace):
-                    here = {"the jobs' namespace": jobs, "kube-node-lease": "kube-node-lease", "the whole cluster": namespace}
-                    # What any service account may: ask about itself, and discover the API.
-                    expected = self.allowed(f"{release}:nobody", namespace)
-                    for where, condition, resource, verbs in documented:
-                        if here[where] == namespace and condition in conditions:
-                            expected.setdefault(resource, set()).update(verbs)
-                    name = "quad" if release == "quad" else "plain-quad"
-                    self.assertEqual(self.allowed(f"{release}:{name}", namespace), expected)
+        self.assertEqual({where for where, *_ in documented_permissions()}, places)
+        self.expect_documented("--as=system:serviceaccount:quad:quad", "jobs", "quad", taints=True)
+        self.expect_documented("--as=system:serviceaccount:plain:plain-quad", "plain", "plain")
+
+    def test_so_may_those_of_all_other_tests(self):
+        testbed = kubetest.Testbed.shared(self.folder / "testbed")
+        for taints in (False, True):
+            account = testbed.account("default", taints)
+            self.expect_documented(f"--kubeconfig={account.kubeconfig}", "default", kubetest.SERVERS, taints)
+
+    def expect_documented(self, user, jobs, servers, taints=False):
+        """That the account has the rights of docs/kubernetes.md, in the jobs' namespace, the server's own and others."""
+        conditions = {"", "out_of_service_taint"} if taints else {""}
+        for namespace in (jobs, servers, "kube-node-lease", "kube-system", "kube-public"):
+            with self.subTest(user=user, namespace=namespace):
+                here = {"the jobs' namespace": jobs, "kube-node-lease": "kube-node-lease", "the whole cluster": namespace}
+                # What any service account may: ask about itself, and discover the API.
+                expected = self.allowed("--as=system:serviceaccount:default:nobody", namespace)
+                for where, condition, resource, verbs in documented_permissions():
+                    if here[where] == namespace and condition in conditions:
+                        expected.setdefault(resource, set()).update(verbs)
+                self.assertEqual(self.allowed(user, namespace), expected)
 
     def test_of_a_node_it_may_change_the_one_taint_alone(self):
         manifest = {
