@@ -447,21 +447,27 @@ void Core::observe(const engine::EngineAway& away, Now now) {
   const bool was = away_.contains(away.engine);
   if (away.reason.empty()) {
     away_.erase(away.engine);
+    pool_changed_ = true;
   } else {
-    away_[away.engine] = away.reason;
+    const auto before = std::exchange(away_[away.engine], away);
+    pool_changed_ = true;
+    if (was && before.blind == away.blind) {
+      return;
+    }
   }
-  if (was == !away.reason.empty()) {
+  if (!was && away.reason.empty()) {
     return;
   }
   job::Event event;
   event.at = now.wall;
-  event.kind = was ? "engine.back" : "engine.away";
+  event.kind = away.reason.empty() ? "engine.back" : "engine.away";
   event.actor = "engine";
-  event.message = was ? fmt::format("The engine {} sees its nodes again.", away.engine)
-                      : fmt::format(
-                            "The engine {} does not see its nodes: {}. What runs there runs "
-                            "on; nothing new starts there.",
-                            away.engine, away.reason);
+  event.message =
+      away.reason.empty()
+          ? fmt::format("The engine {} sees its nodes again, and gives orders.", away.engine)
+          : fmt::format("The engine {} {}: {}. What runs there runs on; nothing new starts there.",
+                        away.engine, away.blind ? "does not see its nodes" : "gives no orders",
+                        away.reason);
   events_.push_back(std::move(event));
 }
 
@@ -629,6 +635,9 @@ void Core::publish_snapshot(Now now) {
   snapshot->pool = pool_;
   snapshot->queue = queue_;
   snapshot->breaker = held_by();
+  for (const auto& [engine, away] : away_) {
+    snapshot->away[engine] = away.reason;
+  }
   if (shown_clusters_ == nullptr) {
     shown_clusters_ = std::make_shared<const Clusters>(clusters_);
   }

@@ -69,6 +69,7 @@ struct Snapshot {
   std::shared_ptr<const plan::Queue>
       queue;            ///< who waits and why; at most 100 ms older than the rest
   std::string breaker;  ///< why nothing is started or killed; empty: all is well
+  std::map<std::string, std::string> away;  ///< engines that give no orders at the moment: why
   std::shared_ptr<const Clusters> clusters = std::make_shared<Clusters>();
 
   [[nodiscard]] std::shared_ptr<const job::Job> find(JobId id) const;
@@ -328,9 +329,9 @@ class Core {
   std::map<std::string, std::string> settings_;
   pool::Pool pool_;
   std::map<NodeId, Silence> silence_;
-  std::map<std::string, std::string> away_;        ///< engines that do not see their machines: why
-  std::set<JobId> live_jobs_;                      ///< those with a live attempt
-  std::map<std::string, std::set<JobId>> active_;  ///< by owner: those that have not ended
+  std::map<std::string, engine::EngineAway> away_;  ///< engines that are, by name
+  std::set<JobId> live_jobs_;                       ///< those with a live attempt
+  std::map<std::string, std::set<JobId>> active_;   ///< by owner: those that have not ended
   Clusters clusters_;
   std::map<JobId, int> sessions_;                         ///< by job, where there are any
   std::map<std::string, std::set<JobId>> cluster_tasks_;  ///< by cluster: those that have not ended

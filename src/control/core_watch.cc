@@ -17,6 +17,11 @@ namespace {
 constexpr Millis kOwnPause{3'000};
 constexpr Millis kBreakerWindow{60'000};
 
+std::string why_away(const engine::EngineAway& away) {
+  return fmt::format("its engine {}: {}", away.blind ? "does not see it" : "gives no orders",
+                     away.reason);
+}
+
 }  // namespace
 
 void Core::tick(Now now) {
@@ -92,7 +97,7 @@ void Core::watch_nodes(Now now) {
     const bool suspect = engine_silent || runners_silent || away != away_.end();
     if (suspect && node->health == pool::NodeHealth::kReady) {
       const std::string why =
-          away != away_.end() ? fmt::format("its engine does not see it: {}", away->second)
+          away != away_.end() ? why_away(away->second)
           : engine_silent
               ? fmt::format("the engine has not seen it for {}", format_duration(suspect_after))
               : fmt::format("its ranks' heartbeats have stopped for {}",
@@ -102,6 +107,10 @@ void Core::watch_nodes(Now now) {
       record_node_event(
           id, "node.suspect", "control",
           fmt::format("{} is suspect: {}; nothing new starts there.", id.value(), why), now);
+    } else if (away != away_.end() && node->health == pool::NodeHealth::kSuspect &&
+               node->reason != why_away(away->second)) {
+      pool_.set_health(id, pool::NodeHealth::kSuspect, why_away(away->second));
+      pool_changed_ = true;
     } else if (!suspect && node->health != pool::NodeHealth::kReady) {
       pool_.set_health(id, pool::NodeHealth::kReady, "");
       pool_changed_ = true;

@@ -100,10 +100,12 @@ struct Inventory {
   bool complete = true;
   std::optional<NodeId> node;  ///< only on this node; else on all
 };
-/// The engine does not see its machines at the moment, or (with an empty reason) sees them again.
+/// The engine does not see its machines at the moment, or sees them but may give no orders there,
+/// or (with an empty reason) all is well again.
 struct EngineAway {
   std::string engine;
   std::string reason;
+  bool blind = true;
 };
 
 using Observation = std::variant<NodeFound, NodeSeen, NodeDown, NodeBack, RunnerEnded, RankTaken,

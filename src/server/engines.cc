@@ -152,6 +152,8 @@ Result<kubernetes::KubernetesOptions> cluster_options(const config::Config& conf
   options.api.writes_per_second = cluster.write_rate;
   options.api.write_burst = cluster.write_burst;
   QUAD_ASSIGN(options.settings, pod_settings(config, cluster, context, options.access.name_space));
+  // Two engines in one namespace are two as well.
+  options.holder = context.holder.empty() ? "" : context.holder + "." + cluster.name;
   options.provision_timeout = cluster.provision_timeout;
   options.out_of_service_taint = cluster.out_of_service_taint;
   options.describe = [key = context.secret_key, body_of = context.body_of](

@@ -24,7 +24,9 @@ namespace quad::server {
 struct EngineContext {
   std::filesystem::path data_dir;  ///< absolute
   std::filesystem::path runner;
-  std::string hot;        ///< this machine's hot tier
+  std::string hot;  ///< this machine's hot tier
+  /// Of this server alone, also where others have the same records; empty where nothing is ordered.
+  std::string holder;
   std::string server_id;  ///< by which this server's objects are told from others' in a cluster
   std::string local_url;  ///< where runners of this machine find the server
   std::string url;        ///< where everybody else does

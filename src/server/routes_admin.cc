@@ -191,6 +191,9 @@ void add_admin_routes(App& app, net::Router& router) {
     json::object answer{{"status", "ok"}};
     if (const Status room = app.store->room(); !room.ok()) {
       answer["trouble"] = room.error().message;
+    } else if (const auto snapshot = app.control->snapshot(); !snapshot->away.empty()) {
+      const auto& [engine, why] = *snapshot->away.begin();
+      answer["trouble"] = fmt::format("Nothing new starts on {}: {}.", engine, why);
     }
     e.respond(json_answer(answer));
     co_return;

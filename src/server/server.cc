@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/post.hpp>
@@ -107,6 +108,22 @@ std::string own_host(const std::string& listen) {
     return listen == "::" ? "[::1]" : "127.0.0.1";
   }
   return listen.find(':') == std::string::npos ? listen : "[" + listen + "]";
+}
+
+/// This server, as no other is called that has the same records: a copied data directory is another
+/// folder, or on another machine. The same after a restart, as the directory's lock lets no two
+/// run.
+std::string this_server(const fs::path& data_dir) {
+  std::array<char, 256> host{};
+  ::gethostname(host.data(), host.size() - 1);
+  struct stat folder {};
+  (void)::stat(data_dir.c_str(), &folder);
+  const auto boot = read_file("/proc/sys/kernel/random/boot_id", 64);
+  const std::string name = std::string(host.data()).empty() ? "?" : host.data();
+  return fmt::format("{}_{}", name,
+                     sha256_hex(fmt::format("{} {} {}:{} {}", name, boot.ok() ? *boot : "",
+                                            folder.st_dev, folder.st_ino, data_dir.string()))
+                         .substr(0, 8));
 }
 
 /// Where runners find this server.
@@ -237,6 +254,7 @@ Status serve(const ServeOptions& options) {
   context.local_url = runners_url(config, listened, socket);
   context.url = app.url;
   context.server_id = sha256_hex("server " + attempt_key).substr(0, 8);
+  context.holder = this_server(app.data_dir);
   context.open_files = open_files;
   context.secret_key = app.secret_key;
   context.body_of = [&store = *store](const job::Job& job) { return store::body_of(store, job); };

@@ -195,6 +195,16 @@ json::object why_view(const job::Job& job, const control::Snapshot& snapshot) {
     return view;
   }
   put_why(view, *why);
+  std::string message(get_string(view, "message"));
+  for (const auto& [engine, reason] : snapshot.away) {
+    const auto& shapes = job.request->shapes;
+    if (std::any_of(shapes.begin(), shapes.end(), [&, &name = engine](const job::Shape& shape) {
+          return shape.engine.empty() || shape.engine == name;
+        })) {
+      message += fmt::format(" Nothing new starts on {} now: {}.", engine, reason);
+    }
+  }
+  view["message"] = std::move(message);
   return view;
 }
 

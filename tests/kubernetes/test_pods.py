@@ -1,5 +1,6 @@
 """Jobs as pods of a real Kubernetes: they run, and come back from what happens to pods and nodes."""
 
+import shutil
 import time
 import unittest
 
@@ -84,6 +85,39 @@ class Pods(kubetest.TestCase):
             server.kill()
             server.start()
             self.assertEqual(len(server.wait_for_status(job, "RUNNING")["attempts"]), 2)
+        self.cancel(server, job)
+        self.expect_nothing_left(server)
+
+    def test_a_server_on_a_copied_data_directory_waits_until_the_other_has_stopped(self):
+        server = self.server()
+        job = self.launch(server, "kept")
+        self.wait_for_attempt(server, job, 1)
+        server.stop()
+        copy = kubetest.Server(self.testbed, self.engine)
+        self.addCleanup(copy.close)
+        shutil.copytree(server.data, copy.data)
+        config = copy.folder / "config.yaml"
+        config.write_text(config.read_text().replace(str(kubetest.PORT), str(kubetest.PORT + 1)))
+        server.start()
+        quadtest.wait_until(lambda: self.all_ready(server), 30, "it gives orders again, with no wait")
+        copy.start()
+        quadtest.wait_until(lambda: "gives no orders: another server" in copy.ok("events"), 30, "it is said")
+        code, told, _ = copy.quad("check")
+        self.assertEqual(code, 1, told)
+        self.assertRegex(told, r"missing +orders +another server with the same records, on .*; this one waits")
+        self.assertRegex(server.quad("check")[1], r"ok +orders +this server gives them")
+        waits = self.launch(copy, "waits", resources={"cpus": 0.5, "memory": 0.5})
+        self.assertRegex(copy.ok("why", waits), "Nothing new starts on .* now: another server")
+        self.assertEqual(copy.job(waits)["status"], "PENDING")
+        self.wait_for_attempt(server, job, 1)
+        self.assertEqual(self.testbed.get("pods", "-l", f"quad.io/job={waits}"), [])
+        server.stop()
+        self.wait_for_attempt(copy, waits, 1)
+        self.cancel(copy, waits)
+        self.assertEqual(len(self.testbed.get("pods", "-l", f"quad.io/job={job},quad.io/epoch=1")), 1, "it runs on")
+        copy.stop()
+        server.start()
+        self.wait_for_attempt(server, job, 1)
         self.cancel(server, job)
         self.expect_nothing_left(server)
 

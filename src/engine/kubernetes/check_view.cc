@@ -6,7 +6,6 @@
 #include <algorithm>
 
 #include "base/text.h"
-#include "engine/kubernetes/views/lease_view.h"
 #include "engine/kubernetes/views/node_match.h"
 
 namespace quad::kubernetes {
@@ -550,6 +549,28 @@ CheckLine dns_line(const Programs& programs, const std::optional<bool>& resolved
   }
   return line("DNS", Level::kUnknown, "no pod of a DNS server is seen",
               "Ranks of a gang find each other by name: a cluster without CoreDNS needs another.");
+}
+
+std::string in_other_hands(std::string_view holder, std::string_view jobs_namespace) {
+  return fmt::format("another server with the same records, on {}, runs jobs in namespace '{}'",
+                     holder.substr(0, holder.rfind('_')), jobs_namespace);
+}
+
+CheckLine orders_line(const LeaseView& lease, std::string_view holder, WallTime now,
+                      std::string_view jobs_namespace) {
+  if (lease.holder == holder) {
+    return line("orders", Level::kOk,
+                fmt::format("this server gives them in namespace '{}'", jobs_namespace));
+  }
+  // By two clocks, so for this line alone.
+  const Millis lasts(lease.duration_seconds * 1000);
+  if (lease.holder.empty() || !lease.renewed || now - *lease.renewed > lasts * 4) {
+    return line("orders", Level::kAdvice, "nobody gives them; this server is about to");
+  }
+  return line("orders", Level::kMissing,
+              fmt::format("{}; this one waits", in_other_hands(lease.holder, jobs_namespace)),
+              "Stop one of the two. Where one is to have jobs of its own, give it a data directory "
+              "of its own, not a copy.");
 }
 
 CheckLine server_line(std::string_view url) {

@@ -17,6 +17,7 @@
 #include "engine/kubernetes/client/kubeconfig.h"
 #include "engine/kubernetes/permissions.h"
 #include "engine/kubernetes/views/event_view.h"
+#include "engine/kubernetes/views/lease_view.h"
 #include "engine/kubernetes/views/node_view.h"
 #include "engine/kubernetes/views/pod_request.h"
 
@@ -80,6 +81,13 @@ std::vector<CheckLine> metrics_lines(const Programs& programs, bool has_gpus);
 
 /// `resolved`: whether a name of the cluster was found from here; absent where that says nothing.
 CheckLine dns_line(const Programs& programs, const std::optional<bool>& resolved);
+
+/// Whether this server gives the orders, by the lease of its id as it is at `now`; `holder` is what
+/// it calls itself.
+CheckLine orders_line(const LeaseView& lease, std::string_view holder, WallTime now,
+                      std::string_view jobs_namespace);
+/// "another server with the same records, on HOST, runs jobs in namespace 'research'".
+std::string in_other_hands(std::string_view holder, std::string_view jobs_namespace);
 
 /// Where pods are told to find the server.
 CheckLine server_line(std::string_view url);

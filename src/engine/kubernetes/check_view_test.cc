@@ -245,6 +245,22 @@ TEST(CheckOfMetrics, KnowsProgramsByTheirLabels) {
   EXPECT_EQ(dns_line(programs, false).level, CheckLevel::kMissing);
 }
 
+TEST(CheckOfOrders, TellsWhoElseGivesThem) {
+  LeaseView lease;
+  const WallTime now = *parse_rfc3339("2026-11-25T10:02:31Z");
+  EXPECT_EQ(orders_line(lease, "here_1", now, "jobs").level, CheckLevel::kAdvice);
+  lease.renewed = now + Millis(-3'000);
+  lease.duration_seconds = 15;
+  lease.holder = "here_1";
+  EXPECT_EQ(orders_line(lease, "here_1", now, "jobs").level, CheckLevel::kOk);
+  lease.holder = "ada_lab_2";
+  const CheckLine line = orders_line(lease, "here_1", now, "jobs");
+  EXPECT_EQ(line.level, CheckLevel::kMissing);
+  EXPECT_NE(line.text.find("on ada_lab, runs jobs in namespace 'jobs'"), std::string::npos)
+      << line.text;
+  EXPECT_EQ(orders_line(lease, "here_1", now + Millis(120'000), "jobs").level, CheckLevel::kAdvice);
+}
+
 TEST(CheckOfTheServersAddress, RefusesOneThatIsThePodItself) {
   EXPECT_EQ(server_line("https://127.0.0.1:8443").level, CheckLevel::kMissing);
   EXPECT_EQ(server_line("http://localhost:80").level, CheckLevel::kMissing);

@@ -10,6 +10,7 @@
 #include "engine/kubernetes/check_view.h"
 #include "engine/kubernetes/client/client.h"
 #include "engine/kubernetes/permissions.h"
+#include "engine/kubernetes/views/attempt_manifest.h"
 #include "engine/kubernetes/views/lease_view.h"
 #include "engine/kubernetes/views/pod_manifest.h"
 #include "net/cancel.h"
@@ -24,7 +25,11 @@ constexpr std::string_view kNoUid = "00000000-0000-0000-0000-000000000000";
 class Check {
  public:
   Check(ApiClient& client, const KubernetesOptions& options, const CheckRequest& request)
-      : client_(client), settings_(options.settings), request_(request), access_(options.access) {}
+      : client_(client),
+        settings_(options.settings),
+        holder_(options.holder),
+        request_(request),
+        access_(options.access) {}
 
   std::vector<CheckLine> all() {
     const Result<std::string> version = client_.text("/version");
@@ -35,6 +40,7 @@ class Check {
     if (!permissions()) {
       return std::move(lines_);
     }
+    orders();
     add(server_line(settings_.server_url));
     nodes();
     pods();
@@ -91,6 +97,21 @@ class Check {
     }
     add(permission_lines(refused, asked, settings_.namespace_name));
     return true;
+  }
+
+  void orders() {
+    if (holder_.empty()) {
+      return;  // whoever asks is no server
+    }
+    const auto there =
+        client_.get({kLeases, settings_.namespace_name, server_lease_name(settings_), ""});
+    const auto lease = there.ok() ? read_lease(*there) : Result<LeaseView>(there.error());
+    if (lease.ok() || lease.error().code == ErrorCode::kNotFound) {
+      add(orders_line(lease.ok() ? *lease : LeaseView(), holder_,
+                      client_.server().clock().now().wall, settings_.namespace_name));
+    } else {
+      unknown("orders", lease.error());
+    }
   }
 
   void nodes() {
@@ -275,6 +296,7 @@ class Check {
 
   ApiClient& client_;
   const PodSettings& settings_;
+  const std::string& holder_;
   const CheckRequest& request_;
   const ClusterAccess& access_;
   std::vector<CheckLine> lines_;

@@ -22,12 +22,23 @@
 
 namespace quad::kubernetes {
 
+/// How long a server's hold of a cluster lasts without being renewed, and how often it is, or is
+/// looked at by one that waits for it.
+struct LeaseTimes {
+  Millis duration{15'000};
+  Millis renew{5'000};
+  Millis look{1'000};
+};
+
 struct KubernetesOptions {
   std::string name;  ///< of the engine
   ClusterAccess access;
   ApiOptions api;
   PodSettings settings;  ///< the root's uid is filled in once it is known
   int writers = 8;       ///< connections for writes
+  /// This server, as no other calls itself that may have the same records: "HOST_…".
+  std::string holder;
+  LeaseTimes lease;
   /// After which a rank that has not started is given up there; nullopt: never.
   std::optional<Millis> provision_timeout;
   /// Whether to taint a node that is confirmed dead out of service.

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "engine/kubernetes/check_view.h"
 #include "engine/kubernetes/views/pod_manifest.h"
 #include "engine/kubernetes/views/pod_names.h"
 
@@ -23,6 +24,7 @@ constexpr Millis kBrokenWatch{3'000};
 /// With leases renewed each ten seconds and a node or more, something is always said sooner.
 constexpr Millis kSilentLeases{15'000};
 constexpr Millis kTick{250};
+constexpr std::string_view kNotYet = "the API server has not answered yet";
 
 std::optional<NodeView> project_node(const json::object& object) {
   auto view = read_node(object);
@@ -89,8 +91,10 @@ KubernetesEngine::~KubernetesEngine() {
 
 Result<std::vector<engine::Inventory>> KubernetesEngine::begin(engine::Sink sink) {
   sink_ = std::move(sink);
-  away_ = "the API server has not answered yet";
-  sink_(engine::EngineAway{options_.name, away_});
+  away_ = {options_.name, std::string(kNotYet)};
+  sink_(away_);
+  lease_ = std::make_unique<ServerLease>(server_, options_, clock_,
+                                         [this](const LeaseState& state) { post(state); });
   writers_ = std::make_unique<Writers>(server_, cancel_, options_.writers);
 
   const auto watch = [](const ResourceType& type, std::string name_space) {
@@ -115,7 +119,7 @@ Result<std::vector<engine::Inventory>> KubernetesEngine::begin(engine::Sink sink
       [this](Change<PodSeen> change) { post(std::move(change)); },
       [this](const WatchState& state) {
         if (state.synced) {
-          post(Synced{});
+          post(AllPodsTold{});
         }
       });
   WatchOptions events = watch(kEvents, options_.settings.namespace_name);
@@ -124,6 +128,7 @@ Result<std::vector<engine::Inventory>> KubernetesEngine::begin(engine::Sink sink
       server_, std::move(events), project_event,
       [this](Change<EventSeen> change) { post(std::move(change)); });
   thread_ = std::thread([this] { run(); });
+  QUAD_TRY(lease_->start());
   QUAD_TRY(node_watch_->start());
   QUAD_TRY(lease_watch_->start());
   QUAD_TRY(pod_watch_->start());
@@ -152,6 +157,9 @@ void KubernetesEngine::end() {
   }
   if (thread_.joinable()) {
     thread_.join();
+  }
+  if (lease_ != nullptr) {
+    lease_->stop();  // last: from then on another may give orders
   }
 }
 
@@ -210,7 +218,17 @@ void KubernetesEngine::watch_the_watchers() {
   for (const WatchState& state :
        {node_watch_->state(), lease_watch_->state(), pod_watch_->state()}) {
     if (!state.synced && trouble.empty()) {
-      trouble = state.trouble.empty() ? "the API server has not answered yet" : state.trouble;
+      trouble = state.trouble.empty() ? kNotYet : state.trouble;
+    }
+  }
+  bool blind = !trouble.empty();
+  if (!blind && !may_order()) {
+    if (!lease_state_.other.empty()) {
+      trouble = fmt::format("{}; this one waits until that has stopped",
+                            in_other_hands(lease_state_.other, options_.settings.namespace_name));
+    } else {
+      blind = lease_state_.trouble.empty();  // the answer is on its way
+      trouble = blind ? kNotYet : lease_state_.trouble;
     }
   }
   while (trouble.ends_with('.')) {
@@ -221,32 +239,79 @@ void KubernetesEngine::watch_the_watchers() {
   } else if (!unsynced_since_) {
     unsynced_since_ = now;
   }
-  const bool away = unsynced_since_ && (!away_.empty() || now - *unsynced_since_ > kBrokenWatch);
-  if (away == !away_.empty()) {
+  const bool was = !away_.reason.empty();
+  const bool away = unsynced_since_ && (was || now - *unsynced_since_ > kBrokenWatch);
+  if (!away && !was) {
     return;
   }
-  away_ = away ? trouble : std::string();
+  if (away && blind == away_.blind && trouble == away_.reason) {
+    return;
+  }
+  away_ = {options_.name, away ? trouble : std::string(), blind};
   if (!away) {
     forget_pauses();
   }
-  sink_(engine::EngineAway{options_.name, away_});
+  sink_(away_);
+}
+
+void KubernetesEngine::take(const LeaseState& lease) {
+  if (!lease.other.empty() && lease_state_.other != lease.other) {
+    spdlog::warn("{}: {}", options_.name,
+                 in_other_hands(lease.other, options_.settings.namespace_name));
+  } else if (lease.held && !lease_state_.other.empty()) {
+    spdlog::info("{}: this server gives the orders now", options_.name);
+  }
+  const bool anew = lease.held && lease.term != lease_state_.term;
+  lease_state_ = lease;
+  if (!lease.held && lease.trouble.empty()) {
+    // What waits to be written is another's to decide about; what is being written may still
+    // arrive.
+    synced_ = false;
+    writers_->drop();
+  }
+  if (anew) {
+    synced_ = false;
+    begin_work();
+  }
 }
 
 // Pods and events.
 
-void KubernetesEngine::take(const Synced& /*synced*/) {
-  if (synced_) {
+void KubernetesEngine::take(const AllPodsTold& /*told*/) {
+  if (!pods_known_) {
+    pods_known_ = true;
+    nodes_changed_ = true;
+    begin_work();
+  }
+}
+
+void KubernetesEngine::begin_work() {
+  if (synced_ || !pods_known_ || !lease_state_.held) {
     return;
   }
   synced_ = true;
-  nodes_changed_ = true;
+  root_making_ = false;
+  for (auto& [name, node] : nodes_) {
+    node.tainting = false;
+  }
   engine::Inventory inventory;
   inventory.engine = options_.name;
   inventory.complete = false;  // a pod can be removed while its containers run on
   for (auto& [attempt, state] : attempts_) {
-    // A pod that went while the others were still being told of is not there.
-    std::erase_if(state.ranks, [](const auto& one) { return one.second.pod == nullptr; });
+    // A pod that went while the others were still being told of is not there; nor is one that was
+    // ordered before another server gave the orders.
+    std::erase_if(state.ranks, [](const auto& one) {
+      const RankState& rank = one.second;
+      return rank.pod == nullptr && !rank.ended_by && !rank.forgotten;
+    });
+    state.making = false;
+    state.removing = false;
     for (auto& [rank, known] : state.ranks) {
+      known.making = false;
+      known.removing = false;
+      if (known.pod == nullptr) {
+        continue;
+      }
       const PodState pod = state_of(*known.pod, false, false);
       const bool ended = pod.kind == PodState::Kind::kEnded;
       known.told_end = ended;
@@ -261,7 +326,9 @@ void KubernetesEngine::take(const Synced& /*synced*/) {
   sink_(std::move(inventory));
   for (auto& [attempt, state] : attempts_) {
     for (auto& [rank, known] : state.ranks) {
-      judge({attempt.first, attempt.second, rank}, known, *known.pod, false);
+      if (known.pod != nullptr) {
+        judge({attempt.first, attempt.second, rank}, known, *known.pod, false);
+      }
     }
   }
   for (engine::StartOrder& order : std::exchange(early_, {})) {

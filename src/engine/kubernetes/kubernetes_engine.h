@@ -9,6 +9,10 @@
 // pod; a write's answer only tells whether to try again. So a server that is killed at any moment
 // finds every pod again, by its labels, and an order that is given again finds its pod made.
 //
+// Nothing is ordered unless the server's lease is held (server_lease.h). Whenever it was taken
+// anew, at the start among others, the engine begins with what the cluster has then: it tells an
+// inventory, and orders that it was given before are carried out after that.
+//
 // A refusal that may pass (a quota, an API server that is away) is tried again, with pauses of up
 // to ten seconds, and told as the reason for the wait; one that will not is a failed start.
 //
@@ -33,6 +37,7 @@
 
 #include "engine/kubernetes/client/watch.h"
 #include "engine/kubernetes/kubernetes.h"
+#include "engine/kubernetes/server_lease.h"
 #include "engine/kubernetes/views/event_view.h"
 #include "engine/kubernetes/views/lease_view.h"
 #include "engine/kubernetes/views/node_view.h"
@@ -87,7 +92,7 @@ class KubernetesEngine final : public engine::Engine {
   struct Forget {
     RankKey key;
   };
-  struct Synced {};  ///< every pod there is has been told
+  struct AllPodsTold {};
   /// Of a write: nothing, or why it failed.
   struct RootMade {
     Result<std::string> uid;
@@ -118,9 +123,10 @@ class KubernetesEngine final : public engine::Engine {
     bool tainted = false;
     Status status;
   };
-  using Item = std::variant<engine::StartOrder, Kill, Forget, Synced, RootMade, AttemptMade,
-                            AttemptRemoved, PodMade, PodRemoved, NodeTainted, Change<NodeView>,
-                            Change<LeaseView>, Change<PodSeen>, Change<EventSeen>>;
+  using Item =
+      std::variant<engine::StartOrder, Kill, Forget, AllPodsTold, LeaseState, RootMade, AttemptMade,
+                   AttemptRemoved, PodMade, PodRemoved, NodeTainted, Change<NodeView>,
+                   Change<LeaseView>, Change<PodSeen>, Change<EventSeen>>;
 
   struct Node {
     std::optional<NodeView> view;
@@ -184,7 +190,8 @@ class KubernetesEngine final : public engine::Engine {
   void take(const Kill& kill);
   void take(const Forget& forget);
   // Observations.
-  void take(const Synced& synced);
+  void take(const AllPodsTold& told);
+  void take(const LeaseState& lease);
   void take(Change<NodeView>& change);
   void take(const Change<LeaseView>& change);
   void take(const Change<PodSeen>& change);
@@ -197,6 +204,10 @@ class KubernetesEngine final : public engine::Engine {
   void take(const PodRemoved& removed);
   void take(const NodeTainted& tainted);
 
+  /// All pods are known, and the lease is held: the work begins, perhaps once more.
+  void begin_work();
+  /// Whether anything may be written now.
+  [[nodiscard]] bool may_order() const { return synced_ && lease_->good(); }
   /// The ConfigMap of all that there is, and the budget for disruptions as it should be now.
   void make_root();
   [[nodiscard]] std::set<std::string> cordoned() const;
@@ -246,7 +257,9 @@ class KubernetesEngine final : public engine::Engine {
   bool ending_ = false;
 
   // The engine's thread only, once it runs.
-  bool synced_ = false;
+  bool pods_known_ = false;
+  LeaseState lease_state_;
+  bool synced_ = false;  ///< the work has begun
   bool root_made_ = false;
   bool root_making_ = false;
   MonoTime next_root_;
@@ -259,12 +272,13 @@ class KubernetesEngine final : public engine::Engine {
   std::deque<AttemptKey> erased_;  ///< the last that were removed, pods and all
   std::map<std::string, Node> nodes_;
   std::unordered_map<std::string, OtherPod> others_;  ///< by uid
-  std::string away_;                                  ///< why the cluster is not seen, as told
+  engine::EngineAway away_;                           ///< as it was told last
   std::optional<MonoTime> unsynced_since_;
   bool nodes_changed_ = false;
   json::object usual_spec_;  ///< of any pod: what says on which nodes it may be
   MonoTime looked_at_;       ///< when what waits for time to pass was last looked at
 
+  std::unique_ptr<ServerLease> lease_;
   std::unique_ptr<Writers> writers_;
   std::unique_ptr<Watcher<NodeView>> node_watch_;
   std::unique_ptr<Watcher<LeaseView>> lease_watch_;

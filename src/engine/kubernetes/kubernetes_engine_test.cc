@@ -54,6 +54,9 @@ class EngineTest : public testing::Test {
     options_.api.first_pause = Millis(5);
     options_.settings = settings();
     options_.settings.root_uid.clear();
+    options_.holder = "here_1";
+    options_.lease.renew = Millis(10);
+    options_.lease.look = Millis(10);
     options_.describe = [this](const engine::StartOrder& order) -> Result<PodRequest> {
       PodRequest one = request();
       one.key = order.key;
@@ -71,6 +74,10 @@ class EngineTest : public testing::Test {
   }
 
   void begin() {
+    begin_unseen();
+    ASSERT_TRUE(sees<engine::Inventory>());
+  }
+  void begin_unseen() {
     auto made = make_kubernetes(options_, clock_);
     ASSERT_TRUE(made.ok()) << made.error().message;
     engine_ = std::move(made).value();
@@ -80,7 +87,38 @@ class EngineTest : public testing::Test {
                       seen_.push_back(std::move(one));
                     })
                     .ok());
-    ASSERT_TRUE(sees<engine::Inventory>());
+  }
+
+  /// The server's lease is spared: it is renewed until the test is taken down.
+  void fault(ScriptedCluster::Fault fault) {
+    cluster_.set_fault([fault = std::move(fault)](const Asked& asked, Conversation& with) {
+      return !asked.has("/leases/quad-") && !asked.has("/leases?") && fault(asked, with);
+    });
+  }
+
+  static constexpr const char* kLease = "quad-1a2b3c4d";
+  /// As another server with the same records writes it.
+  void give_lease_to(const std::string& holder) {
+    cluster_.put("own leases",
+                 {{"metadata", {{"name", kLease}}},
+                  {"spec", {{"holderIdentity", holder}, {"leaseDurationSeconds", 15}}}});
+  }
+  /// At the lease as it is now; time enough, too, for the engine to do what it must not.
+  void wait_for_a_look() {
+    const std::size_t before = cluster_.asked().size();
+    const auto looks = [&] {
+      const auto asked = cluster_.asked();
+      return std::count_if(asked.begin() + static_cast<std::ptrdiff_t>(before), asked.end(),
+                           [](const Asked& one) { return one.has("/leases/quad-"); });
+    };
+    EXPECT_TRUE(eventually([&] { return looks() >= 10; }));
+  }
+  bool has_lease() {
+    return eventually([&] {
+      const auto lease = cluster_.find("own leases", kLease);
+      return lease &&
+             get_string(lease->at("spec").as_object(), "holderIdentity") == options_.holder;
+    });
   }
 
   static json::object node(std::string_view ready, json::array taints = {}, bool cordoned = false) {
@@ -163,7 +201,7 @@ TEST_F(EngineTest, AnOrderThatIsGivenTwiceIsOnePod) {
 TEST_F(EngineTest, AnswersThatAreLostMakeNothingTwiceAndFailNothing) {
   std::set<std::string> lost;
   std::mutex guard;
-  cluster_.set_fault([&](const Asked& asked, Conversation& with) {
+  fault([&](const Asked& asked, Conversation& with) {
     const std::lock_guard lock(guard);
     if (asked.method != "POST" || !lost.insert(asked.target).second) {
       return false;
@@ -185,7 +223,7 @@ TEST_F(EngineTest, AnswersThatAreLostMakeNothingTwiceAndFailNothing) {
 
 TEST_F(EngineTest, AServerThatPutsOffIsAskedAgain) {
   std::atomic<int> refused = 0;
-  cluster_.set_fault([&](const Asked& asked, Conversation& with) {
+  fault([&](const Asked& asked, Conversation& with) {
     if (asked.method != "POST" || refused++ >= 4) {
       return false;
     }
@@ -199,6 +237,89 @@ TEST_F(EngineTest, AServerThatPutsOffIsAskedAgain) {
   EXPECT_EQ(count<engine::StartFailed>(), 0);
 }
 
+TEST_F(EngineTest, NothingIsOrderedWhileAnotherServerWithTheSameRecordsIs) {
+  give_lease_to("there_2");
+  begin_unseen();
+  ASSERT_TRUE(sees<engine::EngineAway>([](const auto& one) {
+    return !one.blind && one.reason.find("on there,") != std::string::npos;
+  }));
+  EXPECT_TRUE(sees<engine::NodeFound>()) << "what there is can be looked at";
+  start();
+  engine_->kill(kOther, kNode);
+  clock_.move(Millis(10'000));
+  give_lease_to("there_2");  // renews it
+  wait_for_a_look();
+  clock_.move(Millis(10'000));
+  wait_for_a_look();
+  EXPECT_EQ(count<engine::Inventory>(), 0);
+  EXPECT_EQ(cluster_.count("POST", "/"), 0);
+  EXPECT_EQ(cluster_.count("DELETE", "/"), 0);
+  clock_.move(Millis(6'000));
+  EXPECT_TRUE(sees<engine::Inventory>());
+  EXPECT_TRUE(has_pod()) << "what was ordered meanwhile";
+}
+
+TEST_F(EngineTest, AServerThatIsStoppedLetsTheOtherGoOnAtOnce) {
+  begin();
+  ASSERT_TRUE(has_lease());
+  engine_->end();
+  engine_.reset();
+  const auto lease = cluster_.find("own leases", kLease);
+  EXPECT_FALSE(lease->at("spec").as_object().contains("holderIdentity"));
+  options_.holder = "there_2";
+  seen_.clear();
+  begin();
+  EXPECT_TRUE(has_lease());
+}
+
+TEST_F(EngineTest, AHolderThatFindsAnotherOneStopsItsOrdersAndNothingElse) {
+  ranks_ = 2;
+  begin();
+  start();
+  ASSERT_TRUE(has_pod());
+  run();
+  give_lease_to("there_2");
+  ASSERT_TRUE(sees<engine::EngineAway>([](const auto& one) { return !one.blind; }));
+  engine_->kill(kHead, kNode);
+  start(kOther);
+  wait_for_a_look();
+  EXPECT_EQ(cluster_.count("DELETE", "/"), 0);
+  EXPECT_FALSE(cluster_.find("pods", pod_of(kOther)));
+  EXPECT_EQ(count<engine::Inventory>(), 1);
+  give_lease_to("");
+  EXPECT_TRUE(eventually([&] { return count<engine::Inventory>() == 2; }));
+  EXPECT_TRUE(eventually([&] { return cluster_.count("DELETE", "/pods") > 0; }));
+  EXPECT_TRUE(has_pod(kOther));
+}
+
+TEST_F(EngineTest, AHolderThatCannotRenewOrdersNothingUntilItHasAndStaysTheHolder) {
+  ranks_ = 2;
+  begin();
+  start();
+  ASSERT_TRUE(has_pod());
+  run();
+  std::atomic<bool> away = true;
+  cluster_.set_fault([&](const Asked& asked, Conversation& with) {
+    if (!away || !asked.has("/leases") || asked.has("kube-node-lease")) {
+      return false;
+    }
+    with.answer(503, R"({"kind":"Status","message":"later","code":503})");
+    return true;
+  });
+  clock_.move(Millis(11'000));
+  start(kOther);
+  wait_for_a_look();
+  EXPECT_FALSE(cluster_.find("pods", pod_of(kOther)));
+  clock_.move(Millis(60'000));
+  ASSERT_TRUE(sees<engine::EngineAway>(
+      [](const auto& one) { return one.reason.find("leases") != std::string::npos; }));
+  away = false;
+  EXPECT_TRUE(has_pod(kOther));
+  EXPECT_EQ(count<engine::Inventory>(), 1) << "nobody else can have ordered anything";
+  EXPECT_EQ(cluster_.count("DELETE", "/"), 0);
+  engine_->end();
+}
+
 TEST_F(EngineTest, WhatAnEarlierProcessMadeIsTakenUp) {
   cluster_.put("secrets", {{"metadata", {{"name", kSecret}, {"uid", "from-before"}}}});
   begin();
@@ -209,7 +330,7 @@ TEST_F(EngineTest, WhatAnEarlierProcessMadeIsTakenUp) {
 }
 
 TEST_F(EngineTest, WhatWouldBeRefusedAnywhereEndsTheJob) {
-  cluster_.set_fault([&](const Asked& asked, Conversation& with) {
+  fault([&](const Asked& asked, Conversation& with) {
     if (asked.method != "POST" || !asked.has("/pods")) {
       return false;
     }
@@ -223,7 +344,7 @@ TEST_F(EngineTest, WhatWouldBeRefusedAnywhereEndsTheJob) {
 
 TEST_F(EngineTest, AQuotaIsWaitedForAndTold) {
   std::atomic<bool> full = true;
-  cluster_.set_fault([&](const Asked& asked, Conversation& with) {
+  fault([&](const Asked& asked, Conversation& with) {
     if (!full || asked.method != "POST" || !asked.has("/pods")) {
       return false;
     }
@@ -273,7 +394,7 @@ TEST_F(EngineTest, ARankThatDoesNotStartInTimeIsGivenUpAndItsPodRemoved) {
 TEST_F(EngineTest, ARankThatIsKilledBeforeItsPodIsSeenIsRemovedOnceItIs) {
   std::atomic<bool> held = false;
   std::atomic<bool> go = false;
-  cluster_.set_fault([&](const Asked& asked, Conversation& with) {
+  fault([&](const Asked& asked, Conversation& with) {
     if (asked.method != "POST" || !asked.has("/pods")) {
       return false;
     }

@@ -109,7 +109,7 @@ void KubernetesEngine::count_use(const std::string& node, const pool::Resources&
 
 void KubernetesEngine::tell_nodes() {
   // Before all pods are known, a node would look empty that is not.
-  if (!synced_ || !nodes_changed_) {
+  if (!pods_known_ || !nodes_changed_) {
     return;
   }
   nodes_changed_ = false;
@@ -133,7 +133,7 @@ void KubernetesEngine::tell_nodes() {
 
 void KubernetesEngine::tell_certain_ends() {
   const MonoTime now = clock_.now().mono;
-  if (!away_.empty()) {
+  if (!away_.reason.empty()) {
     return;
   }
   for (auto& [name, node] : nodes_) {
@@ -191,7 +191,7 @@ void KubernetesEngine::watch_death(const std::string& name, Node& node) {
 }
 
 void KubernetesEngine::set_taint(const std::string& name, Node& node, bool tainted) {
-  if (node.tainting || node.next_taint > clock_.now().mono) {
+  if (node.tainting || node.next_taint > clock_.now().mono || !may_order()) {
     return;
   }
   node.tainting = true;
@@ -205,6 +205,7 @@ void KubernetesEngine::take(const NodeTainted& tainted) {
   node.tainting = false;
   if (tainted.status.ok()) {
     node.taint_failures = 0;
+    node.next_taint = clock_.now().mono + kLongestPause;  // the watch tells of it before then
     return;
   }
   if (node.taint_failures == 0) {

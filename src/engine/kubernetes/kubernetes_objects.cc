@@ -67,7 +67,7 @@ void read_claims(ApiClient& client, const PodSettings& settings,
 }  // namespace
 
 void KubernetesEngine::make_root() {
-  if (root_making_ || next_root_ > clock_.now().mono) {
+  if (root_making_ || next_root_ > clock_.now().mono || !may_order()) {
     return;
   }
   root_making_ = true;

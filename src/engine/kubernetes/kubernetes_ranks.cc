@@ -120,6 +120,9 @@ void KubernetesEngine::take(const Forget& forget) {
 
 /// Gives whatever writes an attempt is ready for.
 void KubernetesEngine::advance(const AttemptKey& key, Attempt& attempt) {
+  if (!may_order()) {
+    return;  // retry() comes back to it
+  }
   const MonoTime now = clock_.now().mono;
   const bool all_forgotten = std::all_of(attempt.ranks.begin(), attempt.ranks.end(),
                                          [](const auto& one) { return one.second.forgotten; });
@@ -173,7 +176,7 @@ void KubernetesEngine::retry(Millis passed) {
     return;
   }
   // What is not seen is held against nobody.
-  passed = away_.empty() ? std::min(passed, kMostPassed) : Millis(0);
+  passed = away_.reason.empty() ? std::min(passed, kMostPassed) : Millis(0);
   std::vector<AttemptKey> keys;
   for (const auto& [key, attempt] : attempts_) {
     keys.push_back(key);
@@ -192,7 +195,7 @@ void KubernetesEngine::retry(Millis passed) {
     }
   }
   for (auto& [name, node] : nodes_) {
-    if (node.view && node.taint_failures > 0) {
+    if (node.view) {
       watch_death(name, node);
     }
   }

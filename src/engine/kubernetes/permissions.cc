@@ -15,6 +15,7 @@ const std::vector<Permission>& needed_permissions() {
       {Where::kJobs, false, kClaims, {"create", "get", "patch"}, "gangs get no volume to share"},
       {Where::kJobs, false, kConfigMaps, {"create", "get"}, "no rank can run"},
       {Where::kJobs, false, kDisruptionBudgets, {"create", "patch"}, "drains evict ranks"},
+      {Where::kJobs, false, kLeases, {"create", "get", "patch"}, "no rank can run"},
       {Where::kJobs, false, kEvents, {"list", "watch"}, "nobody is told why a pod does not start"},
       {Where::kNodeLeases, false, kLeases, {"list", "watch"}, "a lost node is noticed late"},
       {Where::kCluster, false, kNodes, {"list", "watch"}, "there is nothing to run on"},

@@ -17,6 +17,7 @@
 
 #include "base/json.h"
 #include "engine/kubernetes/client/scripted_server.h"
+#include "engine/kubernetes/views/lease_view.h"
 
 namespace quad::kubernetes {
 
@@ -102,10 +103,15 @@ class ScriptedCluster {
     }
     // api/v1/… or apis/GROUP/VERSION/…, then perhaps namespaces/NAME.
     std::size_t i = parts.at(0) == "api" ? 2 : 3;
+    std::string name_space;
     if (parts.size() > i + 2 && parts[i] == "namespaces") {
+      name_space = parts[i + 1];
       i += 2;
     }
     place.kind = parts.at(i);
+    if (place.kind == "leases" && name_space != kLeaseNamespace) {
+      place.kind = "own leases";  // the servers', which the watch of the nodes' knows nothing of
+    }
     place.name = parts.size() > i + 1 ? parts[i + 1] : "";
     return place;
   }
@@ -201,11 +207,39 @@ class ScriptedCluster {
       body = R"({"kind":"Status","reason":"NotFound","message":"it is not there","code":404})";
       return 404;
     }
+    if (asked.method == "PATCH" && asked.head.find("/merge-patch") != std::string::npos) {
+      const json::object patch = parse_json_object(asked.body).value();
+      const std::string_view known =
+          get_string(patch.at("metadata").as_object(), "resourceVersion");
+      if (!known.empty() &&
+          known != found->second.at("metadata").at("resourceVersion").as_string()) {
+        body = R"({"kind":"Status","reason":"Conflict","message":"it was changed","code":409})";
+        return 409;
+      }
+      json::object merged = found->second;
+      merge(merged, patch);
+      store(place.kind, std::move(merged));
+      body = to_text(kind[place.name]);
+      return 200;
+    }
     body = to_text(found->second);
     if (asked.method == "DELETE" && place.kind == "secrets") {
       erase(place.kind, place.name, true);
     }
     return 200;
+  }
+
+  /// RFC 7386.
+  static void merge(json::object& into, const json::object& patch) {
+    for (const auto& [key, value] : patch) {
+      if (value.is_null()) {
+        into.erase(key);
+      } else if (value.is_object() && into.contains(key) && into[key].is_object()) {
+        merge(into[key].get_object(), value.get_object());
+      } else {
+        into[key] = value;
+      }
+    }
   }
 
   void watch(const Place& place, Conversation& with) {

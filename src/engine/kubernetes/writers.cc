@@ -19,6 +19,11 @@ void Writers::give(Urgency urgency, Write write) {
   given_.notify_one();
 }
 
+void Writers::drop() {
+  const std::lock_guard lock(mutex_);
+  queues_ = {};
+}
+
 void Writers::end() {
   {
     const std::lock_guard lock(mutex_);

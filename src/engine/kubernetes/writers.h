@@ -42,6 +42,8 @@ class Writers {
 
   /// Any thread. Nothing happens after end().
   void give(Urgency urgency, Write write);
+  /// What nobody has begun to write is not written.
+  void drop();
   void end();
 
  private:

@@ -114,9 +114,14 @@ struct ApiClient::Call {
 };
 
 ApiClient::ApiClient(std::shared_ptr<ApiServer> server, std::shared_ptr<net::Cancel> cancel)
+    : ApiClient(server, std::move(cancel), server->options()) {}
+
+ApiClient::ApiClient(std::shared_ptr<ApiServer> server, std::shared_ptr<net::Cancel> cancel,
+                     ApiOptions options)
     : server_(std::move(server)),
       cancel_(std::move(cancel)),
-      backoff_(server_->options().first_pause, Millis(5'000), random_seed()) {}
+      options_(std::move(options)),
+      backoff_(options_.first_pause, Millis(5'000), random_seed()) {}
 
 Error ApiClient::fail(ApiError failed) {
   failure_ = std::move(failed.failure);
@@ -149,8 +154,8 @@ Result<net::HttpClient*> ApiClient::connection(std::uint64_t& generation, net::H
     options.certificate_pem = credential->certificate_pem;
     options.key_pem = credential->key_pem;
     options.cancel = cancel_;
-    options.connect_timeout = server_->options().connect_timeout;
-    options.read_timeout = server_->options().read_timeout;
+    options.connect_timeout = options_.connect_timeout;
+    options.read_timeout = options_.read_timeout;
     options.body_limit = kMostBody;
     options.headers = {{"User-Agent", "quad/" QUAD_VERSION}, {"Accept", "application/json"}};
     QUAD_ASSIGN(http_, net::HttpClient::create(std::move(options)));
@@ -160,7 +165,6 @@ Result<net::HttpClient*> ApiClient::connection(std::uint64_t& generation, net::H
 }
 
 Result<std::string> ApiClient::send(const Call& call, bool* repeated) {
-  const auto& options = server_->options();
   bool renewed = false;
   backoff_.reset();
   for (int attempt = 1;; ++attempt) {
@@ -204,7 +208,7 @@ Result<std::string> ApiClient::send(const Call& call, bool* repeated) {
         *repeated = true;
       }
     }
-    if (!again || attempt >= options.tries) {
+    if (!again || attempt >= options_.tries) {
       return fail(std::move(failed));
     }
     // The pause of the back-off comes on top of what was asked for, so that not all come at once.
@@ -278,8 +282,7 @@ Result<Created> ApiClient::create(const ResourceType& type, const std::string& n
   QUAD_CHECK(!ref.name.empty(), "an object is created under a name of its own");
   Call call;
   call.method = "POST";
-  call.target =
-      collection_path(type, name_space) + write_query(options, server_->options().field_manager);
+  call.target = collection_path(type, name_space) + write_query(options, options_.field_manager);
   call.what = "create " + describe(ref);
   call.body = to_text(object);
   call.write = true;
@@ -301,7 +304,7 @@ Result<Created> ApiClient::create(const ResourceType& type, const std::string& n
       return created;
     }
     // Gone between the two questions: the name is free now.
-    if (there.error().code != ErrorCode::kNotFound || attempt >= server_->options().tries) {
+    if (there.error().code != ErrorCode::kNotFound || attempt >= options_.tries) {
       return there.error();
     }
   }
@@ -323,7 +326,7 @@ Result<json::object> ApiClient::apply(const ObjectRef& ref, const json::object& 
                                       const WriteOptions& options) {
   Call call;
   call.method = "PATCH";
-  call.target = object_path(ref) + query_of({{"fieldManager", server_->options().field_manager},
+  call.target = object_path(ref) + query_of({{"fieldManager", options_.field_manager},
                                              {"force", options.force ? "true" : ""},
                                              {"dryRun", options.dry_run ? "All" : ""}});
   call.what = "apply " + describe(ref);
@@ -337,7 +340,7 @@ Result<json::object> ApiClient::patch(const ObjectRef& ref, PatchType type,
                                       const json::value& patch, const WriteOptions& options) {
   Call call;
   call.method = "PATCH";
-  call.target = object_path(ref) + write_query(options, server_->options().field_manager);
+  call.target = object_path(ref) + write_query(options, options_.field_manager);
   call.what = "patch " + describe(ref);
   call.body = to_text(patch);
   call.content_type = content_type_of(type);

@@ -125,6 +125,9 @@ struct ServedResource {
 class ApiClient {
  public:
   ApiClient(std::shared_ptr<ApiServer> server, std::shared_ptr<net::Cancel> cancel);
+  /// With patience of its own.
+  ApiClient(std::shared_ptr<ApiServer> server, std::shared_ptr<net::Cancel> cancel,
+            ApiOptions options);
 
   Result<json::object> get(const ObjectRef& ref);
 
@@ -177,6 +180,7 @@ class ApiClient {
 
   std::shared_ptr<ApiServer> server_;
   std::shared_ptr<net::Cancel> cancel_;
+  ApiOptions options_;
   Backoff backoff_;
   std::optional<net::HttpClient> http_;
   std::string certificate_;  ///< with which http_ shows itself

@@ -232,4 +232,30 @@ json::object disruption_budget_manifest(const PodSettings& settings,
       {"spec", {{"minAvailable", kMoreThanThereAre}, {"selector", std::move(selector)}}}};
 }
 
+std::string server_lease_name(const PodSettings& settings) {
+  return fmt::format("{}{}", kNamePrefix, settings.server);
+}
+
+json::object server_lease_manifest(const PodSettings& settings, const LeaseView& lease,
+                                   WallTime renewed) {
+  json::object metadata{
+      {"name", server_lease_name(settings)},
+      {"namespace", settings.namespace_name},
+      {"labels", {{"app.kubernetes.io/managed-by", "quad"}, {kLabelServer, settings.server}}}};
+  if (!lease.version.empty()) {
+    metadata["resourceVersion"] = lease.version;
+  }
+  // A MicroTime, which has six digits and no fewer.
+  std::string time = format_rfc3339(renewed);
+  time.insert(time.size() - 1, "000");
+  return {{"apiVersion", "coordination.k8s.io/v1"},
+          {"kind", "Lease"},
+          {"metadata", with_custom(std::move(metadata), settings)},
+          {"spec",
+           {{"holderIdentity", lease.holder.empty() ? json::value() : json::value(lease.holder)},
+            {"leaseDurationSeconds", lease.duration_seconds},
+            {"leaseTransitions", lease.transitions},
+            {"renewTime", std::move(time)}}}};
+}
+
 }  // namespace quad::kubernetes

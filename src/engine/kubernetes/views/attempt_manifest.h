@@ -14,6 +14,8 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/time.h"
+#include "engine/kubernetes/views/lease_view.h"
 #include "engine/kubernetes/views/pod_request.h"
 
 namespace quad::kubernetes {
@@ -34,6 +36,13 @@ json::object root_manifest(const PodSettings& settings);
 /// it. One for all ranks.
 json::object disruption_budget_manifest(const PodSettings& settings,
                                         const std::set<std::string>& cordoned);
+/// Of the Lease in the jobs' namespace by which servers with the same records tell which of them
+/// gives the orders. It belongs to nobody: it is there before all else.
+std::string server_lease_name(const PodSettings& settings);
+/// That Lease as it is to be: to create it, or, with the version that is known, as a merge patch of
+/// that version alone.
+json::object server_lease_manifest(const PodSettings& settings, const LeaseView& lease,
+                                   WallTime renewed);
 
 // For the objects of an attempt, its pods among them.
 

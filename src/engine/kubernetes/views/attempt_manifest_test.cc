@@ -88,6 +88,24 @@ TEST(ServerManifests, AreTheRootAndTheBudget) {
   EXPECT_EQ(at(budget, "/metadata/ownerReferences/0/uid"), "root-uid");
 }
 
+TEST(ServerManifests, HaveALeaseForOneVersionThatIsHeldOrFree) {
+  LeaseView lease;
+  lease.holder = "host_1";
+  lease.version = "17";
+  lease.duration_seconds = 15;
+  const WallTime now = *parse_rfc3339("2026-11-25T10:02:31.482Z");
+  const json::object held = server_lease_manifest(settings(), lease, now);
+  EXPECT_EQ(at(json::value(held), "/metadata/resourceVersion"), "17");
+  EXPECT_EQ(at(json::value(held), "/spec/renewTime"), "2026-11-25T10:02:31.482000Z");
+  EXPECT_EQ(read_lease(held)->holder, "host_1");
+  EXPECT_EQ(read_lease(held)->renewed, now);
+  lease.holder.clear();
+  lease.version.clear();
+  const json::object free = server_lease_manifest(settings(), lease, now);
+  EXPECT_TRUE(at(json::value(free), "/spec/holderIdentity").is_null());
+  EXPECT_FALSE(free.at("metadata").as_object().contains("resourceVersion"));
+}
+
 TEST(Budget, LetsRanksBeEvictedFromCordonedNodes) {
   const json::value budget(disruption_budget_manifest(settings(), {"gpu-1", "gpu-2"}));
   EXPECT_EQ(at(budget, "/spec/selector"), json::value(object_of(

@@ -11,8 +11,10 @@ Result<LeaseView> read_lease(const json::object& object) {
   if (lease.node.empty()) {
     return error(ErrorCode::kInvalid, "This is no Lease: it has no name");
   }
+  lease.version = get_string(*metadata, "resourceVersion");
   if (const json::object* spec = get_object(object, "spec")) {
     lease.holder = get_string(*spec, "holderIdentity");
+    lease.transitions = get_int(*spec, "leaseTransitions");
     lease.renewed = get_time(*spec, "renewTime");
     lease.duration_seconds = get_int(*spec, "leaseDurationSeconds", lease.duration_seconds);
   }
