@@ -382,11 +382,13 @@ void Core::observe(const engine::NodeSeen& seen, Now now) {
 }
 
 void Core::observe(const engine::NodeDown& down, Now now) {
-  const auto it = silence_.find(down.node);
-  if (it == silence_.end() || (it->second.down && !down.certain)) {
-    return;
+  if (const auto it = silence_.find(down.node); it != silence_.end()) {
+    it->second.removed = it->second.removed || down.removed;
+    if (std::exchange(it->second.down, true) && !down.certain) {
+      return;
+    }
+    drop_removed_nodes(now);
   }
-  it->second.down = true;
   lose_node(down.node, down.certain, down.reason, now);
 }
 
@@ -541,7 +543,7 @@ void Core::record_node_event(const NodeId& node, std::string kind, std::string a
 void Core::lose_node(const NodeId& node, bool confirmed, const std::string& reason, Now now) {
   const pool::Node* known = pool_.find(node);
   // What was told before may have become certain.
-  if (known->health != pool::NodeHealth::kLost || known->reason != reason) {
+  if (known != nullptr && (known->health != pool::NodeHealth::kLost || known->reason != reason)) {
     pool_.set_health(node, pool::NodeHealth::kLost, reason);
     pool_changed_ = true;
     const auto silence = silence_.find(node);  // there is none for a cluster's node
@@ -550,7 +552,7 @@ void Core::lose_node(const NodeId& node, bool confirmed, const std::string& reas
                       fmt::format("{} is lost: {}.", node.value(), reason), now);
   }
   std::set<JobId> hit;
-  for (const auto& [key, holding] : pool_.find(node)->holdings) {
+  for (const RankKey& key : pool_.holders_on(node)) {
     hit.insert(key.job);
   }
   for (const JobId id : hit) {

@@ -236,6 +236,7 @@ class Core {
     std::optional<MonoTime> silent_since;  ///< when the engine's channel was first found silent
     bool holds_breaker = false;            ///< it opened the breaker, with others, and is not back
     bool down = false;                     ///< by its engine's word
+    bool removed = false;                  ///< its engine has it no more
   };
 
   Status check_room_for(const SubmitJobs& message) const;
@@ -293,6 +294,8 @@ class Core {
   void record_node_event(const NodeId& node, std::string kind, std::string actor,
                          std::string message, Now now);
   void lose_node(const NodeId& node, bool confirmed, const std::string& reason, Now now);
+  /// Forgets the nodes that were removed and that no rank may still be on.
+  void drop_removed_nodes(Now now);
   void set_setting(const std::string& key, const std::string& value);
 
   void tick(Now now);

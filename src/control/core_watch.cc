@@ -50,7 +50,21 @@ void Core::tick(Now now) {
   watch_clusters(now);
 }
 
+void Core::drop_removed_nodes(Now now) {
+  for (auto it = silence_.begin(); it != silence_.end();) {
+    if (!it->second.removed || !pool_.remove_node(it->first)) {
+      ++it;
+      continue;
+    }
+    pool_changed_ = true;
+    record_node_event(it->first, "node.removed", "engine",
+                      fmt::format("{} is no longer in the cluster.", it->first.value()), now);
+    it = silence_.erase(it);
+  }
+}
+
 void Core::watch_nodes(Now now) {
+  drop_removed_nodes(now);
   std::vector<NodeId> presumed_lost;
   std::vector<Silence*> silent_together;
   std::int64_t watched = 0;

@@ -58,11 +58,13 @@ struct NodeSeen {
   Millis ago{0};
 };
 /// The node is off, or the engine says that it is back. Where it may only be out of the engine's
-/// hands it is not certain, and is told again when it is.
+/// hands it is not certain, and is told again when it is. One that is no longer among the engine's
+/// nodes is forgotten once nothing of ours is there; should it come again, it is found anew.
 struct NodeDown {
   NodeId node;
   std::string reason;
   bool certain = true;
+  bool removed = false;
 };
 /// The engine says that it is back.
 struct NodeBack {

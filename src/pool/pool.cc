@@ -85,6 +85,16 @@ const Node* Pool::find(const NodeId& id) const {
   return it == nodes_.end() ? nullptr : &it->second;
 }
 
+std::vector<RankKey> Pool::holders_on(const NodeId& id) const {
+  std::vector<RankKey> keys;
+  for (const auto& [key, node] : holders_) {
+    if (node == id) {
+      keys.push_back(key);
+    }
+  }
+  return keys;
+}
+
 void Pool::set_health(const NodeId& id, NodeHealth health, std::string reason) {
   if (const auto it = nodes_.find(id); it != nodes_.end()) {
     it->second.health = health;

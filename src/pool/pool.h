@@ -93,6 +93,8 @@ class Pool {
   bool remove_node(const NodeId& id);
   [[nodiscard]] const std::map<NodeId, Node>& nodes() const { return nodes_; }
   [[nodiscard]] const Node* find(const NodeId& id) const;
+  /// Who holds anything of the node, whether it is known or not. O(all that hold).
+  [[nodiscard]] std::vector<RankKey> holders_on(const NodeId& id) const;
   void set_health(const NodeId& id, NodeHealth health, std::string reason);
   void set_drained(const NodeId& id, bool drained, std::string reason);
 

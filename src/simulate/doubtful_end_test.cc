@@ -55,5 +55,29 @@ TEST_F(DoubtfulEnd, OfANodeThatWasRemovedFromTheCluster) {
   expect_certainty();
 }
 
+TEST_F(DoubtfulEnd, OnANodeThatIsThereNoMoreKeepsTheNodeInTheListUntilItIsCertain) {
+  observe(engine::NodeDown{NodeId("n1"), "it was removed from the cluster", false, true});
+  expect_recovery_behind_the_fence();
+  observe(engine::NodeDown{NodeId("n1"), "it was removed from the cluster", true, true});
+  step({});
+  now_.mono = now_.mono + Millis(250);
+  step({});
+  EXPECT_EQ(core_.snapshot()->pool.find(NodeId("n1")), nullptr);
+  EXPECT_EQ(fence_wait(), Millis(0));
+  EXPECT_EQ(core_.check(), "");
+  observe(engine::NodeBack{NodeId("n1")});
+  add_nodes({"n1"});
+  EXPECT_EQ(core_.snapshot()->pool.find(NodeId("n1"))->health, pool::NodeHealth::kReady);
+}
+
+TEST_F(DoubtfulEnd, IsNoneWhereNothingRan) {
+  observe(engine::NodeDown{NodeId("n2"), "it was removed from the cluster", false, true});
+  EXPECT_EQ(core_.snapshot()->pool.find(NodeId("n2")), nullptr);
+  EXPECT_EQ(engine_.started.size(), 1U);
+  observe(engine::NodeDown{NodeId("n2"), "it was removed from the cluster", true, true});
+  observe(engine::NodeSeen{NodeId("n2")});
+  EXPECT_EQ(core_.check(), "");
+}
+
 }  // namespace
 }  // namespace quad::simulate

@@ -121,6 +121,21 @@ class Pods(kubetest.TestCase):
         self.cancel(server, job)
         self.expect_nothing_left(server)
 
+    def test_a_node_that_is_removed_from_the_cluster_is_not_listed_any_more(self):
+        server = self.server()
+
+        def listed():
+            return "guest" in {one["name"] for one in server.json("node", "list")["nodes"]}
+
+        manifest = server.folder / "node.json"
+        manifest.write_text('{"apiVersion": "v1", "kind": "Node", "metadata": {"name": "guest"}}')
+        self.testbed.call("kubectl", "create", "-f", str(manifest))
+        self.addCleanup(self.testbed.call, "kubectl", "delete", "--ignore-not-found", "node", "guest")
+        quadtest.wait_until(listed, 10, "the node is found")
+        self.testbed.call("kubectl", "delete", "node", "guest")
+        quadtest.wait_until(lambda: not listed(), 10, "it is gone")
+        self.assertIn("guest is no longer in the cluster.", server.ok("events"))
+
     def test_an_image_that_is_not_there_is_said(self):
         server = self.server()
         job = server.launch(task("absent", resources={"image_id": "docker:quad.test/absent:1", "cpus": 0.5, "memory": 0.5}))

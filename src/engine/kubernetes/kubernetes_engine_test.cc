@@ -518,7 +518,9 @@ TEST_F(EngineTest, ANodeThatWasRemovedMayRunOn) {
   begin();
   ASSERT_TRUE(sees<engine::NodeFound>());
   cluster_.remove("nodes", kNode.value());
-  EXPECT_TRUE(sees<engine::NodeDown>([](const auto& one) { return !one.certain; }));
+  EXPECT_TRUE(sees<engine::NodeDown>([](const auto& one) { return !one.certain && one.removed; }));
+  clock_.move(Millis(61'000));
+  EXPECT_TRUE(sees<engine::NodeDown>([](const auto& one) { return one.certain && one.removed; }));
 }
 
 TEST_F(EngineTest, ANodeThatNoPodOfQuadsMayBeOnIsClosed) {

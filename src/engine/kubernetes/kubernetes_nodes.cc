@@ -62,7 +62,7 @@ void KubernetesEngine::take(Change<NodeView>& change) {
     node.told.reset();
     node.dead = false;
     node.gone_at = clock_.now().mono;
-    sink_(engine::NodeDown{id, std::string(kRemoved), false});
+    sink_(engine::NodeDown{id, std::string(kRemoved), false, true});
     return;
   }
   if (node.gone_at) {
@@ -139,7 +139,7 @@ void KubernetesEngine::tell_certain_ends() {
   for (auto& [name, node] : nodes_) {
     if (node.gone_at && !node.gone_for_good && now - *node.gone_at > kSurelyOff) {
       node.gone_for_good = true;
-      sink_(engine::NodeDown{NodeId(name), std::string(kRemoved)});
+      sink_(engine::NodeDown{NodeId(name), std::string(kRemoved), true, true});
     }
   }
   for (auto& [attempt, state] : attempts_) {
