@@ -263,7 +263,7 @@ std::vector<Candidate> values_of(const CLI::Option& option, const Walk& walk, Kn
                   "CANCELLING", "SUCCEEDED", "FAILED", "CANCELLED"});
   }
   if (name == "--infra" || name == "--cloud") {
-    return words({"kubernetes", "slurm"});
+    return words({"kubernetes", "local", "slurm"});
   }
   constexpr std::array kPaths = {"files",      "file",          "entrypoint", "--workdir",
                                  "--env-file", "--secret-file", "--config",   "--data-dir",

@@ -91,7 +91,7 @@ std::vector<Key> build() {
       {"engines.NAME.runtime_class", "", "nvidia for GPUs, if there is one", "nvidia",
        "RuntimeClass of pods"},
       {"engines.NAME.node_selector", "", "all nodes", "{quad.io/pool: a100}",
-       "Labels of the nodes that Quad uses"},
+       "Labels of the nodes that Quad uses; it shows no others"},
       {"engines.NAME.tolerations", "", "those for GPUs",
        "[{key: dedicated, operator: Equal, value: research, effect: NoSchedule}]",
        "More tolerations of pods"},

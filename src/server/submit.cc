@@ -31,6 +31,8 @@ class Preparer {
   /// not be tried.
   void refuse(bool alone, std::string key, std::string message, std::string hint = {});
   std::optional<job::Shape> shape_of(const spec::Resources& resources, bool alone);
+  /// What `infra` may name here: "local and k8s/west".
+  [[nodiscard]] std::string places() const;
   /// The same for each cluster that a shape may be placed in, where that makes a difference.
   [[nodiscard]] std::vector<job::Shape> for_each_engine(const job::Shape& shape,
                                                         const spec::Resources& resources) const;
@@ -99,15 +101,37 @@ std::string Preparer::device_of(const spec::Resources& resources, const std::str
   return {};
 }
 
+std::string Preparer::places() const {
+  std::vector<std::string> all;
+  if (context_.has_local) {
+    all.emplace_back(spec::kLocalPlace);
+  }
+  for (const std::string& cluster : context_.clusters) {
+    all.push_back("k8s/" + cluster);
+  }
+  return join_words({all.begin(), all.end()});
+}
+
 std::optional<job::Shape> Preparer::shape_of(const spec::Resources& resources, bool alone) {
   if (is_elsewhere(resources)) {
-    refuse(alone, place_key(resources),
-           fmt::format("This server runs jobs on its own machine and has no '{}'.",
-                       *resources.infra()),
-           "leave infra out");
+    refuse(
+        alone, place_key(resources),
+        context_.clusters.empty()
+            ? fmt::format("This server runs jobs on its own machine and has no '{}'.",
+                          *resources.infra())
+            : fmt::format("There is no '{}' here; jobs run on {}.", *resources.infra(), places()),
+        "leave infra out");
     return std::nullopt;
   }
   job::Shape shape;
+  if (resources.on_local()) {
+    if (!context_.has_local) {
+      refuse(alone, place_key(resources),
+             fmt::format("This server's own machine runs no jobs; they run on {}.", places()));
+      return std::nullopt;
+    }
+    shape.engine = spec::kLocalPlace;
+  }
   if (is_kubernetes(resources) && resources.region && !context_.clusters.empty()) {
     const std::vector<std::string_view> names(context_.clusters.begin(), context_.clusters.end());
     if (std::find(names.begin(), names.end(), *resources.region) == names.end()) {
@@ -225,12 +249,15 @@ std::vector<job::Shape> Preparer::for_each_engine(const job::Shape& shape,
   const bool rdma = resources.network_tier == "best" && context_.pods != nullptr &&
                     std::any_of(context_.pods->begin(), context_.pods->end(),
                                 [](const auto& one) { return one.second.rdma.has_value(); });
-  if (!rdma) {
+  // With infra: k8s, any of the clusters will do, and nothing else.
+  const bool clusters_alone =
+      is_kubernetes(resources) && shape.engine.empty() && !context_.clusters.empty();
+  if (!rdma && !(clusters_alone && context_.has_local)) {
     return {shape};
   }
   std::vector<job::Shape> shapes;
   std::vector<std::string> engines = context_.clusters;
-  if (context_.has_local) {
+  if (context_.has_local && !clusters_alone) {
     engines.insert(engines.begin(), "local");
   }
   for (const std::string& engine : engines) {

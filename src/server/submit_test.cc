@@ -335,6 +335,35 @@ class SubmitToACluster : public Submit {
   }
 };
 
+TEST_F(SubmitToACluster, APlaceNamesItsEngine) {
+  const auto engines = [&](const char* infra) {
+    const Prepared got =
+        prepared(fmt::format("resources: {{infra: {}, cpus: 1}}\nrun: echo hi\n", infra));
+    if (!got.errors.empty()) {
+      return errors_of(got);
+    }
+    std::string all;
+    for (const job::Shape& shape : got.requests.at(0).shapes) {
+      all += shape.engine + ";";
+    }
+    return all;
+  };
+  EXPECT_EQ(engines("k8s"), ";");
+  EXPECT_EQ(engines("local"),
+            "resources.infra: This server's own machine runs no jobs; they run on k8s/west. \n");
+  context_.has_local = true;
+  context_.clusters.emplace_back("east");
+  node("here", 8, 32);
+  EXPECT_EQ(engines("local"), "local;");
+  EXPECT_EQ(engines("k8s/east"), "resources.cpus: No node has 1 CPUs; the largest has 0. \n");
+  EXPECT_EQ(engines("k8s/west"), "west;");
+  EXPECT_EQ(engines("k8s"), "west;east;") << "any of the clusters, and not this machine";
+  EXPECT_EQ(engines("'*'"), ";");
+  EXPECT_EQ(engines("aws/r"),
+            "resources.infra: There is no 'aws/r' here; jobs run on local, k8s/west and "
+            "k8s/east. \n");
+}
+
 TEST_F(SubmitToACluster, APartOfAGpuIsADevice) {
   for (const char* name : {"MIG-1g.5gb", "mig-1G.5GB", "nvidia.com/mig-1g.5gb"}) {
     const Prepared got =

@@ -161,7 +161,8 @@ bool is_kubernetes(const spec::Resources& resources) {
 }
 
 bool is_elsewhere(const spec::Resources& resources) {
-  return !is_kubernetes(resources) && (resources.cloud || resources.region || resources.zone);
+  return !is_kubernetes(resources) && !resources.on_local() &&
+         (resources.cloud || resources.region || resources.zone);
 }
 
 std::string place_key(const spec::Resources& resources) {

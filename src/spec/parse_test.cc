@@ -173,6 +173,9 @@ TEST(Resources, ReadsPlaces) {
   EXPECT_EQ(task_of("resources: {infra: k8s/a/b}\n").resources[0].region, "a/b");
   EXPECT_EQ(task_of("resources: {infra: Slurm/c/p}\n").resources[0].zone, "p");
   EXPECT_EQ(task_of("resources: {infra: '*/*/z'}\n").resources[0].infra(), "*/*/z");
+  EXPECT_TRUE(task_of("resources: {infra: Local}\n").resources[0].on_local());
+  EXPECT_EQ(task_of("resources: {infra: local}\n").resources[0].infra(), "local");
+  EXPECT_EQ(fault_of("resources: {infra: local/x}\n").key, "resources.infra");
   EXPECT_EQ(fault_of("resources: {infra: nowhere}\n").key, "resources.infra");
   EXPECT_EQ(fault_of("resources: {infra: aws, region: r}\n").key, "resources.region");
 }

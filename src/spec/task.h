@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -18,6 +19,9 @@
 #include "spec/marks.h"
 
 namespace quad::spec {
+
+/// As `infra`: the machine that the server runs on, a place that SkyPilot does not have.
+inline constexpr std::string_view kLocalPlace = "local";
 
 using NamedValue = std::pair<std::string, std::string>;
 
@@ -109,6 +113,7 @@ struct Resources {
   [[nodiscard]] std::optional<std::string> container_image() const;
   /// "kubernetes/ctx", "*/us-east-1"; empty if any place will do.
   [[nodiscard]] std::optional<std::string> infra() const;
+  [[nodiscard]] bool on_local() const { return cloud == kLocalPlace; }
 };
 
 /// How the alternatives of a task relate.

@@ -5,6 +5,7 @@
 #include "base/text.h"
 #include "spec/letters.h"
 #include "spec/number.h"
+#include "spec/task.h"
 
 namespace quad::spec {
 
@@ -15,13 +16,16 @@ bool same_ignoring_case(std::string_view a, std::string_view b) {
 }
 
 /// cloud[/region[/zone]], with * for any cloud; kubernetes and k8s take a context, which may have
-/// slashes in it.
+/// slashes in it. Quad's own: local, the machine of the server.
 bool is_infra(std::string_view text) {
   const std::size_t slash = text.find('/');
   const std::string_view cloud = text.substr(0, slash);
   if (same_ignoring_case(cloud, "kubernetes") || same_ignoring_case(cloud, "k8s")) {
     return slash == std::string_view::npos ||
            (slash + 1 < text.size() && text.find('\n') == std::string_view::npos);
+  }
+  if (same_ignoring_case(text, kLocalPlace)) {
+    return true;
   }
   const auto& clouds = cloud_names();
   if (cloud != "*" && std::none_of(clouds.begin(), clouds.end(), [&](std::string_view name) {
@@ -137,7 +141,7 @@ std::vector<Field> resource_fields(RuleRef accelerators) {
   login.required = {"username", "password", "server"};
   return {
       {"infra", text_matching(is_infra,
-                              "a place such as k8s, k8s/context, slurm/cluster/partition, "
+                              "a place such as k8s, k8s/context, local, slurm/cluster/partition, "
                               "aws/region/zone or */region")},
       {"cloud", choice_ignoring_case(cloud_names())},
       {"region", text()},

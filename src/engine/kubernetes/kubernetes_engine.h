@@ -241,6 +241,8 @@ class KubernetesEngine final : public engine::Engine {
   void retry(Millis passed);
   [[nodiscard]] RankState* find(const RankKey& key);
   [[nodiscard]] Millis pause_after(int failures) const;
+  /// Whether the node is one of those that Quad uses, or was; or ranks of ours are on it.
+  [[nodiscard]] bool is_ours(const std::string& name, const Node& node) const;
   /// Why nothing of Quad should start on the node.
   [[nodiscard]] std::string closed(const NodeView& view) const;
   [[nodiscard]] Result<std::vector<PodRequest>> describe_all(const engine::StartOrder& order) const;

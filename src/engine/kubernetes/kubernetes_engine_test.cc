@@ -532,6 +532,34 @@ TEST_F(EngineTest, ANodeThatNoPodOfQuadsMayBeOnIsClosed) {
       [](const auto& one) { return one.spec.closed.find("team=a") != std::string::npos; }));
 }
 
+TEST_F(EngineTest, ANodeThatTheSelectorLeavesOutIsNotToldUntilItsLabelsSayOtherwise) {
+  options_.settings.node_selector = {{"quad.io/pool", "a100"}};
+  json::object other = node("False");
+  other["metadata"].get_object()["name"] = "other";
+  cluster_.put("nodes", other);
+  json::object chosen = node("True");
+  const auto label = [](json::object& one, std::string_view pool) {
+    one["metadata"].get_object()["labels"] = json::object{{"quad.io/pool", pool}};
+  };
+  label(chosen, "a100");
+  cluster_.put("nodes", chosen);
+  begin();
+  ASSERT_TRUE(sees<engine::NodeFound>([](const auto& one) { return one.spec.id == kNode; }));
+  cluster_.remove("nodes", "other");
+  label(other, "h100");
+  cluster_.put("nodes", other);
+  label(chosen, "h100");  // what was told stays, and is closed
+  cluster_.put("nodes", chosen);
+  EXPECT_TRUE(sees<engine::NodeFound>([](const auto& one) { return !one.spec.closed.empty(); }));
+  const auto is_other = [](const auto& one) { return one.node.value() == "other"; };
+  EXPECT_EQ(count<engine::NodeFound>([](const auto& one) { return one.spec.id != kNode; }), 0);
+  EXPECT_EQ(count<engine::NodeDown>(is_other), 0);
+  label(other, "a100");
+  cluster_.put("nodes", other);
+  EXPECT_TRUE(
+      sees<engine::NodeFound>([](const auto& one) { return one.spec.id.value() == "other"; }));
+}
+
 TEST_F(EngineTest, ASecretThatACrashHasLeftIsRemovedOnce) {
   cluster_.put("secrets", {{"metadata", {{"name", kSecret}}}});
   begin();

@@ -58,9 +58,13 @@ void KubernetesEngine::take(Change<NodeView>& change) {
   Node& node = nodes_[change.name];
   const NodeId id(change.name);
   if (change.kind == ChangeKind::kRemoved) {
+    const bool told = node.told.has_value();
     node.view.reset();
     node.told.reset();
     node.dead = false;
+    if (!told) {
+      return;
+    }
     node.gone_at = clock_.now().mono;
     sink_(engine::NodeDown{id, std::string(kRemoved), false, true});
     return;
@@ -118,6 +122,9 @@ void KubernetesEngine::tell_nodes() {
       continue;
     }
     node.changed = false;
+    if (!is_ours(name, node)) {
+      continue;
+    }
     pool::NodeSpec spec = node_spec(*node.view, node.used_by_others);
     spec.engine = options_.name;
     spec.closed = closed(*node.view);
@@ -155,6 +162,19 @@ void KubernetesEngine::tell_certain_ends() {
   }
 }
 
+bool KubernetesEngine::is_ours(const std::string& name, const Node& node) const {
+  const auto& wanted = options_.settings.node_selector;
+  const auto has = [&](const NamedText& label) {
+    const auto found = node.view->labels.find(label.first);
+    return found != node.view->labels.end() && found->second == label.second;
+  };
+  const auto is_there = [&](const auto& one) { return one.second.node.value() == name; };
+  return node.told || std::all_of(wanted.begin(), wanted.end(), has) ||
+         std::any_of(attempts_.begin(), attempts_.end(), [&](const auto& attempt) {
+           return std::any_of(attempt.second.ranks.begin(), attempt.second.ranks.end(), is_there);
+         });
+}
+
 std::string KubernetesEngine::closed(const NodeView& view) const {
   if (std::string trouble = node_trouble(view); !trouble.empty()) {
     return trouble;
@@ -171,6 +191,9 @@ std::string KubernetesEngine::closed(const NodeView& view) const {
 }
 
 void KubernetesEngine::watch_death(const std::string& name, Node& node) {
+  if (!is_ours(name, node)) {
+    return;
+  }
   const NodeId id(name);
   const std::string why = node_death(*node.view);
   if (!why.empty() && !node.dead) {
