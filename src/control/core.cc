@@ -28,6 +28,9 @@ constexpr Millis kKillMargin{3'000};
 /// A queue longer than this is shown with up to this delay, as listing it costs O(its length).
 constexpr std::size_t kSmallQueue = 500;
 constexpr Millis kQueueAge{100};
+/// How long an engine may take to tell why a rank was stopped: a kubelet writes it when the
+/// container has ended.
+constexpr Millis kWordPatience{10'000};
 
 }  // namespace
 
@@ -340,9 +343,29 @@ void Core::handle(RunnerReport& message, Now now) {
         job::DismissRunner{message.key, message.nonce, "another runner has this rank"});
     return;
   }
-  apply(message.key.job, message.happening, now);
+  if (const auto* ended = std::get_if<job::RankEnded>(&message.happening);
+      ended != nullptr && is_held(message.key, *ended)) {
+    held_ends_.insert_or_assign(message.key, HeldEnd{*ended, now.mono + kWordPatience});
+    apply(message.key.job, job::RankStopped{ended->epoch, ended->rank, ended->end.detail}, now);
+  } else if (ended == nullptr || !held_ends_.contains(message.key)) {
+    apply(message.key.job, message.happening, now);
+  }
   if (message.durable) {
     answers_.push_back(std::move(message.durable));
+  }
+}
+
+bool Core::is_held(const RankKey& key, const job::RankEnded& ended) const {
+  const job::Job* job = find(key.job);
+  const job::Attempt* attempt = job == nullptr ? nullptr : job->live();
+  const job::RankRecord* rank = find_rank(key);
+  return ended.end.by_quad && rank != nullptr && attempt != nullptr &&
+         attempt->epoch == key.epoch && !attempt->stopping && !rank->end && !rank->taken;
+}
+
+void Core::release_end(const RankKey& key, Now now) {
+  if (const auto held = held_ends_.extract(key)) {
+    apply(key.job, held.mapped().ended, now);
   }
 }
 
@@ -407,6 +430,7 @@ void Core::observe(const engine::NodeBack& back, Now now) {
 }
 
 void Core::observe(const engine::RunnerEnded& ended, Now now) {
+  release_end(ended.key, now);
   job::RankEnd end;
   if (ended.result) {
     end = *ended.result;
@@ -419,6 +443,7 @@ void Core::observe(const engine::RunnerEnded& ended, Now now) {
 
 void Core::observe(const engine::RankTaken& taken, Now now) {
   apply(taken.key.job, job::RankTaken{taken.key.epoch, taken.key.rank, taken.taken}, now);
+  release_end(taken.key, now);
 }
 
 void Core::observe(const engine::StartFailed& failed, Now now) {
@@ -721,6 +746,8 @@ void Core::execute(const job::Effect& effect, Now now) {
     live_.erase(release->key);
     orders_.bye(release->key);
     engine_.forget(release->key, node_of(release->key));
+  } else if (const auto* done = std::get_if<job::LetRunnerGo>(&effect)) {
+    orders_.bye(done->key);
   } else if (const auto* dismiss = std::get_if<job::DismissRunner>(&effect)) {
     orders_.leave(dismiss->key, dismiss->nonce, dismiss->reason);
   }

@@ -263,6 +263,11 @@ class Core {
   void observe(const engine::Inventory& inventory, Now now);
   void observe(const engine::EngineAway& away, Now now);
 
+  /// Whether the end is one that its engine may explain, because the runner could not.
+  [[nodiscard]] bool is_held(const RankKey& key, const job::RankEnded& ended) const;
+  /// The end counts now. Nothing happens if none is held.
+  void release_end(const RankKey& key, Now now);
+
   JobId accept(job::Request request, const std::string& client_key, Now now);
 
   // Clusters (core_clusters.cc).
@@ -354,6 +359,13 @@ class Core {
   std::map<JobId, RunClock> run_clocks_;
   std::map<RankKey, MonoTime>
       kill_at_;  ///< when a stopped rank that has not ended is killed by the engine
+  /// Ends of ranks that were told to end, not by Quad: their engine tells by whom, as soon as the
+  /// runner is gone.
+  struct HeldEnd {
+    job::RankEnded ended;
+    MonoTime until;
+  };
+  std::map<RankKey, HeldEnd> held_ends_;
   std::string breaker_;
   std::string no_room_;  ///< why nothing new starts although the nodes are there
   std::shared_ptr<const plan::Queue> queue_;  ///< as last published

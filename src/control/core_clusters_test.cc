@@ -124,7 +124,7 @@ class CoreClusters : public ::testing::Test {
       told.push_back("stop " + to_string(rank));
     };
     orders.leave = [](const RankKey&, const std::string&, const std::string&) {};
-    orders.bye = [](const RankKey&) {};
+    orders.bye = [this](const RankKey& rank) { told.push_back("bye " + to_string(rank)); };
     core_ = std::make_unique<Core>(Options(), store, *engine_, plan::make_fifo(), orders, nullptr);
     ASSERT_TRUE(core_->load(inventories, now).ok());
   }
@@ -295,6 +295,40 @@ TEST_F(CoreClusters, ANodeIsSuspectWhenItsRunnersFallSilentNotBeforeTheyHaveSpok
   come_up(1, 1);
   pass(10);
   EXPECT_EQ(health(), pool::NodeHealth::kSuspect);
+}
+
+TEST_F(CoreClusters, AnEndThatNobodyExplainsWaitsForItsEnginesWord) {
+  ASSERT_TRUE(launch(2, 8).ok());
+  come_up(1, 1, 2);
+  ASSERT_EQ(job(1)->status, job::Status::kRunning);
+  end(key(1, 1), stopped());
+  EXPECT_THAT(told, Contains("stop 1-1-1")) << "its peers are stopped at once";
+  EXPECT_THAT(told, Contains("bye 1-1-0")) << "it may exit";
+  end(key(1, 1, 1), stopped());
+  EXPECT_EQ(job(1)->status, job::Status::kRunning);
+
+  // A kubelet writes it when the container has ended.
+  step(engine::Observation(
+      engine::RankTaken{key(1, 1), job::Taken{job::Verdict::kUser, "used more disk than it may"}}));
+  EXPECT_EQ(job(1)->status, job::Status::kFailed);
+  EXPECT_EQ(job(1)->cause, job::Cause::kLimit);
+  EXPECT_THAT(job(1)->message, HasSubstr("used more disk than it may"));
+}
+
+TEST_F(CoreClusters, AnEndThatIsNeverExplainedIsNobodysFault) {
+  ASSERT_TRUE(launch(1, 8).ok());
+  come_up(1, 1);
+  end(key(1, 1), stopped());
+  EXPECT_EQ(job(1)->status, job::Status::kRunning);
+  step(engine::Observation(engine::RunnerEnded{key(1, 1), stopped(), ""}));
+  EXPECT_EQ(job(1)->recoveries, 1) << "the runner is gone, and its engine had nothing to say";
+
+  come_up(1, 2);
+  end(key(1, 2), stopped());
+  pass(9);
+  EXPECT_EQ(job(1)->recoveries, 1);
+  pass(2);
+  EXPECT_EQ(job(1)->recoveries, 2) << "it has been waited for long enough";
 }
 
 TEST_F(CoreClusters, ALostNodeBringsTheClusterBackAndItsTaskOntoIt) {

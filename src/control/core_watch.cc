@@ -208,6 +208,15 @@ void Core::watch_jobs(Now now) {
   for (const JobId id : over) {
     apply(id, job::DurationExceeded{}, now);
   }
+  std::vector<RankKey> unexplained;
+  for (const auto& [key, held] : held_ends_) {
+    if (held.until <= now.mono) {
+      unexplained.push_back(key);
+    }
+  }
+  for (const RankKey& key : unexplained) {
+    release_end(key, now);
+  }
   if (!breaker_.empty()) {
     return;
   }

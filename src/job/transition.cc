@@ -21,6 +21,7 @@ class Transition {
   void operator()(const RankSettingUp& setting_up);
   void operator()(const RankReady& ready);
   void operator()(const RankEnded& ended);
+  void operator()(const RankStopped& stopped);
   void operator()(const RankTaken& taken);
   void operator()(const ResumeChosen& chosen);
   void operator()(const CheckpointSeen& seen);
@@ -378,6 +379,29 @@ void Transition::operator()(const RankEnded& ended) {
       confirm_end(old, ended.rank);
     }
   }
+}
+
+void Transition::operator()(const RankStopped& stopped) {
+  Attempt* attempt = live(stopped.epoch);
+  const auto at = static_cast<std::size_t>(stopped.rank.value());
+  if (attempt == nullptr || at >= attempt->ranks.size() || attempt->ranks[at].end) {
+    return;
+  }
+  Event& event = record("rank.stopping", "runner",
+                        fmt::format("Rank {} on {} ends, not by Quad's order{}{}.", at,
+                                    attempt->ranks[at].holding.node.value(),
+                                    stopped.detail.empty() ? "" : ": ", stopped.detail));
+  event.rank = stopped.rank;
+  event.node = attempt->ranks[at].holding.node.value();
+  step_.changed = true;
+  attempt->stopping = true;
+  for (std::size_t i = 0; i < attempt->ranks.size(); ++i) {
+    if (i != at && !attempt->ranks[i].end) {
+      step_.effects.emplace_back(
+          StopRank{key(*attempt, i), Millis(0), fmt::format("rank {} was stopped", at)});
+    }
+  }
+  step_.effects.emplace_back(LetRunnerGo{key(*attempt, at)});
 }
 
 void Transition::operator()(const RankTaken& taken) {

@@ -63,6 +63,13 @@ struct RankEnded {
   Rank rank;
   RankEnd end;
 };
+/// The rank was told to end, though not by Quad, which is all that its runner knows. Who it was is
+/// told a moment later, by RankTaken, or by nobody; RankEnded follows either way.
+struct RankStopped {
+  Epoch epoch;
+  Rank rank;
+  std::string detail;  ///< the runner's
+};
 /// Somebody else than Quad or its own program is ending, or has ended, a rank: a drain, a
 /// preemption. Told before its end it is what that is judged by; later it explains an end of which
 /// no more was known than that it was stopped.
@@ -117,9 +124,9 @@ struct Unplaceable {
   std::string reason;
 };
 
-using Happening = std::variant<Placed, RankHello, RankSettingUp, RankReady, RankEnded, RankTaken,
-                               ResumeChosen, CheckpointSeen, CheckpointsGone, Noted, StartDelayed,
-                               NodeLost, CancelAsked, DurationExceeded, Unplaceable>;
+using Happening = std::variant<Placed, RankHello, RankSettingUp, RankReady, RankEnded, RankStopped,
+                               RankTaken, ResumeChosen, CheckpointSeen, CheckpointsGone, Noted,
+                               StartDelayed, NodeLost, CancelAsked, DurationExceeded, Unplaceable>;
 
 // What must be done once the record is durable.
 
@@ -152,6 +159,11 @@ struct StopRank {
 struct ReleaseRank {
   RankKey key;
 };
+/// Its runner has told all that it knows, and may exit, of which its engine then tells. What the
+/// rank held is not free yet.
+struct LetRunnerGo {
+  RankKey key;
+};
 /// This runner is not, or no longer, the one: it must kill what it runs and leave.
 struct DismissRunner {
   RankKey key;
@@ -159,8 +171,8 @@ struct DismissRunner {
   std::string reason;
 };
 
-using Effect =
-    std::variant<StartRank, SendOrder, SendGo, EndFenceWait, StopRank, ReleaseRank, DismissRunner>;
+using Effect = std::variant<StartRank, SendOrder, SendGo, EndFenceWait, StopRank, ReleaseRank,
+                            LetRunnerGo, DismissRunner>;
 
 struct Step {
   bool changed = false;  ///< the record differs and must be written

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <optional>
 #include <string>
 #include <utility>
@@ -25,6 +26,9 @@ namespace fs = std::filesystem;
 constexpr Millis kHeartbeat{1000};
 constexpr Millis kTroubleLog{60'000};  // at most one line about the connection in this time
 constexpr Millis kByeWait{5000};  // how long a server that is there has to record the rank's end
+/// Of a rank that was told to end from outside. With 0 its pod would have succeeded, and a kubelet
+/// that evicts it would drop what it has to say of that.
+constexpr int kStopped = 128 + SIGTERM;
 constexpr Millis kDefaultGrace{30'000};  // of a stop that names none, before there is an order
 
 ConnectionOptions connection_options(const Start& start, Endpoint endpoint) {
@@ -52,7 +56,8 @@ class Session {
                 }),
         life_(start, folder, clock, spool_, uplink_, log_) {}
 
-  void run();
+  /// The runner's exit code.
+  int run();
 
  private:
   void wait();
@@ -73,6 +78,7 @@ class Session {
   RankLife life_;
   MonoTime now_{0};
   bool done_ = false;
+  int exit_code_ = 0;
   bool job_is_over_ = false;  // and there is no other rank
   MonoTime hello_at_{0};      // of the present connection
   MonoTime heartbeat_at_{0};
@@ -82,7 +88,7 @@ class Session {
   MonoTime log_trouble_at_{0};
 };
 
-void Session::run() {
+int Session::run() {
   now_ = clock_.now().mono;
   heartbeat_at_ = now_ + kHeartbeat;
   if (auto earlier = read_result(folder_)) {
@@ -99,6 +105,7 @@ void Session::run() {
   if (job_is_over_) {
     life_.clear_up_after_job();
   }
+  return exit_code_;
 }
 
 void Session::wait() {
@@ -121,7 +128,11 @@ void Session::wait() {
   const bool ready = polled.wait(now_);
   now_ = clock_.now().mono;
   if (take_end_asked()) {
-    done_ = done_ || life_.ended();  // the result is on disk, for whoever asks next
+    if (life_.ended()) {
+      done_ = true;  // the result is on disk, for whoever asks next
+    } else {
+      exit_code_ = kStopped;
+    }
     life_.stop(life_.stop_grace().value_or(Millis(0)), "the runner was told to end", now_);
   }
   life_.keep_lease(now_);  // what came in while this process stood still starts nothing any more
@@ -232,8 +243,8 @@ int run_session(const Start& start, const fs::path& folder, const Clock& clock) 
     RunnerLog(folder, clock).write(endpoint.error().message);
     return 2;
   }
-  Session(start, folder, clock, connection_options(start, std::move(endpoint).value())).run();
-  return 0;
+  return Session(start, folder, clock, connection_options(start, std::move(endpoint).value()))
+      .run();
 }
 
 }  // namespace quad::runner

@@ -18,8 +18,8 @@
 namespace quad::runner {
 
 /// Runs the rank of `folder` (absolute, held by this process: folder_lock.h) to its end. The exit
-/// code of the runner: 0 when the end was acknowledged or the runner was told to leave. Call it
-/// once in a process: it takes over the process's signals.
+/// code of the runner: 0 when the end was acknowledged or the runner was told to leave; 143 when it
+/// was SIGTERM that ended the rank. Call it once in a process: it takes over the process's signals.
 int run_session(const Start& start, const std::filesystem::path& folder, const Clock& clock);
 
 }  // namespace quad::runner

@@ -153,7 +153,7 @@ TEST_F(InAContainer, ATermSignalIsAStopWithTheOrdersGrace) {
   runner.signal(SIGTERM);
   ASSERT_TRUE(server.until([&] { return runner.ended(); }));
   ASSERT_TRUE(server.exited());
-  EXPECT_EQ(runner.wait(), 0);
+  EXPECT_EQ(runner.wait(), 143);
   EXPECT_EQ(server.output, "up\nsaving\nsaved\n");
   EXPECT_TRUE(get_bool(*server.find("exited"), "by_quad"));
   EXPECT_TRUE(get_bool(*parse_json_object(message()), "by_quad"));

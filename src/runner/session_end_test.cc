@@ -276,6 +276,7 @@ TEST_F(Ranks, SigtermToTheRunnerIsAStop) {
   ASSERT_TRUE(server.until([&] { return runner.ended(); }, 10));
   EXPECT_EQ(server.output, "up\nbye\n");
   EXPECT_TRUE(get_bool(*server.find("exited"), "by_quad"));
+  EXPECT_EQ(runner.wait(), 143) << "a kubelet that evicts it says so only of a pod that failed";
 }
 
 TEST_F(Ranks, ADeathBySignalSaysSo) {
