@@ -706,6 +706,11 @@ const job::RankRecord* Core::find_rank(const RankKey& key) const {
   return nullptr;
 }
 
+Millis Core::stop_grace_of(JobId id) const {
+  const job::Job* job = find(id);
+  return job == nullptr ? Millis(0) : job->request->stop_grace;
+}
+
 NodeId Core::node_of(const RankKey& key) const {
   const job::RankRecord* rank = find_rank(key);
   return rank == nullptr ? NodeId() : rank->holding.node;

@@ -317,6 +317,7 @@ class Core {
   void publish_snapshot(Now now);
   void execute(const job::Effect& effect, Now now);
   [[nodiscard]] const job::RankRecord* find_rank(const RankKey& key) const;
+  [[nodiscard]] Millis stop_grace_of(JobId id) const;
   /// The node that a rank was placed on; empty if there is no such rank.
   [[nodiscard]] NodeId node_of(const RankKey& key) const;
   void reconcile(const engine::Inventory& inventory, Now now);

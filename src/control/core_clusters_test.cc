@@ -73,7 +73,7 @@ class Machines final : public engine::Engine {
   void start(const engine::StartOrder& order) override {
     told_.push_back("start " + to_string(order.key));
   }
-  void kill(const RankKey& key, const NodeId& /*node*/) override {
+  void kill(const RankKey& key, const NodeId& /*node*/, Millis /*grace*/) override {
     told_.push_back("kill " + to_string(key));
   }
   void forget(const RankKey& /*key*/, const NodeId& /*node*/) override {}

@@ -149,13 +149,13 @@ void Core::reconcile(const engine::Inventory& inventory, Now now) {
     forget_again(inventory);
   }
   for (const auto& [key, node] : unconfirmed) {
-    engine_.kill(key, node);  // and to be told once it is certain
+    engine_.kill(key, node, stop_grace_of(key.job));  // and to be told once it is certain
   }
   for (const auto& [key, runner] : found) {
     // Its end is durable, or its job is not known here at all: nothing of it may live on.
     if (runner->alive && find(key.job) == nullptr) {
       spdlog::warn("runner {} belongs to no job of this store and is killed", to_string(key));
-      engine_.kill(key, runner->node);
+      engine_.kill(key, runner->node, Millis(0));
     } else if (runner->alive) {
       live_.connected(key, now);
       live_.disconnected(key);

@@ -227,7 +227,7 @@ void Core::watch_jobs(Now now) {
       ++it;  // it cannot be killed now, nor could it start
     } else {
       spdlog::warn("rank {} did not answer in time and is killed", to_string(it->first));
-      engine_.kill(it->first, node_of(it->first));
+      engine_.kill(it->first, node_of(it->first), stop_grace_of(it->first.job));
       it = kill_at_.erase(it);
     }
   }

@@ -29,11 +29,11 @@ class Clusters final : public Engine {
       machines_->start(order);
     }
   }
-  void kill(const RankKey& key, const NodeId& node) override {
+  void kill(const RankKey& key, const NodeId& node, Millis grace) override {
     if (const auto held = parse_cluster_node(node)) {
       holders_.kill(held->holder, key);
     } else {
-      machines_->kill(key, node);
+      machines_->kill(key, node, grace);
     }
   }
   void forget(const RankKey& key, const NodeId& node) override {

@@ -33,7 +33,7 @@ class Machines final : public Engine {
   Result<std::vector<Inventory>> begin(Sink /*sink*/) override { return std::vector<Inventory>(); }
   [[nodiscard]] std::string engine_of(const NodeId& /*node*/) const override { return "local"; }
   void start(const StartOrder& order) override { told_.push_back("start " + to_string(order.key)); }
-  void kill(const RankKey& key, const NodeId& /*node*/) override {
+  void kill(const RankKey& key, const NodeId& /*node*/, Millis /*grace*/) override {
     told_.push_back("kill " + to_string(key));
   }
   void forget(const RankKey& key, const NodeId& /*node*/) override {
@@ -69,7 +69,7 @@ TEST(Clusters, HandsOnOrdersToWhomTheyAreFor) {
     order.key = key(2, 1, 0);
     order.holding.node = on;
     engine->start(order);
-    engine->kill(order.key, on);
+    engine->kill(order.key, on, Millis(0));
     engine->forget(order.key, on);
   }
   EXPECT_THAT(told,

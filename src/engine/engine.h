@@ -125,8 +125,9 @@ class Engine {
   virtual void start(const StartOrder& order) = 0;
   /// Kills the runner and everything it started, at once. Idempotent; RunnerEnded follows, also if
   /// the runner was not there any more: whoever asks had not heard of its end, or not that it is
-  /// certain. (A node out of sight answers when it is back.)
-  virtual void kill(const RankKey& key, const NodeId& node) = 0;
+  /// certain. (A node out of sight answers when it is back.) `grace` is what the runner had to end
+  /// in when it was asked to: for engines to tell when one of which nothing is there has ended.
+  virtual void kill(const RankKey& key, const NodeId& node, Millis grace) = 0;
   /// The rank's end is durable: what the engine keeps of it (folder, pod) may go.
   virtual void forget(const RankKey& key, const NodeId& node) = 0;
   /// `verb` is fail, return, freeze or thaw; kUnsupported where the engine cannot.

@@ -81,8 +81,8 @@ class Engines final : public Engine {
     inner.holding.node = inner_name(order.holding.node);
     of(order.holding.node).start(inner);
   }
-  void kill(const RankKey& key, const NodeId& node) override {
-    of(node).kill(key, inner_name(node));
+  void kill(const RankKey& key, const NodeId& node, Millis grace) override {
+    of(node).kill(key, inner_name(node), grace);
   }
   void forget(const RankKey& key, const NodeId& node) override {
     of(node).forget(key, inner_name(node));

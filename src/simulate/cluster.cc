@@ -277,7 +277,7 @@ struct Cluster::World final : engine::Engine {
     reconnect(order.key);
   }
 
-  void kill(const RankKey& key, const NodeId& /*node*/) override {
+  void kill(const RankKey& key, const NodeId& /*node*/, Millis /*grace*/) override {
     at(jitter(), [this, key] {
       const bool out_of_sight =
           std::any_of(hidden_ends.begin(), hidden_ends.end(),

@@ -25,7 +25,9 @@ class NotingEngine final : public engine::Engine {
   }
   [[nodiscard]] std::string engine_of(const NodeId& /*node*/) const override { return "noting"; }
   void start(const engine::StartOrder& order) override { started.push_back(order.key); }
-  void kill(const RankKey& key, const NodeId& /*node*/) override { killed.push_back(key); }
+  void kill(const RankKey& key, const NodeId& /*node*/, Millis /*grace*/) override {
+    killed.push_back(key);
+  }
   void forget(const RankKey& /*key*/, const NodeId& /*node*/) override {}
   Status node_action(const NodeId& /*node*/, const std::string& /*verb*/) override { return {}; }
   void end() override {}
@@ -39,18 +41,21 @@ class CoreTest : public testing::Test {
   NotingEngine engine_;
   Now now_{WallTime{1'795'454'200'000}, MonoTime{1'000'000}};
   std::vector<Millis> told_;  ///< the grace of each order to stop
+  control::RunnerOrders runner_orders() {
+    return {.order = [](const RankKey& /*key*/, const auto& /*job*/) {},
+            .go = [](const RankKey& /*key*/, const auto& /*job*/) {},
+            .end_fence_wait = [](const RankKey& /*key*/) {},
+            .stop = [this](const RankKey& /*key*/, Millis grace,
+                           const std::string& /*reason*/) { told_.push_back(grace); },
+            .leave = [](const RankKey& /*key*/, const std::string& /*nonce*/,
+                        const std::string& /*reason*/) {},
+            .bye = [](const RankKey& /*key*/) {}};
+  }
   control::Core core_{{},
                       *store_,
                       engine_,
                       plan::make_fifo(),
-                      {.order = [](const RankKey& /*key*/, const auto& /*job*/) {},
-                       .go = [](const RankKey& /*key*/, const auto& /*job*/) {},
-                       .end_fence_wait = [](const RankKey& /*key*/) {},
-                       .stop = [this](const RankKey& /*key*/, Millis grace,
-                                      const std::string& /*reason*/) { told_.push_back(grace); },
-                       .leave = [](const RankKey& /*key*/, const std::string& /*nonce*/,
-                                   const std::string& /*reason*/) {},
-                       .bye = [](const RankKey& /*key*/) {}},
+                      runner_orders(),
                       [](const auto& /*snapshot*/, const auto& /*events*/) {}};
 
   void step(std::vector<control::Message> messages) { core_.step(std::move(messages), now_); }

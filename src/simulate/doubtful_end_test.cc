@@ -70,6 +70,25 @@ TEST_F(DoubtfulEnd, OnANodeThatIsThereNoMoreKeepsTheNodeInTheListUntilItIsCertai
   EXPECT_EQ(core_.snapshot()->pool.find(NodeId("n1"))->health, pool::NodeHealth::kReady);
 }
 
+TEST_F(DoubtfulEnd, OnANodeThatThisServerHasNeverSeen) {
+  core_.step({}, now_);
+  control::Core next({}, *store_, engine_, plan::make_fifo(), runner_orders(), {});
+  ASSERT_TRUE(next.load({}, now_).ok());
+  std::vector<control::Message> messages;
+  engine::Inventory inventory;
+  inventory.engine = "noting";
+  inventory.complete = false;
+  messages.emplace_back(engine::Observation(inventory));
+  messages.emplace_back(engine::Observation(
+      engine::NodeDown{NodeId("n1"), "it was removed from the cluster", true, true}));
+  engine_.killed.clear();
+  next.step(std::move(messages), now_);
+  EXPECT_EQ(engine_.killed, std::vector<RankKey>{rank_}) << "to be told once it is certain";
+  const auto job = next.snapshot()->find(JobId(1));
+  ASSERT_TRUE(job->attempts[0].ranks[0].end.has_value());
+  EXPECT_TRUE(job->attempts[0].ranks[0].end->confirmed);
+}
+
 TEST_F(DoubtfulEnd, IsNoneWhereNothingRan) {
   observe(engine::NodeDown{NodeId("n2"), "it was removed from the cluster", false, true});
   EXPECT_EQ(core_.snapshot()->pool.find(NodeId("n2")), nullptr);

@@ -174,8 +174,8 @@ void KubernetesEngine::post(Item item) {
 void KubernetesEngine::start(const engine::StartOrder& order) {
   post(order);
 }
-void KubernetesEngine::kill(const RankKey& key, const NodeId& node) {
-  post(Kill{key, node});
+void KubernetesEngine::kill(const RankKey& key, const NodeId& node, Millis grace) {
+  post(Kill{key, node, grace});
 }
 void KubernetesEngine::forget(const RankKey& key, const NodeId& /*node*/) {
   post(Forget{key});
@@ -316,7 +316,7 @@ void KubernetesEngine::begin_work() {
       const bool ended = pod.kind == PodState::Kind::kEnded;
       known.told_end = ended;
       if (ended && pod.end && !pod.end->confirmed) {
-        known.ended_by = surely_ended(*known.pod);
+        known.ended_by = surely_ended(Millis(known.pod->grace_seconds * 1000));
       }
       inventory.existing.push_back(
           {{attempt.first, attempt.second, rank}, !ended, pod.end, known.node});

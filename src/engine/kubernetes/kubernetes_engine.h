@@ -75,7 +75,7 @@ class KubernetesEngine final : public engine::Engine {
   Result<std::vector<engine::Inventory>> begin(engine::Sink sink) override;
   [[nodiscard]] std::string engine_of(const NodeId& node) const override;
   void start(const engine::StartOrder& order) override;
-  void kill(const RankKey& key, const NodeId& node) override;
+  void kill(const RankKey& key, const NodeId& node, Millis grace) override;
   void forget(const RankKey& key, const NodeId& node) override;
   Status node_action(const NodeId& node, const std::string& verb) override;
   void end() override;
@@ -88,6 +88,7 @@ class KubernetesEngine final : public engine::Engine {
   struct Kill {
     RankKey key;
     NodeId node;
+    Millis grace;
   };
   struct Forget {
     RankKey key;
@@ -224,7 +225,7 @@ class KubernetesEngine final : public engine::Engine {
   void tell_end(const RankKey& key, RankState& rank, std::optional<job::RankEnd> end,
                 std::string detail);
   /// When a kubelet that lives has ended a pod that was deleted behind its back.
-  [[nodiscard]] MonoTime surely_ended(const PodView& pod) const;
+  [[nodiscard]] MonoTime surely_ended(Millis grace) const;
   /// A reason is told when it has stood for a moment: most pass by themselves.
   void note_wait(RankState& rank, const std::string& reason);
   void tell_waits(const RankKey& key, RankState& rank, MonoTime now);

@@ -245,7 +245,7 @@ TEST_F(EngineTest, NothingIsOrderedWhileAnotherServerWithTheSameRecordsIs) {
   }));
   EXPECT_TRUE(sees<engine::NodeFound>()) << "what there is can be looked at";
   start();
-  engine_->kill(kOther, kNode);
+  engine_->kill(kOther, kNode, Millis(10'000));
   clock_.move(Millis(10'000));
   give_lease_to("there_2");  // renews it
   wait_for_a_look();
@@ -280,7 +280,7 @@ TEST_F(EngineTest, AHolderThatFindsAnotherOneStopsItsOrdersAndNothingElse) {
   run();
   give_lease_to("there_2");
   ASSERT_TRUE(sees<engine::EngineAway>([](const auto& one) { return !one.blind; }));
-  engine_->kill(kHead, kNode);
+  engine_->kill(kHead, kNode, Millis(10'000));
   start(kOther);
   wait_for_a_look();
   EXPECT_EQ(cluster_.count("DELETE", "/"), 0);
@@ -408,7 +408,7 @@ TEST_F(EngineTest, ARankThatIsKilledBeforeItsPodIsSeenIsRemovedOnceItIs) {
   begin();
   start();
   ASSERT_TRUE(eventually([&] { return held.load(); }));
-  engine_->kill(kHead, kNode);
+  engine_->kill(kHead, kNode, Millis(10'000));
   go = true;
   EXPECT_TRUE(eventually([&] { return cluster_.count("DELETE", "/pods") > 0; }));
   cluster_.remove("pods", pod_of(kHead));
@@ -455,9 +455,36 @@ TEST_F(EngineTest, AfterARestartPodsAreFoundAndWhatIsNotThereIsNotTakenForDead) 
     return !one.complete && one.existing.size() == 1 && one.existing[0].key == kHead &&
            one.existing[0].alive;
   }));
-  engine_->kill(kOther, kNode);
+  engine_->kill(kOther, kNode, Millis(10'000));
   EXPECT_TRUE(sees<engine::RunnerEnded>(
       [](const auto& one) { return one.key == kOther && is_doubtful(one); }));
+}
+
+TEST_F(EngineTest, APodThatWentBeforeThisProcessHasEndedOnceItsKubeletHasHadItsGrace) {
+  renew_lease(1);
+  begin();
+  engine_->kill(kHead, kNode, Millis(10'000));
+  ASSERT_TRUE(sees<engine::RunnerEnded>(is_doubtful));
+  clock_.move(Millis(30'000));  // its grace, and the runner's
+  renew_lease(2);
+  ASSERT_TRUE(sees<engine::NodeSeen>());
+  renew_lease(3);
+  ASSERT_TRUE(eventually([&] { return count<engine::NodeSeen>() > 1; }));
+  EXPECT_EQ(count<engine::RunnerEnded>(is_certain), 0);
+  clock_.move(Millis(15'000));
+  renew_lease(4);
+  EXPECT_TRUE(sees<engine::RunnerEnded>(is_certain));
+}
+
+TEST_F(EngineTest, OfAPodThatWentWithItsNodeBeforeThisProcessTheNodeIsToldAsGone) {
+  begin();
+  const NodeId other("gpu-08");
+  engine_->kill(kHead, other, Millis(10'000));
+  ASSERT_TRUE(sees<engine::RunnerEnded>(is_doubtful));
+  clock_.move(Millis(61'000));
+  EXPECT_TRUE(sees<engine::NodeDown>(
+      [&](const auto& one) { return one.certain && one.removed && one.node == other; }));
+  EXPECT_EQ(count<engine::NodeDown>(), 1);
 }
 
 TEST_F(EngineTest, WhoTakesARankAwayIsToldBeforeItEnds) {

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "engine/kubernetes/kubernetes_engine.h"
+#include "engine/kubernetes/views/pod_manifest.h"
 #include "engine/kubernetes/views/pod_names.h"
 
 namespace quad::kubernetes {
@@ -21,9 +22,6 @@ constexpr Millis kPatience{2'000};
 constexpr std::size_t kErasedKept = 1'000;
 /// That it still waits: a start has no limit of time as long as its engine tells so.
 constexpr Millis kReminder{30'000};
-
-/// Of a pod that this process has never seen.
-constexpr Millis kUnknownGrace{300'000};
 /// A longer pause between two looks means that this process itself was stopped.
 constexpr Millis kMostPassed{1'000};
 
@@ -79,7 +77,11 @@ void KubernetesEngine::take(const Kill& kill) {
     // Of an earlier process of this server: its pod went when nobody looked.
     rank = &attempts_[{kill.key.job, kill.key.epoch}].ranks[kill.key.rank];
     rank->node = kill.node;
-    rank->ended_by = clock_.now().mono + kUnknownGrace;
+    rank->ended_by = surely_ended(kill.grace + kDeliveryMargin);
+    // Nor may its node be there any more.
+    if (Node& node = nodes_[kill.node.value()]; !node.view && !node.gone_at) {
+      node.gone_at = clock_.now().mono;
+    }
     tell_end(kill.key, *rank, doubtful_end(), {});
   } else if (rank->pod == nullptr && !rank->making && !rank->made) {
     // Either there never was one, or its end has been told.
@@ -321,7 +323,7 @@ void KubernetesEngine::judge(const RankKey& key, RankState& rank, const PodView&
       rank.to_kill = true;  // it would go on trying
     }
     if (!rank.told_end && state.end && !state.end->confirmed) {
-      rank.ended_by = surely_ended(pod);
+      rank.ended_by = surely_ended(Millis(pod.grace_seconds * 1000));
     }
     tell_end(key, rank, state.end, state.words);
   } else {
@@ -338,9 +340,9 @@ void KubernetesEngine::tell_end(const RankKey& key, RankState& rank,
   sink_(engine::RunnerEnded{key, std::move(end), std::move(detail)});
 }
 
-MonoTime KubernetesEngine::surely_ended(const PodView& pod) const {
+MonoTime KubernetesEngine::surely_ended(Millis grace) const {
   constexpr Millis kToNoticeAndCleanUp{15'000};
-  return clock_.now().mono + Millis(pod.grace_seconds * 1000) + kToNoticeAndCleanUp;
+  return clock_.now().mono + grace + kToNoticeAndCleanUp;
 }
 
 void KubernetesEngine::note_wait(RankState& rank, const std::string& reason) {

@@ -226,7 +226,7 @@ void LocalEngine::post(Task task) {
 void LocalEngine::start(const StartOrder& order) {
   post(order);
 }
-void LocalEngine::kill(const RankKey& key, const NodeId& /*node*/) {
+void LocalEngine::kill(const RankKey& key, const NodeId& /*node*/, Millis /*grace*/) {
   post(Kill{key});
 }
 void LocalEngine::forget(const RankKey& key, const NodeId& /*node*/) {

@@ -75,7 +75,7 @@ class LocalEngine final : public Engine {
   Result<std::vector<Inventory>> begin(Sink sink) override;
   [[nodiscard]] std::string engine_of(const NodeId& node) const override;
   void start(const StartOrder& order) override;
-  void kill(const RankKey& key, const NodeId& node) override;
+  void kill(const RankKey& key, const NodeId& node, Millis grace) override;
   void forget(const RankKey& key, const NodeId& node) override;
   Status node_action(const NodeId& node, const std::string& verb) override;
   void end() override;

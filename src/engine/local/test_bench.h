@@ -95,7 +95,7 @@ class Bench : public ::testing::Test {
   /// An order whose runner does as `word` says: wait, end, vanish, family, spawn.
   static StartOrder order(const RankKey& key, const std::string& word, int node = 1);
   std::filesystem::path folder(const RankKey& key, int node = 1) const;
-  void kill(const RankKey& key) { engine_->kill(key, NodeId("local-1")); }
+  void kill(const RankKey& key) { engine_->kill(key, NodeId("local-1"), Millis(0)); }
   void forget(const RankKey& key) { engine_->forget(key, NodeId("local-1")); }
 
   /// The next word of any runner; fails the test after 60 s.
