@@ -30,8 +30,9 @@ std::string variable(const char* name) {
 }
 
 Result<net::HttpClient> client_for(const std::string& url, const Globals& globals,
-                                   const std::string& token) {
+                                   const std::string& token, std::optional<Millis> patience = {}) {
   net::ClientOptions options;
+  options.read_timeout = patience.value_or(options.read_timeout);
   options.url = url;
   options.ca_file = globals.ca.empty() ? variable("QUAD_CA") : globals.ca;
   if (options.ca_file.empty() && url.starts_with("https://")) {
@@ -65,17 +66,19 @@ fs::path data_dir_of(const Globals& globals) {
   return fs::path(home) / ".quad";
 }
 
-Result<Client> Client::connect(const Globals& globals, bool may_start) {
+Result<Client> Client::connect(const Globals& globals, bool may_start,
+                               std::optional<Millis> patience) {
   const std::string server = globals.server.empty() ? variable("QUAD_SERVER") : globals.server;
   const std::string token = globals.token.empty() ? variable("QUAD_TOKEN") : globals.token;
   if (!server.empty()) {
-    QUAD_ASSIGN(net::HttpClient http, client_for(server, globals, token));
+    QUAD_ASSIGN(net::HttpClient http, client_for(server, globals, token, patience));
     return Client(std::move(http));
   }
   const fs::path data_dir = data_dir_of(globals);
   for (int round = 0; round < 2; ++round) {
     if (const auto endpoint = server::read_endpoint(data_dir); endpoint.ok()) {
-      QUAD_ASSIGN(net::HttpClient http, client_for("unix:" + endpoint->socket, globals, token));
+      QUAD_ASSIGN(net::HttpClient http,
+                  client_for("unix:" + endpoint->socket, globals, token, patience));
       if (const auto answer = http.get("/healthz"); answer.ok()) {
         return Client(std::move(http));
       }

@@ -33,7 +33,9 @@ std::filesystem::path data_dir_of(const Globals& globals);
 class Client {
  public:
   /// Finds the server; starts one on the data directory if none answers there and `may_start`.
-  static Result<Client> connect(const Globals& globals, bool may_start = true);
+  /// `patience`: with each answer, if another one than usual.
+  static Result<Client> connect(const Globals& globals, bool may_start = true,
+                                std::optional<Millis> patience = std::nullopt);
 
   Result<json::object> get(const std::string& target);
   /// `refused`: gets the members of the error's object when the server says no.

@@ -54,6 +54,7 @@ class Copy {
   explicit Copy(ClientCarrier& carrier)
       : pump_(std::make_unique<session::Pump>(carrier, session::kWindow)),
         errors_(::memfd_create("quad-errors", MFD_CLOEXEC)) {
+    pump_->watch_over(clock_);
     pump_->on_message = [this](const json::object& message) { take(message); };
   }
 
@@ -151,7 +152,7 @@ class Copy {
     if (type == "begun") {
       source_ = runner::copy_source(message);
     } else if (type == "exit" || type == "failed") {
-      code_ = static_cast<int>(get_int(message, "code", 1));
+      code_ = session::exit_code_of(message);
       failure_ = get_string(message, type == "exit" ? "note" : "message");
       if (!failure_.empty() && code_ == 0) {
         code_ = 1;
@@ -159,6 +160,7 @@ class Copy {
     }
   }
 
+  const SystemClock clock_;
   std::unique_ptr<session::Pump> pump_;
   UniqueFd errors_;
   std::optional<runner::CopySource> source_;

@@ -97,6 +97,7 @@ class Forwarder {
  public:
   Forwarder(ClientCarrier& carrier, std::vector<Listener> listeners)
       : pump_(carrier, session::kForwardWindow), listeners_(std::move(listeners)) {
+    pump_.watch_over(clock_);
     pump_.on_message = [this](const json::object& message) { take(message); };
     pump_.say({{"type", "begin"}, {"kind", "forward"}});
   }
@@ -152,6 +153,7 @@ class Forwarder {
     }
   }
 
+  const SystemClock clock_;
   session::Pump pump_;
   std::vector<Listener> listeners_;
   session::StreamId next_ = 1;

@@ -42,7 +42,8 @@ Result<std::unique_ptr<ClientCarrier>> open_session(Client& client, std::int64_t
 }
 
 int tell_broken_off(const Globals& globals, std::int64_t job, const Error& failure) {
-  auto client = Client::connect(globals, false);
+  constexpr Millis kPatience{5'000};  // it may have fallen silent, as the session did
+  auto client = Client::connect(globals, false, kPatience);
   const auto view = client.ok() ? client->get(fmt::format("/v1/jobs/{}", job))
                                 : Result<json::object>(client.error());
   if (!view.ok()) {

@@ -155,6 +155,10 @@ asio::awaitable<Status> RawStream::end_writing() {
   return end_half(state_);
 }
 
+void RawStream::wait_for_slow_reader() {
+  state_->transport->wait_for_slow_peer();
+}
+
 void RawStream::close() {
   state_->transport->close();
 }

@@ -6,8 +6,8 @@
 //
 // Both are handles: cheap to copy, used only on the io thread. Every write waits until the kernel
 // has taken the bytes, so a slow reader holds back its writer and nothing else; a reader that takes
-// nothing for the server's write timeout is cut off. At most one write and one read may be under
-// way on a stream at a time; a second is refused.
+// nothing for the server's write timeout is cut off, but for a RawStream that is told to wait. At
+// most one write and one read may be under way on a stream at a time; a second is refused.
 
 #pragma once
 
@@ -64,6 +64,9 @@ class RawStream {
   boost::asio::awaitable<Status> write(std::string_view bytes);
   /// Ends this side's half; reading goes on.
   boost::asio::awaitable<Status> end_writing();
+  /// From now on a reader that takes nothing is waited for, however long, unless its machine
+  /// answers no more: then the write timeout is for it as well.
+  void wait_for_slow_reader();
   /// Closes at once; pending reads and writes fail. May be called again.
   void close();
   [[nodiscard]] bool closed() const;

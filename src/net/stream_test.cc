@@ -8,6 +8,7 @@
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
+#include <chrono>
 
 #include "net/sse.h"
 #include "net/test_server.h"
@@ -254,6 +255,48 @@ TEST(BodyStream, AReaderThatTakesNothingIsCutOff) {
   RawClient stuck(server.port(), 16U << 10U);
   ASSERT_TRUE(stuck.send("GET /big HTTP/1.1\r\nHost: x\r\n\r\n"));
   EXPECT_TRUE(cut_off.wait());
+}
+
+TEST(RawStream, AReaderThatTakesNothingIsWaitedForWhereThatIsWanted) {
+  constexpr std::size_t kAll = 16U << 20U;
+  for (const bool patient : {false, true}) {
+    Signal ended;
+    std::atomic<bool> sent_all = false;
+    auto options = test_options();
+    options.write_timeout = Millis(50);
+    Router router;
+    router.get("/big", [&](Exchange& exchange) -> awaitable<void> {
+      auto upgraded = co_await exchange.upgrade("quad-echo");
+      auto stream = *upgraded;
+      if (patient) {
+        stream.wait_for_slow_reader();
+      }
+      const std::string piece(256U << 10U, 'x');
+      for (std::size_t sent = 0; sent < kAll; sent += piece.size()) {
+        const auto written = co_await stream.write(piece);
+        if (!written.ok()) {
+          ended.set();
+          co_return;
+        }
+      }
+      sent_all = true;
+      ended.set();
+    });
+    TestServer server(std::move(router), options);
+    RawClient stuck(server.port(), 16U << 10U);
+    ASSERT_TRUE(stuck.send(
+        "GET /big HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: quad-echo\r\n\r\n"));
+    if (patient) {
+      // Other requests are answered meanwhile, for many times as long as the timeout.
+      const auto until = std::chrono::steady_clock::now() + std::chrono::milliseconds(500);
+      while (std::chrono::steady_clock::now() < until) {
+        static_cast<void>(server.client().get("/none"));
+      }
+      EXPECT_GT(stuck.read_all().size(), kAll);
+    }
+    EXPECT_TRUE(ended.wait());
+    EXPECT_EQ(sent_all, patient);
+  }
 }
 
 TEST(BodyStream, AnExceptionCutsTheBodyShortVisibly) {

@@ -189,6 +189,13 @@ asio::awaitable<void> Transport::discard() {
   }
 }
 
+bool Transport::overdue(std::int64_t now) {
+  if (now >= write_deadline_ && patient_ && peer_answers(socket_)) {
+    write_deadline_ = ticker_->after(write_timeout_);
+  }
+  return now >= read_deadline_ || now >= write_deadline_;
+}
+
 void Transport::cancel_reading() {
   ErrorValue ignored;
   socket_.cancel(ignored);
@@ -199,6 +206,17 @@ void Transport::close() {
   socket_.close(ignored);
   read_deadline_ = kNever;
   write_deadline_ = kNever;
+}
+
+bool peer_answers(StreamSocket& socket) {
+  // Each is sent again after twice the time, and every answer sets the counts to 0.
+  constexpr int kUnanswered = 3;
+  tcp_info info{};
+  socklen_t length = sizeof info;
+  if (getsockopt(socket.native_handle(), IPPROTO_TCP, TCP_INFO, &info, &length) != 0) {
+    return true;  // a unix socket, whose other end is a process of this machine
+  }
+  return info.tcpi_retransmits < kUnanswered && info.tcpi_probes < kUnanswered;
 }
 
 std::string peer_name(const StreamSocket& socket) {

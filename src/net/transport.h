@@ -75,10 +75,10 @@ class Transport {
   [[nodiscard]] StreamSocket& socket() { return socket_; }
 
   void set_read_deadline(std::int64_t when) { read_deadline_ = when; }
+  /// From now on a peer may take nothing for as long as it likes, provided that it is there.
+  void wait_for_slow_peer() { patient_ = true; }
   /// Whether a deadline is past. The caller then closes.
-  [[nodiscard]] bool overdue(std::int64_t now) const {
-    return now >= read_deadline_ || now >= write_deadline_;
-  }
+  [[nodiscard]] bool overdue(std::int64_t now);
 
   static constexpr std::int64_t kNever = INT64_MAX;
 
@@ -93,10 +93,14 @@ class Transport {
   Millis write_timeout_;
   std::int64_t read_deadline_ = kNever;
   std::int64_t write_deadline_ = kNever;
+  bool patient_ = false;
   bool writing_ = false;
   bool reading_ = false;
 };
 
+/// Whether the kernel at the other end still answers, for a socket on which something waits to be
+/// sent: of a process that stands still it does, of a machine that is gone it does not.
+bool peer_answers(StreamSocket& socket);
 /// "10.0.0.3:51234", "[::1]:51234" or "unix".
 std::string peer_name(const StreamSocket& socket);
 /// The user at the other end of a unix socket.

@@ -38,9 +38,11 @@ using session::StreamId;
 
 constexpr Millis kConnect{15'000};  // until the server has taken the connection
 constexpr Millis kFirstMessage{15'000};
-constexpr Millis kHangUp{5'000};         // from SIGHUP to SIGKILL
-constexpr Millis kQuietAtEnd{1000};      // how long output is waited for once the program has ended
-constexpr Millis kFarewell{30'000};      // for the other end to take the last bytes and close
+constexpr Millis kHangUp{5'000};     // from SIGHUP to SIGKILL
+constexpr Millis kQuietAtEnd{1000};  // how long output is waited for once the program has ended
+// For the other end to close once it can have the last bytes. It may stand still (a client that was
+// stopped with its pager), so this is long; one that is gone is noticed without it.
+constexpr Millis kFarewell{3'600'000};
 constexpr Millis kHastyFarewell{2'000};  // in a rank that is being stopped, which waits for it
 constexpr Millis kTick{250};
 constexpr Millis kConnectPort{20};
@@ -86,18 +88,25 @@ class Session {
     sigemptyset(&unblocked);
     const MonoTime first = clock_.now().mono + kFirstMessage;
     while (!over_) {
-      std::vector<pollfd> none;
-      if (!lost_ && !pump_.step(none, kTick, &unblocked).ok()) {
-        lost_ = true;
-      } else if (lost_) {
-        ::ppoll(nullptr, 0, &kTickTime, &unblocked);
-      }
+      const Status stepped = wait(&unblocked);
       const MonoTime now = clock_.now().mono;
+      if (!stepped.ok()) {
+        if (!lost_ && stepped.error().code == ErrorCode::kInvalid) {
+          dismiss(stepped.error().message, now);
+        } else {
+          lost_ = gone_ = true;
+        }
+      }
+      gone_ = gone_ || (lost_ && now >= farewell_);
       if (take_end_asked()) {
         stop_reason_ = "the rank is being stopped";
+        hasty_ = true;
         farewell_ = std::min(farewell_, now + kHastyFarewell);
       }
-      if (!begun_ && (lost_ || now >= first || !stop_reason_.empty())) {
+      if (!begun_ && !lost_ && now >= first) {
+        dismiss(fmt::format("nothing was begun within {}", format_duration(kFirstMessage)), now);
+      }
+      if (!begun_ && (gone_ || !stop_reason_.empty())) {
         return;
       }
       if (lost_ || !stop_reason_.empty()) {
@@ -110,6 +119,22 @@ class Session {
 
  private:
   static constexpr timespec kTickTime{0, 250'000'000};
+
+  Status wait(const sigset_t* unblocked) {
+    if (gone_) {
+      ::ppoll(nullptr, 0, &kTickTime, unblocked);
+      return {};
+    }
+    std::vector<pollfd> none;
+    return pump_.step(none, kTick, unblocked);
+  }
+
+  /// Nobody is at the other end who could be served: it is told why, and then as if it had gone.
+  void dismiss(const std::string& why, MonoTime now) {
+    lost_ = hasty_ = true;
+    farewell_ = now + kHastyFarewell;
+    pump_.dismiss({{"type", "failed"}, {"message", why}, {"code", 1}});
+  }
 
   static ConnectionOptions options(const RemoteSessionOrder& order) {
     ConnectionOptions options;
@@ -335,10 +360,13 @@ class Session {
 
   void end_when_done(MonoTime now) {
     if (told_end_) {
-      over_ = lost_ || now >= farewell_;
+      if (!hasty_ && !pump_.flushed()) {
+        farewell_ = now + kFarewell;
+      }
+      over_ = gone_ || now >= farewell_;
       return;
     }
-    if (forwards_ && (lost_ || !stop_reason_.empty())) {
+    if (forwards_ && (gone_ || !stop_reason_.empty())) {
       over_ = true;
       return;
     }
@@ -346,7 +374,7 @@ class Session {
       return;
     }
     if (lost_) {
-      over_ = true;
+      over_ = gone_;
       return;
     }
     const StreamId first = has_terminal_ ? 0 : 1;
@@ -373,7 +401,8 @@ class Session {
   session::Pump pump_;
   bool begun_ = false;
   bool forwards_ = false;
-  bool lost_ = false;  // the other end
+  bool lost_ = false;  // the other end: nobody is left to work for
+  bool gone_ = false;  // and nothing more is to be said
   bool over_ = false;
   pid_t pid_ = 0;
   bool ended_ = false;  // the program
@@ -386,7 +415,8 @@ class Session {
   std::uint64_t moved_ = 0;
   MonoTime quiet_since_{0};
   bool told_end_ = false;
-  MonoTime farewell_{0};
+  bool hasty_ = false;
+  MonoTime farewell_{INT64_MAX};
 };
 
 }  // namespace

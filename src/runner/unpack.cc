@@ -80,6 +80,7 @@ class Unpacker {
       : reader_(reader), feed_(feed), durable_(durable) {}
 
   Status into_folder(const std::filesystem::path& folder) {
+    root_path_ = folder;
     root_ = UniqueFd(::open(folder.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
     if (!root_) {
       return errno_error(fmt::format("Cannot open the folder {}", folder.string()), errno);
@@ -133,6 +134,11 @@ class Unpacker {
     return true;
   }
 
+  /// Where an entry goes, for messages; a file that is brought as one has its whole path already.
+  [[nodiscard]] std::string at_place(const std::string& name) const {
+    return (root_path_ / name).string();
+  }
+
   Error archive_failure() {
     if (!feed_.failure.ok()) {
       return feed_.failure.error();
@@ -161,7 +167,7 @@ class Unpacker {
               ErrorCode::kInvalid,
               fmt::format("The archive would write {} through {}, which is no folder", name, part));
         }
-        return errno_error(fmt::format("Cannot make the folder of {}", name), errno);
+        return errno_error(fmt::format("Cannot make the folder of {}", at_place(name)), errno);
       }
       at.reset(next);
     }
@@ -193,7 +199,7 @@ class Unpacker {
         return replace(parent, last, name, [&](const std::string& temporary) -> Status {
           const char* target = archive_entry_symlink(entry);
           if (target == nullptr || ::symlinkat(target, parent, temporary.c_str()) != 0) {
-            return errno_error(fmt::format("Cannot make the link {}", name), errno);
+            return errno_error(fmt::format("Cannot make the link {}", at_place(name)), errno);
           }
           return {};
         });
@@ -210,7 +216,7 @@ class Unpacker {
     const std::string temporary = fmt::format(".quad-{}-{}", temporary_prefix_, result.entries);
     Status made = make(temporary);
     if (made.ok() && ::renameat(parent, temporary.c_str(), parent, last.c_str()) != 0) {
-      made = errno_error(fmt::format("Cannot replace {}", name), errno);
+      made = errno_error(fmt::format("Cannot replace {}", at_place(name)), errno);
     }
     // Also after a rename: one between two links to the same file does nothing.
     ::unlinkat(parent, temporary.c_str(), 0);
@@ -224,7 +230,7 @@ class Unpacker {
       const int failure = errno;
       if (failure != EEXIST || ::fstatat(parent, last.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0 ||
           !S_ISDIR(info.st_mode)) {
-        return errno_error(fmt::format("Cannot make the folder {}", name), failure);
+        return errno_error(fmt::format("Cannot make the folder {}", at_place(name)), failure);
       }
     }
     // Its mode and time come last: a folder that may not be written to must be filled first.
@@ -251,7 +257,7 @@ class Unpacker {
           break;
         }
       }
-      return errno_error(fmt::format("Cannot link {} to {}", name, target), errno);
+      return errno_error(fmt::format("Cannot link {} to {}", at_place(name), target), errno);
     });
   }
 
@@ -261,7 +267,7 @@ class Unpacker {
     const UniqueFd fd(
         ::openat(parent, as.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
     if (!fd) {
-      return errno_error(fmt::format("Cannot create {}", name), errno);
+      return errno_error(fmt::format("Cannot create {}", at_place(name)), errno);
     }
     for (;;) {
       const void* bytes = nullptr;
@@ -283,7 +289,7 @@ class Unpacker {
           continue;
         }
         if (put < 0) {
-          return errno_error(fmt::format("Cannot write {}", name), errno);
+          return errno_error(fmt::format("Cannot write {}", at_place(name)), errno);
         }
         done += static_cast<std::size_t>(put);
       }
@@ -293,7 +299,7 @@ class Unpacker {
     if (archive_entry_size_is_set(entry) != 0 && ::fstat(fd.get(), &info) == 0 &&
         info.st_size < archive_entry_size(entry) &&
         ::ftruncate(fd.get(), archive_entry_size(entry)) != 0) {
-      return errno_error(fmt::format("Cannot write {}", name), errno);
+      return errno_error(fmt::format("Cannot write {}", at_place(name)), errno);
     }
     ::fchmod(fd.get(), mode);
     if (archive_entry_mtime_is_set(entry) != 0) {
@@ -302,7 +308,7 @@ class Unpacker {
       ::futimens(fd.get(), times);
     }
     if (durable_ && ::fsync(fd.get()) != 0) {
-      return errno_error(fmt::format("Cannot write {}", name), errno);
+      return errno_error(fmt::format("Cannot write {}", at_place(name)), errno);
     }
     return {};
   }
@@ -332,6 +338,7 @@ class Unpacker {
   Feed& feed_;
   const bool durable_;
   const std::string temporary_prefix_ = random_hex(8);
+  std::filesystem::path root_path_;
   UniqueFd root_;
   UniqueFd parent_;
   std::vector<std::string> parent_parts_;

@@ -17,7 +17,11 @@ using std::chrono::steady_clock;
 
 struct Splice::State {
   State(net::RawStream one, net::RawStream other, const asio::any_io_executor& executor)
-      : a(std::move(one)), b(std::move(other)), news(executor) {}
+      : a(std::move(one)), b(std::move(other)), news(executor) {
+    // A client that was stopped with its pager has its session when it goes on.
+    a.wait_for_slow_reader();
+    b.wait_for_slow_reader();
+  }
   void close() {
     a.close();
     b.close();

@@ -2,7 +2,8 @@
 //
 // Two connections joined into one: what the one sends the other gets, both ways, through a buffer
 // of a fixed size for each direction. Nothing is read that cannot be passed on, so the slower side
-// sets the pace and memory does not grow. Io thread only.
+// sets the pace and memory does not grow; it may also take nothing for hours, as long as its
+// machine is there. Io thread only.
 
 #pragma once
 

@@ -130,6 +130,8 @@ class Client {
 
   Result<int> run() {
     const Signals signals;
+    const SystemClock clock;
+    pump_.watch_over(clock);
     RawTerminal raw(options_.terminal);
     begin();
     Status over;
@@ -191,9 +193,9 @@ class Client {
     const std::string_view type = get_string(message, "type");
     if (type == "failed") {
       failure_ = printable(get_string(message, "message"));
-      code_ = static_cast<int>(get_int(message, "code", 1));
+      code_ = exit_code_of(message);
     } else if (type == "exit") {
-      code_ = static_cast<int>(get_int(message, "code", 1));
+      code_ = exit_code_of(message);
       const std::string_view note = get_string(message, "note");
       failure_ = note.empty() ? std::string()
                               : fmt::format("the program was hung up: {}", printable(note));

@@ -28,6 +28,12 @@ std::uint32_t number_at(std::string_view bytes, std::size_t at) {
 
 }  // namespace
 
+int exit_code_of(const json::object& message) {
+  constexpr std::int64_t kMostCode = 255;
+  const std::int64_t code = get_int(message, "code", 1);
+  return code < 0 || code > kMostCode ? 1 : static_cast<int>(code);
+}
+
 void Mux::open(StreamId id) {
   streams_.emplace(id, Stream{window_, window_, window_, 0});
 }

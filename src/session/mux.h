@@ -44,6 +44,10 @@ inline constexpr std::size_t kMostStreams = 128;
 /// The longest piece of a stream in a frame.
 inline constexpr std::size_t kPiece = 64U << 10U;
 
+/// The exit code that a message tells: 1 if it tells none that a process can have, as an 0 would be
+/// a success that nobody has claimed.
+int exit_code_of(const json::object& message);
+
 class Mux {
  public:
   explicit Mux(std::uint32_t window) : window_(window) {}

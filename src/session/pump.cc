@@ -1,6 +1,7 @@
 #include "session/pump.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <limits.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -15,6 +16,8 @@ namespace {
 
 /// What waits to be sent may be so much before nothing more is read here.
 constexpr std::size_t kMostOutgoing = 256U << 10U;
+/// And so much if the other end has asked for it by messages. No good one comes near it.
+constexpr std::size_t kMostAnswers = runner::kMaxPayload + kMostOutgoing;
 constexpr int kRounds = 16;  // of reading or writing one descriptor, before the others have a turn
 
 bool is_ready(int fd, int events) {
@@ -202,8 +205,20 @@ Status Pump::take_frames() {
       }
     } else if (const auto* cut_one = std::get_if<Mux::Cut>(&happening)) {
       drop(cut_one->id, true);
-    } else if (const auto* message = std::get_if<json::object>(&happening); message && on_message) {
-      on_message(*message);
+    } else if (const auto* message = std::get_if<json::object>(&happening)) {
+      const std::string_view type = get_string(*message, "type");
+      if (type == "ping") {
+        mux_.say({{"type", "pong"}});
+      } else if (type == "pong") {
+        if (watch_) {
+          watch_->answers = true;
+        }
+      } else if (on_message) {
+        on_message(*message);
+      }
+    }
+    if (mux_.outgoing().size() > kMostAnswers) {
+      return error(ErrorCode::kInvalid, "The other end asks for more answers than it takes");
     }
   }
 }
@@ -230,7 +245,77 @@ Status Pump::exchange(bool has_come) {
   return flush();
 }
 
+void Pump::watch_over(const Clock& clock, Millis quiet, Millis answer, Millis idle) {
+  const MonoTime now = clock.now().mono;
+  watch_.emplace(Watch{clock, quiet, answer, idle, now, std::nullopt, false, moved_, now});
+  ask();  // to learn whether it answers
+}
+
+void Pump::ask() {
+  mux_.say({{"type", "ping"}});
+}
+
+Millis Pump::until_look(MonoTime now) const {
+  const Millis next =
+      watch_->asked ? *watch_->asked + watch_->answer - now : watch_->heard + watch_->quiet - now;
+  return std::min(next, watch_->moved_at + watch_->idle - now);
+}
+
+Status Pump::look(bool has_come) {
+  const MonoTime now = watch_->clock.now().mono;
+  if (has_come) {
+    watch_->heard = now;
+    watch_->asked.reset();
+  }
+  if (watch_->moved != moved_) {
+    watch_->moved = moved_;
+    watch_->moved_at = now;
+  }
+  if (now - watch_->moved_at >= watch_->idle) {
+    return error(ErrorCode::kUnavailable,
+                 fmt::format("Nothing has moved for {}", format_duration(watch_->idle)));
+  }
+  // A process that stood still meanwhile finds the answer there, so it is not misled.
+  if (watch_->asked && watch_->answers && now - *watch_->asked >= watch_->answer) {
+    return error(ErrorCode::kUnavailable, fmt::format("The other end has not answered for {}",
+                                                      format_duration(watch_->answer)));
+  }
+  if (!watch_->asked && now - watch_->heard >= watch_->quiet) {
+    watch_->asked = now;
+    ask();
+    return flush();
+  }
+  if (watch_->asked && now - *watch_->asked >= watch_->answer) {
+    watch_->asked = now;  // one that does not answer; the connection itself may still tell
+  }
+  return {};
+}
+
+void Pump::dismiss(const json::object& message) {
+  dismissed_ = true;
+  over_ = false;
+  ends_.clear();
+  mux_.say(message);
+}
+
+Status Pump::see_off(bool has_come) {
+  QUAD_TRY(flush());
+  if (mux_.outgoing().empty()) {
+    ::shutdown(carrier_.fd(), SHUT_WR);
+  }
+  // What still comes is taken, as closing before that could take our last words with it.
+  if (has_come) {
+    const Status received = carrier_.receive();
+    carrier_.frames().reset();
+    return received;
+  }
+  return {};
+}
+
 Status Pump::step(std::vector<pollfd>& more, Millis timeout, const sigset_t* unblocked) {
+  if (watch_ && !over_) {
+    timeout = std::min(timeout, until_look(watch_->clock.now().mono));
+  }
   std::vector<pollfd> polled;
   std::vector<std::pair<StreamId, bool>> whose;  // and whether it is `from`
   const short out = mux_.outgoing().empty() ? 0 : POLLOUT;
@@ -279,7 +364,10 @@ Status Pump::step(std::vector<pollfd>& more, Millis timeout, const sigset_t* unb
     return {};
   }
   const bool has_come = ready > 0 && (polled[0].revents & (POLLIN | POLLHUP | POLLERR)) != 0;
-  const Status exchanged = exchange(has_come || buffered);
+  Status exchanged = dismissed_ ? see_off(has_come || buffered) : exchange(has_come || buffered);
+  if (watch_ && exchanged.ok()) {
+    exchanged = look(has_come || buffered);
+  }
   over_ = !exchanged.ok();
   return exchanged;
 }

@@ -7,7 +7,8 @@
 // Always holds: of each stream at most a window's worth is held, and a descriptor is read only as
 // far as there is room to send; a stream's end is told when its descriptor has ended, and a
 // descriptor gets its end when all that came before it was written. A reader that is gone (EPIPE)
-// cuts the stream, so that whoever writes at the other end gets a SIGPIPE as in any pipe.
+// cuts the stream, so that whoever writes at the other end gets a SIGPIPE as in any pipe. An end
+// that asks for more answers than it takes is an error too.
 
 #pragma once
 
@@ -29,6 +30,12 @@
 #include "session/mux.h"
 
 namespace quad::session {
+
+/// How long an end that watches over its connection waits without a byte before it asks, how long
+/// for an answer then, and how long without a byte of any stream before it gives up.
+inline constexpr Millis kQuiet{15'000};
+inline constexpr Millis kAnswer{30'000};
+inline constexpr Millis kIdle{24 * 3'600'000};
 
 /// The connection under a session, once it is open. Never blocks.
 class Carrier {
@@ -74,6 +81,14 @@ class Pump {
   void forget(StreamId id) { drop(id, false); }
   void say(const json::object& message) { mux_.say(message); }
 
+  /// From now on a connection on which nothing arrives any more is over, as step() then says,
+  /// though nobody has closed it: when nothing has come for a while the other end is asked
+  /// ("ping"), which every Pump answers ("pong"). Only an end that has answered before is held to
+  /// it: an older one does not know the question. For the client: a rank's end waits for one that
+  /// stands still.
+  void watch_over(const Clock& clock, Millis quiet = kQuiet, Millis answer = kAnswer,
+                  Millis idle = kIdle);
+
   /// Called for each message of the other end.
   std::function<void(const json::object&)> on_message;
 
@@ -82,6 +97,10 @@ class Pump {
   /// error says that the connection is over. It comes once: rounds after it only write here what
   /// had come.
   Status step(std::vector<pollfd>& more, Millis timeout, const sigset_t* unblocked = nullptr);
+
+  /// The last that the other end gets to hear, as it does not keep to the protocol or to its time:
+  /// this message, and the end. step() then only waits until it has taken that.
+  void dismiss(const json::object& message);
 
   /// Whether everything that was to be sent has been.
   [[nodiscard]] bool flushed() const { return mux_.outgoing().empty(); }
@@ -108,8 +127,23 @@ class Pump {
   };
   using Ends = std::map<StreamId, End>;
 
+  struct Watch {
+    const Clock& clock;
+    Millis quiet, answer, idle;
+    MonoTime heard;                 ///< when something came
+    std::optional<MonoTime> asked;  ///< and nothing has come since
+    bool answers = false;           ///< it has, once
+    std::uint64_t moved = 0;
+    MonoTime moved_at;
+  };
+
   Status flush();
   Status exchange(bool has_come);
+  void ask();
+  /// When step() must look at the watch again, counted from now.
+  [[nodiscard]] Millis until_look(MonoTime now) const;
+  Status look(bool has_come);
+  Status see_off(bool has_come);
   Status take_frames();
   void read_from(StreamId id, End& end);
   /// False if the stream is broken.
@@ -122,7 +156,9 @@ class Pump {
   Carrier& carrier_;
   Mux mux_;
   Ends ends_;
-  bool over_ = false;  // the connection is
+  bool over_ = false;       // the connection is
+  bool dismissed_ = false;  // nothing more is taken from the other end
+  std::optional<Watch> watch_;
   std::vector<char> buffer_ = std::vector<char>(kPiece);
   std::uint64_t moved_ = 0;
 };

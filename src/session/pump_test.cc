@@ -225,5 +225,110 @@ TEST_F(Pumps, WhatCameBeforeTheConnectionsEndIsStillTaken) {
   EXPECT_EQ(said, "exit");
 }
 
+/// A clock that goes on only when it is told to.
+class HandClock final : public Clock {
+ public:
+  [[nodiscard]] Now now() const override { return {{}, at}; }
+  MonoTime at{1'000'000};
+};
+
+TEST_F(Pumps, AnEndThatFallsSilentIsOverOnceItWasAskedInVain) {
+  HandClock clock;
+  a_->watch_over(clock, Millis(100), Millis(200));
+  ASSERT_TRUE(until([&] { return a_->flushed(); }));
+  std::vector<pollfd> none;
+  for (int round = 0; round < 20; ++round) {  // it answers each time
+    clock.at = clock.at + Millis(150);
+    ASSERT_TRUE(a_->step(none, Millis(0)).ok());
+    ASSERT_TRUE(b_->step(none, Millis(0)).ok());
+    ASSERT_TRUE(b_->step(none, Millis(0)).ok());
+    ASSERT_TRUE(a_->step(none, Millis(0)).ok());
+  }
+  clock.at = clock.at + Millis(100);
+  EXPECT_TRUE(a_->step(none, Millis(0)).ok()) << "it is asked";
+  clock.at = clock.at + Millis(199);
+  EXPECT_TRUE(a_->step(none, Millis(0)).ok()) << "it has a while";
+  clock.at = clock.at + Millis(1);
+  const Status over = a_->step(none, Millis(0));
+  ASSERT_FALSE(over.ok());
+  EXPECT_EQ(over.error().code, ErrorCode::kUnavailable);
+}
+
+TEST_F(Pumps, AWatcherThatStoodStillItselfFindsTheAnswerThatCameMeanwhile) {
+  HandClock clock;
+  a_->watch_over(clock, Millis(100), Millis(200));
+  ASSERT_TRUE(until([&] { return a_->flushed(); }));
+  std::vector<pollfd> none;
+  clock.at = clock.at + Millis(100);
+  ASSERT_TRUE(a_->step(none, Millis(0)).ok());
+  ASSERT_TRUE(b_->step(none, Millis(0)).ok());
+  ASSERT_TRUE(b_->step(none, Millis(0)).ok());
+  clock.at = clock.at + Millis(1'000'000);
+  EXPECT_TRUE(a_->step(none, Millis(0)).ok());
+}
+
+TEST_F(Pumps, AnEndThatHasNeverAnsweredIsNotHeldToIt) {
+  HandClock clock;
+  a_->watch_over(clock, Millis(100), Millis(200));
+  std::vector<pollfd> none;
+  for (int round = 0; round < 20; ++round) {
+    clock.at = clock.at + Millis(150);
+    ASSERT_TRUE(a_->step(none, Millis(0)).ok());
+  }
+}
+
+TEST_F(Pumps, AConnectionOnWhichNothingMovesIsOverInTheEnd) {
+  HandClock clock;
+  a_->watch_over(clock, Millis(100), Millis(200), Millis(1000));
+  std::vector<pollfd> none;
+  Status over;
+  for (int round = 0; round < 11 && over.ok(); ++round) {
+    clock.at = clock.at + Millis(100);
+    over = a_->step(none, Millis(0));
+    ASSERT_TRUE(b_->step(none, Millis(0)).ok());
+  }
+  ASSERT_FALSE(over.ok());
+  EXPECT_NE(over.error().message.find("Nothing has moved"), std::string::npos);
+}
+
+TEST_F(Pumps, AnEndThatAsksForMoreThanItTakesIsRefusedAndToldSo) {
+  std::vector<pollfd> none;
+  // It sends questions and reads nothing.
+  std::string questions;
+  for (int i = 0; i < 100'000; ++i) {
+    questions += runner::encode_message({{"type", "ping"}});
+  }
+  std::size_t at = 0;
+  Status over;
+  while (over.ok()) {
+    const auto put = carrier_a_->send(std::string_view(questions).substr(at));
+    ASSERT_TRUE(put.ok());
+    at = (at + *put) % questions.size();
+    over = b_->step(none, Millis(0));
+  }
+  EXPECT_EQ(over.error().code, ErrorCode::kInvalid);
+  b_->dismiss({{"type", "failed"}});
+  bool told = false;
+  a_->on_message = [&](const json::object& message) {
+    told = told || get_string(message, "type") == "failed";
+  };
+  for (bool ended = false; !ended;) {
+    (void)b_->step(none, Millis(1));
+    ended = !a_->step(none, Millis(1)).ok();
+  }
+  EXPECT_TRUE(told);
+}
+
+TEST(ExitCode, IsOneThatAProcessCanHave) {
+  EXPECT_EQ(exit_code_of({{"code", 0}}), 0);
+  EXPECT_EQ(exit_code_of({{"code", 255}}), 255);
+  for (const json::value& odd :
+       {json::value(256), json::value(-1), json::value(std::int64_t{1} << 40), json::value("0"),
+        json::value(nullptr)}) {
+    EXPECT_EQ(exit_code_of({{"code", odd}}), 1);
+  }
+  EXPECT_EQ(exit_code_of({}), 1);
+}
+
 }  // namespace
 }  // namespace quad::session
