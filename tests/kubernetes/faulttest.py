@@ -261,7 +261,15 @@ class TestCase(kubetest.TestCase):
             assert now == expected, f"{now}"
             return True
 
-        quadtest.wait_until(reached, timeout, f"nodes are {wanted or 'ready'}", every=0.2)
+        try:
+            quadtest.wait_until(reached, timeout, f"nodes are {wanted or 'ready'}", every=0.2)
+        except AssertionError as error:
+            kubelets = "".join(
+                f"{node}'s kubelet:\n" + "".join((self.testbed.folder / "nodes" / node / "kubelet.log").open(errors="replace").readlines()[-20:])
+                for node, health in self.health(server).items() if health != "ready"
+            )  # fmt: skip
+            events = "\n".join(server.ok("events").splitlines()[-20:])
+            raise AssertionError(f"{error}\n{events}\n{self.testbed.call('status', check=False)}{kubelets}") from None
 
     # What must hold.
 

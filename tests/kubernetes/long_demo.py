@@ -22,8 +22,9 @@ class Demo(unittest.TestCase):
             raise unittest.SkipTest(reason)
 
     def begin(self):
-        demo = subprocess.Popen([sys.executable, DEMO], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                stderr=subprocess.STDOUT, text=True, start_new_session=True)  # fmt: skip
+        # What runs in the background is started with interrupts ignored, and would hand that down.
+        demo = subprocess.Popen(["env", "--default-signal=INT", sys.executable, DEMO], stdin=subprocess.DEVNULL,
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)  # fmt: skip
         self.addCleanup(demo.stdout.close)
         self.addCleanup(demo.wait)
         self.addCleanup(demo.kill)

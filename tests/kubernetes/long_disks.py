@@ -1,11 +1,8 @@
 """Disks that are full: a pod's own share, its node's, and the hot tier. What was printed and how it ended is not lost, and a
 checkpoint that did not fit is never taken for one."""
 
-import contextlib
-import json
 import re
 import subprocess
-import time
 import unittest
 
 import faulttest
@@ -87,6 +84,77 @@ class Disks(faulttest.TestCase):
                 self.assertEqual((view["cause"], view["recoveries"]), ("limit", 0), view)
                 self.assertIn("used more disk than it may", server.ok("story", job))
                 self.expect_all_rows(server, job, name)
+        self.expect_nothing_left(server)
+
+    def test_a_rank_on_a_node_whose_disk_is_full(self):
+        """The rank meets it, and so do the runner's spool, its result and its last words. All that it printed comes to Quad, also
+        what it printed while it could not reach Quad, and how it ended."""
+        server = self.server()
+        for node in ("n1", "n2"):
+            self.testbed.call("in", node, "mount", "-t", "tmpfs", "-o", "size=24m", "pods", PODS)
+            self.addCleanup(self.testbed.call, "in", node, "umount", "--lazy", PODS, check=False)
+        job = self.fill(server, "fills", "/scratch/filler", 100_000_000, scratch())
+        home = self.home(server) / "fills"
+        quadtest.wait_until((home / "there").exists, 120, "the disk is full, and it has gone on printing")
+        self.assertTrue((home / "full").exists())
+        with server.cut_off_pods():
+            before = int((home / "rows").read_text())
+            quadtest.wait_until(lambda: int((home / "rows").read_text() or 0) > before + 20, 60, "it prints unheard")
+            (home / "code").write_text("7")
+            quadtest.wait_until(lambda: "fills" in server.ok("status"), 5, "the server answers")
+        view = server.wait_for_status(job, "FAILED", timeout=120)
+        self.assertEqual((view["exit_code"], view["recoveries"]), (7, 0), server.describe(job))
+        self.expect_all_rows(server, job, "fills")
+        self.expect_nothing_left(server)
+
+
+class HotTier(faulttest.TestCase):
+    """What is mounted over the nodes' hot tier has room for a few checkpoints."""
+
+    nodes = 2
+    options = {"gpus": 2}
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        home = cls.testbed.folder / "shared" / "home"
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m,mode=755", "quad-test", home], check=True)
+        cls.addClassCleanup(subprocess.run, ["umount", "--lazy", home], check=True)
+        for node in ("n1", "n2"):  # which see it from their next start on
+            cls.testbed.call("node", "off", node)
+            cls.testbed.call("node", "on", node)
+        cls.testbed.mend()
+
+    def test_a_checkpoint_that_does_not_fit_is_none(self):
+        server = self.server()
+        home = self.testbed.folder / "shared" / "home"
+        witness = home / "saves"
+        job = server.launch({
+            "name": "saves", "envs": {"WITNESS": "/home/saves"}, "run": SAVER,
+            "resources": {"accelerators": "H100:1", "cpus": 0.2, "memory": 0.2},
+        })  # fmt: skip
+        quadtest.wait_until((witness / "no-room.1").exists, 120, "a checkpoint does not fit")
+        (partial,) = [one for one in home.rglob("*.safetensors") if one.stat().st_size < 1_000_000]
+        step = int(re.search(r"(\d+)", partial.stem)[1])
+        self.assertGreater(step, 2)
+
+        def known():
+            found = server.job(job)["attempts"][0]["checkpoint_step"]
+            assert found == step - 1, f"it is {found}, and step {step} did not fit"
+            return True
+
+        quadtest.wait_until(known, 60, "the last that is whole is known")
+        for epoch in (2, 3):  # while there is still no room, and when there is
+            self.testbed.call("kubectl", "delete", "pod", "-l", f"quad.io/job={job}", "--wait=false")
+            view = self.wait_for_attempt(server, job, epoch)
+            self.assertEqual(view["attempts"][-1]["resumed_step"], step - 1, server.ok("story", job))
+            self.assertIn(f"begins at {step - 1}\n", server.ok("logs", job, "--no-follow"))
+            if epoch == 2:
+                self.assertIn(partial.name, server.ok("story", job))
+                quadtest.wait_until((witness / "no-room.2").exists, 60, "it does not fit the second time either")
+        print(server.ok("story", job))
+        (witness / "end").touch()
+        server.wait_for_status(job, "SUCCEEDED")
         self.expect_nothing_left(server)
 
 
