@@ -38,7 +38,7 @@ import quadtest  # noqa: E402
 
 DEFAULT_TIMEOUT_SECONDS = 180
 FILES_AT_ONCE = 2
-KEPT = ("QUAD_SEED", "QUAD_CORPUS", "QUAD_LONG_FAULTS")  # of the environment, what tests may be told
+KEPT = ("QUAD_SEED", "QUAD_CORPUS")  # of the environment, what tests may be told
 SANITIZED_TIMES = 4  # as long may a file take over a build with sanitizers
 
 

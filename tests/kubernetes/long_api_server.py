@@ -73,7 +73,7 @@ class ApiServer(faulttest.TestCase):
             self.wait_for_attempt(server, job, 1)
         self.testbed.call("apiserver", "stop")
         server.kill()
-        (self.folder(ends) / "end").touch()
+        self.let_end(ends)
         quadtest.Server.start(server)  # no node can be known yet
         server.wait_for_status(ends, "SUCCEEDED", timeout=90)
         self.wait_for_ticks(runs, 1, 3)
@@ -109,7 +109,7 @@ class ApiServer(faulttest.TestCase):
         with server.cut_off_api_server():
             (pod,) = self.testbed.get("pods", "-l", f"quad.io/job={deleted}")
             self.testbed.call("kubectl", "delete", "pod", pod["metadata"]["name"], "--force", "--grace-period=0")
-            (self.folder(ends) / "end").touch()
+            self.let_end(ends)
             server.wait_for_status(ends, "SUCCEEDED")
             self.testbed.call("apiserver", "stop")
             self.testbed.call("etcd", "compact")
@@ -152,7 +152,7 @@ class ApiServer(faulttest.TestCase):
         with server.cut_off_pods():
             (self.folder(runs).parent / "talk").touch()  # its rows and its result have to wait
             time.sleep(faulttest.seconds(30, 300))  # the time itself is what is tested
-            (self.folder(ends) / "end").touch()
+            self.let_end(ends)
             time.sleep(faulttest.seconds(30, 300))
             for job in (runs, ends):
                 self.assertEqual(server.job(job)["epoch"], 1, server.describe(job))

@@ -67,7 +67,7 @@ class ServerKills(faulttest.TestCase):
         for name in ("one", "two", "three"):
             job = self.launch(server, name, ranks=3, resources={"cpus": 0.1, "memory": 0.1})
             self.wait_for_attempt(server, job, 1)
-            (self.folder(job) / "end").touch()
+            self.let_end(job)
             quadtest.wait_until(lambda job=job: server.job(job)["status"] == "SUCCEEDED", 60, "it has ended", every=0)
             server.kill()
             server.start()
