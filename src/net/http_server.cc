@@ -283,6 +283,16 @@ Result<std::uint16_t> HttpServer::listen_tls(std::string_view address, std::uint
   return listen_on(state_, address, port, std::move(tls));
 }
 
+Status HttpServer::use_certificate(const TlsFiles& files) {
+  QUAD_ASSIGN(const auto tls, make_tls(files));
+  for (const auto& listener : state_->listeners) {
+    if (listener->tls != nullptr) {
+      listener->tls = tls;
+    }
+  }
+  return {};
+}
+
 Status HttpServer::listen_unix(const std::string& path, unsigned mode) {
   QUAD_TRY(check_socket_path(path));
   if (state_->stopping) {

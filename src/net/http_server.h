@@ -96,6 +96,8 @@ class HttpServer {
   /// The same with TLS 1.2 or newer.
   Result<std::uint16_t> listen_tls(std::string_view address, std::uint16_t port,
                                    const TlsFiles& files);
+  /// What connections over TLS are shown from now on. On the io_context's thread.
+  Status use_certificate(const TlsFiles& files);
   /// A socket file of that mode. A file that a dead server left is replaced; kExists if a live one
   /// answers there.
   Status listen_unix(const std::string& path, unsigned mode = 0600);

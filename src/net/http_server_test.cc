@@ -584,6 +584,28 @@ TEST(HttpServer, ServesTls) {
   EXPECT_EQ(server.counters().accepted, 1U);
 }
 
+TEST(HttpServer, ShowsNewConnectionsARenewedCertificate) {
+  TestServer server(echo_router());
+  TestServer other(echo_router());
+  auto before = server.tls_client();
+  ASSERT_TRUE(before.post("/echo", "x").ok());
+  Status used;
+  server.on_io([&] {
+    EXPECT_FALSE(server.server().use_certificate({other.certificate(), server.key()}).ok())
+        << "a key of another one";
+    used = server.server().use_certificate({other.certificate(), other.key()});
+  });
+  ASSERT_TRUE(used.ok()) << used.error().message;
+  EXPECT_TRUE(before.post("/echo", "x").ok()) << "what is open stays";
+  EXPECT_FALSE(server.tls_client().post("/echo", "x").ok());
+  ClientOptions options;
+  options.url = server.tls_url();
+  options.ca_file = other.certificate();
+  auto after = HttpClient::create(options);
+  ASSERT_TRUE(after.ok());
+  EXPECT_TRUE(after->post("/echo", "x").ok());
+}
+
 TEST(HttpServer, ReportsEachExchange) {
   std::promise<std::string> seen;
   auto options = test_options();

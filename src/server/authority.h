@@ -3,8 +3,9 @@
 // A server that listens beyond this machine and was given no certificate makes its own: an
 // authority, once, and a certificate that it signs, in the folder `tls` of the data directory
 // (keys 0600). Runners and command lines trust the authority, so the certificate can be renewed
-// without their noticing: that is done at a start when it names other addresses than it should, or
-// has less than half of its time left. Blocks for milliseconds; for whoever starts the server.
+// without their noticing: that is done when it names other addresses than it should, or has less
+// than half of its time left, at a start and later (certificate_watch.h). Blocks for milliseconds;
+// for whoever starts the server.
 
 #pragma once
 

@@ -13,6 +13,7 @@
 #include "net/exchange.h"
 #include "net/http_client.h"
 #include "net/http_server.h"
+#include "server/certificate_watch.h"
 
 namespace quad::server {
 namespace {
@@ -112,6 +113,47 @@ TEST(NamesOf, AreAllAddressesThatTheConfigurationGives) {
     EXPECT_NE(std::find(names.begin(), names.end(), name), names.end()) << name;
   }
   EXPECT_EQ(std::find(names.begin(), names.end(), "0.0.0.0"), names.end());
+}
+
+TEST_F(OwnCertificate, IsRenewedWhileTheServerRuns) {
+  const config::Tls files = made(names_);
+  std::vector<std::string> shown;
+  Status answer;
+  CertificateWatch watch(
+      files,
+      [&](WallTime now) {
+        const auto renewed = own_certificate(folder_, names_, now);
+        return renewed.ok() ? Status() : Status(renewed.error());
+      },
+      [&](const config::Tls& used) {
+        shown.push_back(text(used.certificate));
+        return answer;
+      });
+  watch.look(kNow);
+  watch.look(kNow + Millis(300 * kDay));
+  EXPECT_EQ(shown.size(), 0U) << "it lasts";
+  answer = error(ErrorCode::kIo, "The disk is gone");
+  watch.look(kNow + Millis(366 * kDay));
+  answer = Status();
+  watch.look(kNow + Millis(366 * kDay + 60'000));
+  watch.look(kNow + Millis(366 * kDay + 120'000));
+  ASSERT_EQ(shown.size(), 2U) << "once in vain";
+  EXPECT_EQ(shown[1], text(files.certificate));
+}
+
+TEST_F(OwnCertificate, OfSomebodyElsesIsTakenUpWhenItsFileHasChanged) {
+  const config::Tls files = made(names_);
+  int uses = 0;
+  CertificateWatch watch(files, {}, [&](const config::Tls&) {
+    ++uses;
+    return Status();
+  });
+  watch.look(kNow);
+  EXPECT_EQ(uses, 0);
+  ASSERT_TRUE(write_file_atomically(files.certificate, "another", 0644).ok());
+  watch.look(kNow + Millis(60'000));
+  watch.look(kNow + Millis(120'000));
+  EXPECT_EQ(uses, 1);
 }
 
 }  // namespace

@@ -14,12 +14,14 @@
 #include <boost/asio/detached.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/signal_set.hpp>
+#include <boost/asio/steady_timer.hpp>
 
 #include "base/file.h"
 #include "base/text.h"
 #include "config/words.h"
 #include "server/app.h"
 #include "server/authority.h"
+#include "server/certificate_watch.h"
 #include "server/check.h"
 #include "server/crypto.h"
 #include "server/engines.h"
@@ -177,6 +179,18 @@ NodeId machine_of(const App& app, const NodeId& node) {
   return node;
 }
 
+/// Each minute, until the timer is cancelled.
+void look_after_certificate(asio::steady_timer& timer, CertificateWatch& watch, const App& app) {
+  constexpr std::chrono::minutes kEvery{1};
+  timer.expires_after(kEvery);
+  timer.async_wait([&](const boost::system::error_code& failure) {
+    if (!failure) {
+      watch.look(app.clock->now().wall);
+      look_after_certificate(timer, watch, app);
+    }
+  });
+}
+
 void take_commit(App& app, std::vector<job::Event> events) {
   for (job::Event& event : events) {
     app.newest = std::max(app.newest, event.revision);
@@ -304,6 +318,20 @@ Status serve(const ServeOptions& options) {
       0600));
   spdlog::info("Quad {} serves {} (data in {})", QUAD_VERSION, listened, app.data_dir.string());
 
+  CertificateWatch certificate(
+      config.tls,
+      own ? [&](WallTime now) {
+        const auto renewed = own_certificate(app.data_dir, names_of(config), now);
+        return renewed.ok() ? Status() : Status(renewed.error());
+      } : CertificateWatch::Renew(),
+      [&](const config::Tls& files) {
+        return http.use_certificate({files.certificate, files.key});
+      });
+  asio::steady_timer certificate_timer(app.io);
+  if (!config.tls.certificate.empty()) {
+    look_after_certificate(certificate_timer, certificate, app);
+  }
+
   asio::signal_set signals(app.io, SIGTERM, SIGINT);
   signals.async_wait([&](const boost::system::error_code& failure, int /*signal*/) {
     if (failure) {
@@ -311,6 +339,7 @@ Status serve(const ServeOptions& options) {
     }
     spdlog::info("stopping; jobs run on, and the next server on this data directory finds them");
     app.stopping = true;
+    certificate_timer.cancel();
     wake_streams(app);
     http.stop(kStopGrace);
   });
