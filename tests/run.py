@@ -6,6 +6,8 @@ passed. Each end-to-end file runs in a process and a temporary folder of its own
 running is killed and counts as nothing. A file may say `TIMEOUT_SECONDS = 300` for itself at its top level. Random tests
 print their seed; with QUAD_SEED=N in the environment they take that one.
 
+Files that took longest in the last run of the same build begin first, so that none is left over at the end.
+
 The tests on Kubernetes need root, and programs that are built once from Go modules; they are skipped, with one line, where
 there is no root or no way to the modules. Files that can share one cluster do (kubetest.py), one after the other. Those that
 take minutes are in long_*.py, and run only with --long.
@@ -128,11 +130,15 @@ def run_file(path, args, print_lock, **more):
         output.seek(0)
         text = output.read().decode(errors="replace")
 
-    outcome, running = Outcome(), None
+    outcome, running, started, took = Outcome(), None, {}, {}
     for line in results.read_text().splitlines() if results.exists() else []:
         event = json.loads(line)
         name = event["test"]
         running = name if event["what"] == "start" else None
+        if event["what"] == "start":
+            started[name] = event["at"]
+        else:
+            took[name] = event["at"] - started.get(name, event["at"])
         if event["what"] == "pass":
             outcome.passed += 1
         elif event["what"] == "fail":
@@ -152,13 +158,40 @@ def run_file(path, args, print_lock, **more):
     with print_lock:
         if outcome.failed or args.verbose:
             print(f"--- {path.name}\n{text.rstrip()}")
+        args.took[str(path.relative_to(ROOT))] = time.monotonic() - began
         if outcome.passed or outcome.failed or outcome.skipped:
             print(f"{path.name}: {outcome} in {time.monotonic() - began:.0f} s", flush=True)
+        if args.times:
+            tests = "".join(f"\n    {seconds:6.1f} s  {name}" for name, seconds in sorted(took.items(), key=lambda one: -one[1]))
+            print(f"  {path.name} ran from {began - args.began:.0f} to {time.monotonic() - args.began:.0f} s{tests}", flush=True)
     return outcome
 
 
+def times_of(args):
+    """Where it stands how many seconds each file took in the last run that was of everything in it."""
+    return args.build / "test-times.json"
+
+
+def longest_first(files, args):
+    """As the last run tells; those that it does not know are first."""
+    try:
+        took = json.loads(times_of(args).read_text())
+    except (OSError, ValueError):
+        took = {}
+    return sorted(files, key=lambda path: (-took.get(str(path.relative_to(ROOT)), float("inf")), path))
+
+
+def keep_times(args):
+    if args.patterns or args.quick:
+        return  # a part of a file says nothing of the whole
+    kept = {}
+    with contextlib.suppress(OSError, ValueError):
+        kept = json.loads(times_of(args).read_text())
+    times_of(args).write_text(json.dumps(kept | args.took))
+
+
 def run_end_to_end(args, print_lock):
-    files = [path for path in sorted(E2E.glob("test_*.py")) if is_wanted(path, args.patterns)]
+    files = longest_first([path for path in E2E.glob("test_*.py") if is_wanted(path, args.patterns)], args)
     total = Outcome()
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
         for outcome in pool.map(lambda path: run_file(path, args, print_lock), files):
@@ -183,7 +216,7 @@ def build_testbed(print_lock):
 def run_kubernetes(args, print_lock):
     """Runs the files of tests/kubernetes: those that share a cluster one after the other, and so the others beside them."""
     patterns = ("test_*.py", "long_*.py") if args.long else ("test_*.py",)
-    files = [path for pattern in patterns for path in sorted(KUBERNETES.glob(pattern)) if is_wanted(path, args.patterns)]
+    files = longest_first([path for pattern in patterns for path in KUBERNETES.glob(pattern) if is_wanted(path, args.patterns)], args)
     total = Outcome()
     if not files:
         return total
@@ -253,7 +286,9 @@ def main():
     parser.add_argument("--kubernetes", action="store_true", help="only the tests on a real Kubernetes")
     parser.add_argument("--long", action="store_true", help="also tests on Kubernetes that take minutes each")
     parser.add_argument("-v", "--verbose", action="store_true", help="also print the output of what passes")
+    parser.add_argument("--times", action="store_true", help="also print how long each test took, and when each file ran")
     args = parser.parse_args()
+    args.began, args.took = time.monotonic(), {}
     args.build = args.build.resolve()
     args.sanitized = quadtest.is_sanitized(args.build / "bin" / "quad")
     everything = not (args.unit or args.e2e or args.kubernetes)
@@ -271,6 +306,7 @@ def main():
             total.add(run_end_to_end(args, print_lock))
         if on_kubernetes:
             total.add(on_kubernetes.result())
+    keep_times(args)
     if total.skipped:
         print("skipped:", *total.skipped, sep="\n  ")
     if total.failed:

@@ -329,7 +329,7 @@ class _Recorder(unittest.TextTestResult):
     results = None
 
     def _write(self, test, what, **more):
-        self.results.write(json.dumps({"test": test.id(), "what": what, **more}) + "\n")
+        self.results.write(json.dumps({"test": test.id(), "what": what, "at": time.monotonic(), **more}) + "\n")
         self.results.flush()
 
     def startTest(self, test):

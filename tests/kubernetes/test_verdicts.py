@@ -67,10 +67,12 @@ class Verdicts(kubetest.TestCase):
         self.addCleanup(self.kubectl, "delete", "-f", str(path), "--wait=false", "--ignore-not-found", check=False)
         return path
 
-    def begun(self, *args, **more):
-        job = self.one.launch(task(*args, **more))
-        view = self.one.wait_for_status(job, "RUNNING", timeout=90)
-        return job, view["attempts"][0]["nodes"][0]
+    def launch(self, *args, **more):
+        return self.one.launch(task(*args, **more))
+
+    def node_of(self, job):
+        """Where it runs, once it does."""
+        return self.one.wait_for_status(job, "RUNNING", timeout=90)["attempts"][0]["nodes"][0]
 
     def pod(self, job):
         return self.testbed.get("pods", "-l", f"quad.io/job={job}")[0]["metadata"]["name"]
@@ -88,55 +90,49 @@ class Verdicts(kubetest.TestCase):
         self.assertIn(words, self.one.ok("story", job))
         return view
 
-    def end(self, job):
-        self.one.ok("cancel", job, "-y")
-        self.one.wait_for_status(job, "CANCELLED")
+    def expect_ended(self, *jobs):
+        for job in jobs:
+            self.one.wait_for_status(job, "CANCELLED")
 
     def test_pods_that_others_end(self):
+        # Each begins while the one before it recovers or ends.
+        deleted, forced = self.launch("deleted"), self.launch("forced")
+        for job in (deleted, forced):
+            self.node_of(job)
+        self.kubectl("delete", "pod", self.pod(deleted), "--wait=false")
+        self.kubectl("delete", "pod", self.pod(forced), "--force", "--grace-period=0")
+        drained = self.launch("drained")
         with self.subTest("deleted by hand"):
-            job, _ = self.begun("deleted")
-            self.kubectl("delete", "pod", self.pod(job), "--wait=false")
-            self.expect_recovery(job, "deleted", "its pod was deleted from outside Quad")
-            self.end(job)
+            self.expect_recovery(deleted, "deleted", "its pod was deleted from outside Quad")
         with self.subTest("force-deleted: nobody knows whether it has ended"):
-            job, node = self.begun("forced")
-            self.kubectl("delete", "pod", self.pod(job), "--force", "--grace-period=0")
-            self.expect_recovery(job, "deleted", "its pod was deleted from outside Quad")
-            self.end(job)
+            self.expect_recovery(forced, "deleted", "its pod was deleted from outside Quad")
+        self.one.ok("cancel", deleted, forced, "-y")
         with self.subTest("drained"):
-            job, node = self.begun("drained")
+            node = self.node_of(drained)
             self.kubectl("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=80s", timeout=90)
-            view = self.expect_recovery(job, "drained", f"evicted from node {node}: it is being drained")
+            self.apply({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "urgent"}, "value": 1000})
+            preempted = self.launch("preempted", resources={"cpus": 1})
+            view = self.expect_recovery(drained, "drained", f"evicted from node {node}: it is being drained")
             self.assertNotEqual(view["attempts"][1]["nodes"], [node])
             self.kubectl("uncordon", node)
-            self.end(job)
+            self.one.ok("cancel", drained, "-y")
         with self.subTest("preempted"):
-            self.apply({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "urgent"}, "value": 1000})
-            job, node = self.begun("preempted", resources={"cpus": 1})
+            node = self.node_of(preempted)
+            self.expect_ended(deleted, forced, drained)  # they would be preempted too
             cpus = [one["status"]["allocatable"]["cpu"] for one in self.testbed.get("nodes") if one["metadata"]["name"] == node]
             pod = json.loads(json.dumps(PREEMPTOR))
             pod["spec"]["nodeSelector"] = {"kubernetes.io/hostname": node}
             pod["spec"]["containers"][0]["resources"] = {"requests": {"cpu": f"{int(cpus[0]) * 1000 - 500}m"}}
             self.apply(pod)
-            self.expect_recovery(job, "preempted", "preempted by kube-scheduler for a pod of higher priority")
+            self.expect_recovery(preempted, "preempted", "preempted by kube-scheduler for a pod of higher priority")
             self.kubectl("delete", "pod", "urgent", "--wait=false")
-            self.end(job)
+            self.one.ok("cancel", preempted, "-y")
+            self.expect_ended(preempted)
 
     def test_limits_and_refusals(self):
-        with self.subTest("out of memory"):
-            job = self.one.launch(task("hungry", "tail /dev/zero", config={"kubernetes": {"set_pod_resource_limits": True}}))
-            view = self.one.wait_for_status(job, "FAILED", timeout=60)
-            self.assertEqual(view["cause"], "limit", view)
-            self.assertRegex(view["message"], r"memory 95\.4 of 95\.4 MiB|killed: memory")
-            self.assertIn("memory", self.one.ok("story", job))
-        with self.subTest("a quota: it waits, says so, and goes on"):
-            path = self.apply(QUOTA)
-            job = self.one.launch(task("waiting", "exit 0"))
-            quadtest.wait_until(lambda: "quota" in self.one.ok("why", job), 30, "the quota is named")
-            self.kubectl("delete", "-f", str(path))
-            self.one.wait_for_status(job, "SUCCEEDED", timeout=60)
+        path = self.apply(*POLICY)  # which takes a while to be in force
+        hungry = self.launch("hungry", "tail /dev/zero", config={"kubernetes": {"set_pod_resource_limits": True}})
         with self.subTest("an admission policy: it waits, in its words, and goes on"):
-            path = self.apply(*POLICY)
             refused = ["run", "probe", "--image=quad.test/pause:1", "--labels=banned=yes", "--dry-run=server"]
 
             def in_force():
@@ -146,8 +142,19 @@ class Verdicts(kubetest.TestCase):
                 return "this site bans" in done.stderr
 
             quadtest.wait_until(in_force, 60, "the policy is in force")
-            job = self.one.launch(task("banned", "exit 0", resources={"labels": {"banned": "yes"}}))
-            quadtest.wait_until(lambda: "this site bans what is banned" in self.one.ok("why", job), 30, "the policy is named")
+            banned = self.launch("banned", "exit 0", resources={"labels": {"banned": "yes"}})
+            quadtest.wait_until(lambda: "this site bans what is banned" in self.one.ok("why", banned), 30, "the policy is named")
+            self.kubectl("delete", "-f", str(path))
+        with self.subTest("out of memory"):
+            view = self.one.wait_for_status(hungry, "FAILED", timeout=60)
+            self.assertEqual(view["cause"], "limit", view)
+            self.assertRegex(view["message"], r"memory 95\.4 of 95\.4 MiB|killed: memory")
+            self.assertIn("memory", self.one.ok("story", hungry))
+        with self.subTest("a quota: it waits, says so, and goes on"):
+            self.one.wait_for_status(banned, "SUCCEEDED", timeout=60)
+            path = self.apply(QUOTA)
+            job = self.launch("waiting", "exit 0")
+            quadtest.wait_until(lambda: "quota" in self.one.ok("why", job), 30, "the quota is named")
             self.kubectl("delete", "-f", str(path))
             self.one.wait_for_status(job, "SUCCEEDED", timeout=60)
         with self.subTest("what no pod can be is refused before it is one"):
