@@ -37,6 +37,7 @@ Status SessionCarrier::open(Millis timeout) {
 }
 
 Status SessionCarrier::receive() {
+  fresh_ = false;
   connection_.on_ready(clock_.now().mono);
   return connection_.open() ? Status() : error(ErrorCode::kUnavailable, connection_.trouble());
 }

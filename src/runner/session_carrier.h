@@ -24,11 +24,13 @@ class SessionCarrier final : public session::Carrier {
   Status receive() override;
   FrameReader& frames() override { return connection_.frames(); }
   Result<std::size_t> send(std::string_view bytes) override;
-  [[nodiscard]] bool buffered() const override { return connection_.buffered(); }
+  [[nodiscard]] bool buffered() const override { return fresh_ || connection_.buffered(); }
 
  private:
   Connection connection_;
   const Clock& clock_;
+  bool fresh_ =
+      true;  // what came right behind the server's answer is in frames(), and not looked at
 };
 
 }  // namespace quad::runner
