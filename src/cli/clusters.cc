@@ -199,6 +199,15 @@ Result<json::object> cluster_named(Client& client, const std::string& name) {
   return cluster;
 }
 
+Result<std::int64_t> job_named(Client& client, const std::string& word) {
+  QUAD_ASSIGN(const JobWords words, read_job_words({word}));
+  if (words.cluster.empty()) {
+    return words.jobs.front();
+  }
+  QUAD_ASSIGN(const json::object cluster, cluster_named(client, word));
+  return get_int(cluster, "job");
+}
+
 Status check_jobs_of(Client& client, const JobWords& words) {
   if (words.cluster.empty()) {
     return {};

@@ -21,6 +21,9 @@ struct JobWords {
 Result<JobWords> read_job_words(const std::vector<std::string>& words);
 /// That it is there: kNotFound otherwise.
 Result<json::object> cluster_named(Client& client, const std::string& name);
+/// The job of this number, or the one that holds the nodes of the cluster of this name; kInvalid or
+/// kNotFound otherwise.
+Result<std::int64_t> job_named(Client& client, const std::string& word);
 /// kInvalid unless all of the jobs are on the cluster.
 Status check_jobs_of(Client& client, const JobWords& words);
 

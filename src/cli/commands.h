@@ -51,6 +51,8 @@ inline constexpr const char* kJobNumber = "a job's number";
 CLI::Validator whole_number(std::int64_t least, const char* what);
 /// The positional argument `job`: a job's number.
 CLI::Option* add_job_argument(CLI::App& verb, std::int64_t& id);
+/// The same, or the name of a cluster, whose holder is meant: job_named() tells which job it is.
+CLI::Option* add_job_or_cluster(CLI::App& verb, std::string& word);
 
 /// `quad status JOB…`
 int show_jobs(Program& program, const std::vector<std::int64_t>& ids);

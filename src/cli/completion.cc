@@ -228,7 +228,8 @@ std::vector<Candidate> values_of(const CLI::Option& option, const Walk& walk, Kn
     std::vector<Candidate> found = known.jobs(verb == "cancel" || verb == "why" || verb == "exec" ||
                                               verb == "shell" || verb == "port-forward");
     if (verb == "status" || verb == "queue" || verb == "logs" || verb == "cancel" ||
-        verb == "exec") {
+        verb == "exec" || verb == "shell" || verb == "why" || verb == "story" ||
+        verb == "checkpoints" || verb == "port-forward") {
       for (Candidate& cluster : known.clusters()) {
         found.push_back(std::move(cluster));
       }

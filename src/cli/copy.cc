@@ -14,8 +14,10 @@
 
 #include "base/file.h"
 #include "base/text.h"
+#include "cli/clusters.h"
 #include "cli/output.h"
 #include "cli/session.h"
+#include "control/clusters.h"
 #include "runner/copy.h"
 #include "session/pump.h"
 
@@ -178,14 +180,16 @@ std::optional<RankPath> parse_rank_path(std::string_view text) {
   const std::string_view place = text.substr(0, colon);
   const std::size_t slash = place.find('/');
   RankPath result;
-  const auto job = parse_number(place.substr(0, slash));
+  const std::string_view word = place.substr(0, slash);
+  const auto job = parse_number(word);
+  const bool named = control::check_cluster_name(word).ok();
   const auto rank = slash == std::string_view::npos ? std::optional<std::int64_t>(0)
                                                     : parse_number(place.substr(slash + 1));
   const bool signed_rank = slash != std::string_view::npos && place.find('-', slash) == slash + 1;
-  if (!job || *job < 1 || !rank || signed_rank) {
+  if (!(named || (job && *job >= 1)) || !rank || signed_rank) {
     return std::nullopt;
   }
-  result.job = *job;
+  result.job = word;
   result.rank = *rank;
   result.path = text.substr(colon + 1);
   return result;
@@ -219,7 +223,11 @@ int copy_files(const Globals& globals, const std::string& from, const std::strin
   if (!client.ok()) {
     return fail(client.error());
   }
-  auto carrier = open_session(*client, remote.job, remote.rank, "copy");
+  const auto job = job_named(*client, remote.job);
+  if (!job.ok()) {
+    return fail(job.error());
+  }
+  auto carrier = open_session(*client, *job, remote.rank, "copy");
   if (!carrier.ok()) {
     return tell_refused(carrier.error());
   }
@@ -232,7 +240,7 @@ int copy_files(const Globals& globals, const std::string& from, const std::strin
     return kOk;
   }
   return done.error().code == ErrorCode::kUnavailable
-             ? tell_broken_off(globals, remote.job, done.error())
+             ? tell_broken_off(globals, *job, done.error())
              : fail(error(ErrorCode::kIo, done.error().message));
 }
 

@@ -13,10 +13,10 @@
 
 namespace quad::cli {
 
-/// "17:/path", "17/1:~/x", "17:": a path on a rank. Anything else is a path of this machine; one
-/// that looks like the former is written "./17:x". Pure.
+/// "17:/path", "17/1:~/x", "17:", "dev:x", where dev is a cluster: a path on a rank. Anything else
+/// is a path of this machine; one that looks like the former is written "./17:x". Pure.
 struct RankPath {
-  std::int64_t job = 0;
+  std::string job;  ///< a number, or a cluster's name
   std::int64_t rank = 0;
   std::string path;
 };

@@ -11,6 +11,7 @@
 
 #include "base/text.h"
 #include "base/time.h"
+#include "cli/clusters.h"
 #include "cli/commands.h"
 #include "cli/follow.h"
 #include "cli/output.h"
@@ -173,10 +174,8 @@ int print_job(Client& client, const json::object& job) {
   return kOk;
 }
 
-int show_why(Program& program, std::int64_t id) {
-  auto client = Client::connect(program.globals);
-  const auto why = client.ok() ? client->get(fmt::format("/v1/jobs/{}/why", id))
-                               : Result<json::object>(client.error());
+int show_why(Program& program, Client& client, std::int64_t id) {
+  const auto why = client.get(fmt::format("/v1/jobs/{}/why", id));
   if (!why.ok()) {
     return fail(why.error());
   }
@@ -195,10 +194,8 @@ int show_why(Program& program, std::int64_t id) {
   return kOk;
 }
 
-int show_story(Program& program, std::int64_t id) {
-  auto client = Client::connect(program.globals);
-  const auto story = client.ok() ? client->get(fmt::format("/v1/jobs/{}/story", id))
-                                 : Result<json::object>(client.error());
+int show_story(Program& program, Client& client, std::int64_t id) {
+  const auto story = client.get(fmt::format("/v1/jobs/{}/story", id));
   if (!story.ok()) {
     return fail(story.error());
   }
@@ -221,10 +218,8 @@ int show_story(Program& program, std::int64_t id) {
   return kOk;
 }
 
-int show_checkpoints(Program& program, std::int64_t id) {
-  auto client = Client::connect(program.globals);
-  const auto answer = client.ok() ? client->get(fmt::format("/v1/jobs/{}/checkpoints", id))
-                                  : Result<json::object>(client.error());
+int show_checkpoints(Program& program, Client& client, std::int64_t id) {
+  const auto answer = client.get(fmt::format("/v1/jobs/{}/checkpoints", id));
   if (!answer.ok()) {
     return fail(answer.error());
   }
@@ -259,12 +254,18 @@ int show_checkpoints(Program& program, std::int64_t id) {
 }
 
 void add_one_job_verb(CLI::App& app, Program& program, const char* name, const char* help,
-                      int (*run)(Program&, std::int64_t)) {
-  auto id = std::make_shared<std::int64_t>(0);
+                      int (*run)(Program&, Client&, std::int64_t)) {
+  auto word = std::make_shared<std::string>();
   CLI::App* verb = add_verb(app, program, name, help);
-  add_job_argument(*verb, *id)->required();
-  verb->callback(
-      [&program, id, run] { program.chosen = [&program, id, run] { return run(program, *id); }; });
+  add_job_or_cluster(*verb, *word)->required();
+  verb->callback([&program, word, run] {
+    program.chosen = [&program, word, run] {
+      auto client = Client::connect(program.globals);
+      const auto id =
+          client.ok() ? job_named(*client, *word) : Result<std::int64_t>(client.error());
+      return id.ok() ? run(program, *client, *id) : fail(id.error());
+    };
+  });
 }
 
 }  // namespace

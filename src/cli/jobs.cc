@@ -344,6 +344,10 @@ CLI::Option* add_job_argument(CLI::App& verb, std::int64_t& id) {
   return verb.add_option("job", id, "The job's number")->check(whole_number(1, kJobNumber));
 }
 
+CLI::Option* add_job_or_cluster(CLI::App& verb, std::string& word) {
+  return verb.add_option("job", word, "The job's number, or a cluster's name");
+}
+
 void add_job_commands(CLI::App& app, Program& program) {
   add_list(app, program, "status", "Jobs, newest first; with numbers, those in full", false);
   add_list(app, program, "queue", "Jobs that wait or run", true);

@@ -17,6 +17,7 @@
 
 #include "base/file.h"
 #include "base/text.h"
+#include "cli/clusters.h"
 #include "cli/output.h"
 #include "cli/session.h"
 #include "session/pump.h"
@@ -197,18 +198,22 @@ int forward_ports(const Globals& globals, const ForwardOptions& options) {
   if (!client.ok()) {
     return fail(client.error());
   }
-  auto carrier = open_session(*client, options.job, options.rank, "forward");
+  const auto job = job_named(*client, options.job);
+  if (!job.ok()) {
+    return fail(job.error());
+  }
+  auto carrier = open_session(*client, *job, options.rank, "forward");
   if (!carrier.ok()) {
     return tell_refused(carrier.error());
   }
   for (const Listener& listener : listeners) {
     print("{}:{} leads to port {} of rank {} of job {}\n", options.address, listener.ports.local,
-          listener.ports.remote, options.rank, options.job);
+          listener.ports.remote, options.rank, *job);
   }
   std::fflush(stdout);
   const sigset_t unblocked = prepare_signals();
   const Status ended = Forwarder(**carrier, std::move(listeners)).run(unblocked);
-  return ended.ok() ? 128 + end_signal : tell_broken_off(globals, options.job, ended.error());
+  return ended.ok() ? 128 + end_signal : tell_broken_off(globals, *job, ended.error());
 }
 
 }  // namespace quad::cli

@@ -16,7 +16,7 @@
 namespace quad::cli {
 
 struct ForwardOptions {
-  std::int64_t job = 0;
+  std::string job;  ///< a number, or a cluster's name
   std::int64_t rank = 0;
   std::vector<std::string> ports;
   std::string address = "127.0.0.1";

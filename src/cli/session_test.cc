@@ -9,7 +9,7 @@ namespace {
 TEST(RankPath, IsAJobARankAndAPath) {
   const auto simple = parse_rank_path("17:/data/x:y");
   ASSERT_TRUE(simple.has_value());
-  EXPECT_EQ(simple->job, 17);
+  EXPECT_EQ(simple->job, "17");
   EXPECT_EQ(simple->rank, 0);
   EXPECT_EQ(simple->path, "/data/x:y");
   const auto ranked = parse_rank_path("17/3:~/log");
@@ -17,11 +17,15 @@ TEST(RankPath, IsAJobARankAndAPath) {
   EXPECT_EQ(ranked->rank, 3);
   EXPECT_EQ(ranked->path, "~/log");
   EXPECT_TRUE(parse_rank_path("1:").has_value());
+  const auto cluster = parse_rank_path("dev/1:data");
+  ASSERT_TRUE(cluster.has_value());
+  EXPECT_EQ(cluster->job, "dev");
+  EXPECT_EQ(cluster->rank, 1);
 }
 
 TEST(RankPath, AnythingElseIsAPathHere) {
-  for (const char* local : {"x", "./17:x", "/a:b", "a17:x", "0:x", "-1:x", "17/:x", "17/-1:x",
-                            "17/1/2:x", ":x", "17"}) {
+  for (const char* local : {"x", "./17:x", "/a:b", "./a17:x", "~/a:x", "0:x", "-1:x", "17/:x",
+                            "17/-1:x", "17/1/2:x", ":x", "17"}) {
     EXPECT_FALSE(parse_rank_path(local).has_value()) << local;
   }
 }

@@ -7,6 +7,7 @@
 #include <CLI/CLI.hpp>
 #include <memory>
 
+#include "cli/clusters.h"
 #include "cli/commands.h"
 #include "cli/copy.h"
 #include "cli/output.h"
@@ -19,7 +20,7 @@ namespace quad::cli {
 namespace {
 
 struct ExecOptions {
-  std::int64_t job = 0;
+  std::string job;  ///< a number, or a cluster's name
   std::int64_t rank = 0;
   bool terminal = false;
   bool no_input = false;
@@ -37,7 +38,11 @@ int run_program(Program& program, const ExecOptions& options, bool is_shell) {
   if (!client.ok()) {
     return fail(client.error());
   }
-  auto carrier = open_session(*client, options.job, options.rank, is_shell ? "shell" : "exec");
+  const auto job = job_named(*client, options.job);
+  if (!job.ok()) {
+    return fail(job.error());
+  }
+  auto carrier = open_session(*client, *job, options.rank, is_shell ? "shell" : "exec");
   if (!carrier.ok()) {
     return tell_refused(carrier.error());
   }
@@ -50,7 +55,7 @@ int run_program(Program& program, const ExecOptions& options, bool is_shell) {
     exec.begin["arguments"] = json::array(options.words.begin(), options.words.end());
   }
   const auto code = session::run_exec(**carrier, std::move(exec));
-  return code.ok() ? *code : tell_broken_off(program.globals, options.job, code.error());
+  return code.ok() ? *code : tell_broken_off(program.globals, *job, code.error());
 }
 
 CLI::Option* add_rank(CLI::App& verb, std::int64_t& rank) {
@@ -64,7 +69,7 @@ void add_exec(CLI::App& app, Program& program) {
       "exec",
       "Run a program on a rank of a running job: quad exec JOB -- CMD ARGS; or a task on a "
       "cluster: quad exec CLUSTER TASK");
-  add_job_argument(*verb, options->job)->required();
+  add_job_or_cluster(*verb, options->job)->required();
   add_rank(*verb, options->rank);
   verb->add_flag("-t,--tty", options->terminal, "With a terminal of its own");
   verb->add_flag("-n,--no-stdin", options->no_input, "Without this standard input");
@@ -80,8 +85,8 @@ void add_exec(CLI::App& app, Program& program) {
 void add_shell(CLI::App& app, Program& program) {
   auto options = std::make_shared<ExecOptions>();
   options->terminal = true;
-  CLI::App* verb = app.add_subcommand("shell", "A shell on a rank of a running job");
-  add_job_argument(*verb, options->job)->required();
+  CLI::App* verb = app.add_subcommand("shell", "A shell on a rank of a running job, or a cluster");
+  add_job_or_cluster(*verb, options->job)->required();
   add_rank(*verb, options->rank);
   verb->callback([&program, options] {
     program.chosen = [&program, options] { return run_program(program, *options, true); };
@@ -93,9 +98,11 @@ void add_copy(CLI::App& app, Program& program) {
     std::string from, to;
   };
   auto places = std::make_shared<Places>();
-  CLI::App* verb = app.add_subcommand(
-      "cp", "Copy files to a rank of a running job or from it: one of the two is JOB:PATH");
-  verb->add_option("source", places->from, "PATH here, or JOB:PATH, or JOB/RANK:PATH")->required();
+  CLI::App* verb = app.add_subcommand("cp",
+                                      "Copy files to a rank of a running job, or a cluster, or "
+                                      "from it: one of the two is JOB:PATH");
+  verb->add_option("source", places->from, "PATH here, or JOB:PATH, JOB/RANK:PATH, CLUSTER:PATH")
+      ->required();
   verb->add_option("target", places->to, "the same")->required();
   verb->callback([&program, places] {
     program.chosen = [&program, places] {
@@ -108,7 +115,7 @@ void add_port_forward(CLI::App& app, Program& program) {
   auto options = std::make_shared<ForwardOptions>();
   CLI::App* verb = app.add_subcommand(
       "port-forward", "Reach ports of a rank of a running job at ports of this machine");
-  add_job_argument(*verb, options->job)->required();
+  add_job_or_cluster(*verb, options->job)->required();
   add_rank(*verb, options->rank);
   verb->add_option("ports", options->ports, "REMOTE, or LOCAL:REMOTE; LOCAL 0 is any free one")
       ->required();

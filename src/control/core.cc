@@ -285,6 +285,7 @@ void Core::handle(DrainNode& message, Now now) {
   }
   const std::string reason = message.drained ? fmt::format("drained by {}", message.by) : "";
   pool_.set_drained(message.node, message.drained, reason);
+  touch_clusters();
   pool_changed_ = true;
   set_setting("drained/" + message.node.value(), reason);
   record_node_event(message.node, message.drained ? "node.drained" : "node.resumed", message.by,
@@ -383,6 +384,7 @@ void Core::observe(const engine::NodeFound& found, Now now) {
   if (const auto drained = settings_.find("drained/" + found.spec.id.value());
       drained != settings_.end()) {
     pool_.set_drained(found.spec.id, true, drained->second);
+    touch_clusters();
   }
   silence_.try_emplace(found.spec.id, Silence{now.mono, std::nullopt, false, false});
   if (known == nullptr) {

@@ -279,6 +279,8 @@ class Core {
   void load_clusters(Now now);
   /// A job that has to do with a cluster has changed.
   void touch_cluster(const job::Job& job);
+  /// A machine that clusters may be on was drained, or takes work again.
+  void touch_clusters();
   void settle_clusters(Now now);
   void settle_cluster(const std::string& name, Now now);
   void settle_holder(JobId id, bool loading, Now now);

@@ -28,7 +28,7 @@ std::string loss_of(const job::RankRecord& rank) {
 }
 
 pool::NodeSpec node_of_holder(const job::Job& holder, const job::Attempt& attempt,
-                              const RankKey& key, bool closed) {
+                              const RankKey& key, std::string closed) {
   const job::RankRecord& rank = attempt.ranks[static_cast<std::size_t>(key.rank.value())];
   const auto& shapes = holder.request->shapes;
   pool::NodeSpec spec;
@@ -39,7 +39,7 @@ pool::NodeSpec node_of_holder(const job::Job& holder, const job::Attempt& attemp
       shapes[std::min(static_cast<std::size_t>(attempt.shape), shapes.size() - 1)].gpu_model;
   spec.engine = engine::cluster_engine(holder.request->cluster);
   spec.by_name = true;
-  spec.closed = closed ? "its cluster is being stopped" : "";
+  spec.closed = std::move(closed);
   return spec;
 }
 
@@ -267,6 +267,14 @@ void Core::touch_cluster(const job::Job& job) {
   }
 }
 
+void Core::touch_clusters() {
+  for (const auto& [name, cluster] : clusters_) {
+    if (find(cluster.holder) != nullptr) {
+      unsettled_holders_.insert(cluster.holder);
+    }
+  }
+}
+
 void Core::settle_clusters(Now now) {
   while (!unsettled_holders_.empty() || !unsettled_clusters_.empty()) {
     if (!unsettled_holders_.empty()) {
@@ -290,7 +298,13 @@ void Core::settle_holder(JobId id, bool loading, Now now) {
       const job::Attempt& attempt = holder.attempts[a];
       const job::RankRecord& rank = attempt.ranks[r];
       const RankKey key{id, attempt.epoch, Rank(static_cast<std::int32_t>(r))};
-      const pool::NodeSpec spec = node_of_holder(holder, attempt, key, attempt.stopping || !wanted);
+      const pool::Node* machine = pool_.find(rank.holding.node);
+      const pool::NodeSpec spec =
+          node_of_holder(holder, attempt, key,
+                         attempt.stopping || !wanted ? "its cluster is being stopped"
+                         : machine != nullptr && machine->drained
+                             ? fmt::format("{} is {}", rank.holding.node.value(), machine->reason)
+                             : "");
       const pool::Node* known = pool_.find(spec.id);
       if (!rank.end) {
         if (attempt.running_at && (known == nullptr || known->spec != spec)) {

@@ -269,6 +269,22 @@ TEST_F(CoreClusters, GpusAreCountedOnItAndAQueueFormsThere) {
   EXPECT_THAT(told, Contains("1-1-0 start 3-1-0"));
 }
 
+TEST_F(CoreClusters, NothingNewStartsOnADrainedNodeOfIt) {
+  ASSERT_TRUE(launch(1, 4).ok());
+  come_up(1, 1);
+  come_up(2, 1);
+  const NodeId machine = job(1)->live()->ranks[0].holding.node;
+  step(DrainNode{machine, true, "ada", [](const Status&) {}});
+  EXPECT_EQ(job(2)->status, job::Status::kRunning) << "what runs there runs on";
+  end(key(2, 1), job::RankEnd());
+  ASSERT_TRUE(exec(1, 2).ok());
+  EXPECT_EQ(job(3)->status, job::Status::kPending);
+  EXPECT_EQ(core_->snapshot()->pool.find(NodeId("dev:0@1.1"))->spec.closed,
+            machine.value() + " is drained by ada");
+  step(DrainNode{machine, false, "ada", [](const Status&) {}});
+  EXPECT_THAT(told, Contains("1-1-0 start 3-1-0"));
+}
+
 TEST_F(CoreClusters, JobsThatDoNotNameItStayOffIt) {
   ASSERT_TRUE(launch(1, 8).ok());
   come_up(1, 1);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 
+#include "engine/clusters.h"
 #include "engine/kubernetes/views/node_view.h"
 #include "job/record.h"
 #include "server/foresee.h"
@@ -202,6 +203,12 @@ json::object why_view(const job::Job& job, const control::Snapshot& snapshot) {
           return shape.engine.empty() || shape.engine == name;
         })) {
       message += fmt::format(" Nothing new starts on {} now: {}.", engine, reason);
+    }
+  }
+  for (const auto& [id, node] : snapshot.pool.nodes()) {
+    if (node.spec.by_name && !node.spec.closed.empty() &&
+        node.spec.engine == engine::cluster_engine(job.request->cluster)) {
+      message += fmt::format(" Nothing new starts on {}: {}.", id.value(), node.spec.closed);
     }
   }
   view["message"] = std::move(message);

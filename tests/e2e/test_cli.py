@@ -296,7 +296,7 @@ class Usage(WithServer):
         self.assertIn("come after --", self.refused("launch", "python", "x.py", "--learning-rate", "1"))
         self.assertIn("needs a verb: list, fail", self.refused("node"))
         self.assertIn("needs a verb", self.refused())
-        self.assertIn("'x' is not a job's number", self.refused("why", "x"))
+        self.assertIn("'x' is not a job's number", self.refused("why", "x", code=4))
         self.assertIn("file is required", self.refused("admin", "backup"))
         self.assertIn("json", self.refused("status", "-o", "xml"))
 

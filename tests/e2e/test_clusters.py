@@ -113,6 +113,16 @@ class Clusters(quadtest.TestCase):
         self.assertEqual(server.json("gpus", "list")["gpus"][0]["free"], 16)
         server.ok("start", "dev")
         server.ok("exec", "dev", "test ! -e ~/made")  # on a new HOME
+        with self.subTest("its name stands for the job that holds it"):
+            note = server.folder / "note"
+            note.write_text("carried")
+            server.ok("cp", str(note), "dev:there")
+            server.ok("cp", "dev/0:there", str(server.folder / "back"))
+            self.assertEqual((server.folder / "back").read_text(), "carried")
+            held = server.json("story", "dev")["id"]
+            self.assertGreater(held, up["job"], "the one that holds it now")
+            self.assertIn(f"Job {held} (dev)", server.ok("story", "dev"))
+            self.assertIn("there is no cluster of that name", self.refused(server, 4, "cp", "nobody:x", "."))
         one = self.exec(server, "dev", SLEEP)
         self.wait_for_rank(server, one)
         server.ok("down", "dev")
