@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <chrono>
 #include <condition_variable>
 #include <map>
@@ -22,12 +21,6 @@ namespace quad::engine {
 namespace {
 
 namespace fs = std::filesystem;
-
-template <typename Number>
-bool read_number(std::string_view text, Number& out) {
-  const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), out);
-  return failure == std::errc() && end == text.data() + text.size();
-}
 
 // "00000000:3B:00.0", as the library and the program write it, is "0000:3b:00.0" in /proc and /sys.
 std::string kernel_bus_id(std::string_view text) {
@@ -260,19 +253,20 @@ Result<std::vector<Gpu>> parse_smi(std::string_view text) {
     const auto fields = split(line, ',');
     Gpu gpu;
     const bool whole = fields.size() == 5 || fields.size() == 6;
-    if (!whole || !read_number(trim(fields[0]), gpu.index) || gpu.index < 0 ||
-        trim(fields[1]).empty() || !trim(fields[2]).starts_with("GPU-") ||
+    const auto index = whole ? parse_number<decltype(gpu.index)>(trim(fields[0])) : std::nullopt;
+    if (!index || *index < 0 || trim(fields[1]).empty() || !trim(fields[2]).starts_with("GPU-") ||
         std::any_of(gpus.begin(), gpus.end(),
-                    [&](const Gpu& other) { return other.index == gpu.index; })) {
+                    [&](const Gpu& other) { return other.index == *index; })) {
       return error(ErrorCode::kInvalid,
                    fmt::format("nvidia-smi gave a line that is not understood: '{}'", trim(line)));
     }
+    gpu.index = *index;
     gpu.name = trim(fields[1]);
     gpu.uuid = trim(fields[2]);
     gpu.bus_id = kernel_bus_id(fields[3]);
-    std::int64_t mebibytes = 0;
-    if (read_number(trim(fields[4]), mebibytes)) {  // "[N/A]" where memory is shared with the CPU
-      gpu.memory_bytes = mebibytes << 20U;
+    // "[N/A]" where memory is shared with the CPU
+    if (const auto mebibytes = parse_number(trim(fields[4]))) {
+      gpu.memory_bytes = *mebibytes << 20U;
     }
     if (fields.size() == 6 && trim(fields[5]) == "Enabled") {
       gpu.unusable = kSliced;

@@ -9,7 +9,6 @@
 
 #include <array>
 #include <cerrno>
-#include <charconv>
 #include <chrono>
 #include <cstddef>
 #include <memory>
@@ -21,12 +20,6 @@
 
 namespace quad::engine {
 namespace {
-
-template <typename Number>
-bool read_number(std::string_view text, Number& out) {
-  const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), out);
-  return failure == std::errc() && end == text.data() + text.size();
-}
 
 // Reads at most `limit` bytes of a file under /proc, and a piece more. Returns 0 or an errno.
 int read_proc(const char* path, std::size_t limit, std::string& out) {
@@ -114,8 +107,8 @@ std::optional<Process> parse_stat(std::string_view text) {
   if (open == std::string_view::npos || close == std::string_view::npos || close < open) {
     return std::nullopt;
   }
-  Process process;
-  if (!read_number(text.substr(0, open), process.pid) || process.pid <= 0) {
+  const auto pid = parse_number<pid_t>(text.substr(0, open));
+  if (!pid || *pid <= 0) {
     return std::nullopt;
   }
   constexpr std::size_t kState = 0;
@@ -124,16 +117,24 @@ std::optional<Process> parse_stat(std::string_view text) {
   constexpr std::size_t kThreads = 17;
   constexpr std::size_t kStartTime = 19;
   constexpr std::uint64_t kKernelThread = 0x00200000;
-  std::uint64_t flags = 0;
   const auto fields = split(trim(text.substr(close + 2)), ' ');
-  if (fields.size() <= kStartTime || fields[kState].size() != 1 ||
-      !read_number(fields[kParent], process.parent) || !read_number(fields[kFlags], flags) ||
-      !read_number(fields[kThreads], process.threads) ||
-      !read_number(fields[kStartTime], process.start_time)) {
+  if (fields.size() <= kStartTime || fields[kState].size() != 1) {
     return std::nullopt;
   }
+  const auto parent = parse_number<pid_t>(fields[kParent]);
+  const auto flags = parse_number<std::uint64_t>(fields[kFlags]);
+  const auto threads = parse_number(fields[kThreads]);
+  const auto start_time = parse_number<std::uint64_t>(fields[kStartTime]);
+  if (!parent || !flags || !threads || !start_time) {
+    return std::nullopt;
+  }
+  Process process;
+  process.pid = *pid;
+  process.parent = *parent;
+  process.threads = *threads;
+  process.start_time = *start_time;
   process.state = fields[kState].front();
-  process.kernel = (flags & kKernelThread) != 0;
+  process.kernel = (*flags & kKernelThread) != 0;
   return process;
 }
 
@@ -159,11 +160,11 @@ Result<std::vector<Process>> all_processes() {
       }
       break;
     }
-    pid_t pid = 0;
-    if (!read_number(std::string_view(entry->d_name), pid)) {
+    const auto pid = parse_number<pid_t>(entry->d_name);
+    if (!pid) {
       continue;
     }
-    QUAD_ASSIGN(const auto process, find_process(pid, buffer));
+    QUAD_ASSIGN(const auto process, find_process(*pid, buffer));
     if (process && !process->dead()) {
       processes.push_back(*process);
       complete = complete || pid == ::getpid();
