@@ -368,10 +368,7 @@ void Transition::operator()(const RankEnded& ended) {
   if (Attempt* attempt = live(ended.epoch); attempt != nullptr) {
     const auto at = static_cast<std::size_t>(ended.rank.value());
     if (at < attempt->ranks.size() && !attempt->ranks[at].end) {
-      RankEnd end = ended.end;
-      // One that never said hello had no order, and gets none: whatever is left of it does nothing.
-      end.confirmed = end.confirmed || attempt->ranks[at].nonce.empty();
-      end_rank(*attempt, ended.rank, std::move(end));
+      end_rank(*attempt, ended.rank, ended.end);
     } else if (at < attempt->ranks.size() && ended.end.confirmed) {
       confirm_end(*attempt, ended.rank);
     }

@@ -103,16 +103,6 @@ TEST(Transition, NoRankIsOrderedBeforeEveryRankSaidHello) {
   EXPECT_EQ(life.count<SendOrder>(), 2);
 }
 
-TEST(Transition, ACancelledRankWhoseRunnerNeverSpokeLeavesItsPlaceThoughItsNodeTellsNothing) {
-  Life life;
-  life.begin().place().happen(CancelAsked{"ana"}).end(0, How::kGone, 0, true, false);
-  EXPECT_EQ(life.job.status, Status::kCancelled);
-  EXPECT_EQ(life.count<ReleaseRank>(), 1);
-  Life spoken;
-  spoken.begin().run().happen(CancelAsked{"ana"}).end(0, How::kGone, 0, true, false);
-  EXPECT_EQ(spoken.count<ReleaseRank>(), 0) << "it may run on";
-}
-
 TEST(Transition, TheFirstNonZeroExitEndsTheOthersAndFailsTheJob) {
   Life life(2);
   life.begin().run().end(1, How::kExited, 3);
