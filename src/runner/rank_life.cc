@@ -188,12 +188,15 @@ void RankLife::ready(MonoTime now) {
 }
 
 bool RankLife::start_processes(MonoTime now) {
-  auto rank = RankProcess::start(rank_options(start_, *order_, places_));
-  if (!rank.ok()) {
-    end_before_user_code(rank.error().message, true, now);
-    return false;
+  const Status made = make_processes();
+  if (!made.ok()) {
+    end_before_user_code(made.error().message, true, now);
   }
-  rank_ = std::move(rank).value();
+  return made.ok();
+}
+
+Status RankLife::make_processes() {
+  QUAD_ASSIGN(rank_, RankProcess::start(rank_options(start_, *order_, places_)));
   if (rank_->memory().limited()) {
     leave_word_of_group(places_.folder, rank_->memory());
   }
@@ -202,7 +205,7 @@ bool RankLife::start_processes(MonoTime now) {
   for (const std::string& sentence : first ? rank_->notes() : std::vector<std::string>()) {
     uplink_.note("limit", sentence);
   }
-  return true;
+  return {};
 }
 
 void RankLife::go(const json::object& message, MonoTime now) {
@@ -318,6 +321,9 @@ void RankLife::finish_when_dead(MonoTime now) {
   }
   if (rank_ != nullptr) {
     if (!rank_->ended()) {
+      if (holds()) {
+        rank_->kill();  // what it has for whoever reached in lives no longer than the last task
+      }
       return;
     }
     if (!dead_since_) {
@@ -422,6 +428,9 @@ void RankLife::stop(Millis grace, const std::string& reason, MonoTime now) {
       tasks_.kill_all(reason);
     } else {
       tasks_.terminate_all();
+      if (rank_ != nullptr) {
+        rank_->command(InitCommand::kTerminate);
+      }
     }
     RankResult result;
     result.how = "signaled";

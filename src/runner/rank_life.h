@@ -133,7 +133,9 @@ class RankLife {
   void on_checkpoints(MonoTime now);
 
   void set_phase(Phase phase);
+  /// Ends the rank, and is false, if it cannot.
   bool start_processes(MonoTime now);
+  Status make_processes();
   void leave_termination_message() const;
   void tell_end(MonoTime now);
   [[nodiscard]] bool holds() const { return order_ && order_->hold; }
@@ -152,7 +154,7 @@ class RankLife {
   std::optional<Order> order_;
   std::optional<Go> go_;  // once it runs
   HeldPort port_;
-  std::unique_ptr<RankProcess> rank_;  // from setup on
+  std::unique_ptr<RankProcess> rank_;  // from setup on; of a holder, once something is for it to do
   OutputReader output_;
   Vitals vitals_;
   MonoTime progress_at_{0};

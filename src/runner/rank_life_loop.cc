@@ -26,6 +26,10 @@ void RankLife::beat(MonoTime now) {
 
 void RankLife::open_session(const std::string& id) {
   Status opened = error(ErrorCode::kUnavailable, "the rank has no processes at present");
+  // One that only holds its node for others has none until somebody wants to reach in.
+  if (rank_ == nullptr && holds() && phase_ == Phase::kRunning && !stop_) {
+    opened = make_processes();
+  }
   const bool lives = rank_ != nullptr && !rank_->ended() && !is_ending() && !stop_;
   if (lives && !id.empty()) {
     opened = rank_->open_session(

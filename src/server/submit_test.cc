@@ -353,6 +353,7 @@ TEST_F(SubmitToACluster, APlaceNamesItsEngine) {
             "resources.infra: This server's own machine runs no jobs; they run on k8s/west. \n");
   context_.has_local = true;
   context_.clusters.emplace_back("east");
+  pods_["east"] = {};
   node("here", 8, 32);
   EXPECT_EQ(engines("local"), "local;");
   EXPECT_EQ(engines("k8s/east"), "resources.cpus: No node has 1 CPUs; the largest has 0. \n");
@@ -361,7 +362,7 @@ TEST_F(SubmitToACluster, APlaceNamesItsEngine) {
   EXPECT_EQ(engines("'*'"), ";");
   EXPECT_EQ(engines("aws/r"),
             "resources.infra: There is no 'aws/r' here; jobs run on local, k8s/west and "
-            "k8s/east. \n");
+            "k8s/east. leave infra out\n");
 }
 
 TEST_F(SubmitToACluster, APartOfAGpuIsADevice) {

@@ -74,8 +74,8 @@ class Engines(kubetest.TestCase):
             server.wait_for_status(job, "RUNNING")
             quadtest.wait_until(lambda job=job: "on " in server.ok("logs", job, "--no-follow"), 60, f"{infra} has begun")
         where = {infra: server.job(job)["nodes"] for infra, job in jobs.items()}
-        self.assertEqual([where[f"k8s/{one}"][0].rpartition("/")[2] for one in CONTEXTS], ["n1", "n2"])
-        self.assertNotIn(where["local"][0].rpartition("/")[2], ("n1", "n2"))
+        self.assertEqual([where[f"k8s/{one}"][0].rpartition(":")[2] for one in CONTEXTS], ["n1", "n2"])
+        self.assertNotIn(where["local"][0].rpartition(":")[2], ("n1", "n2"))
         for context, node in {"left": "n1", "right": "n2"}.items():
             (pod,) = self.pods(context)
             self.assertEqual(pod["spec"]["nodeName"], node)
