@@ -1,5 +1,6 @@
 """Jobs as pods of a real Kubernetes: they run, and come back from what happens to pods and nodes."""
 
+import json
 import shutil
 import time
 import unittest
@@ -53,6 +54,30 @@ class Pods(kubetest.TestCase):
     def all_ready(self, server):
         nodes = server.json("node", "list")["nodes"]
         return len(nodes) == self.nodes and all(one["health"] == "ready" for one in nodes)
+
+    def wait_for_kubernetes(self, server):
+        """Until its scheduler and kubelets, which look at an API server that was away ever less often, start pods again."""
+        nodes = [f"n{number}" for number in range(1, self.nodes + 1)]
+        items = [
+            {
+                "apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"probe-{node}", "labels": {"quad.test/probe": "yes"}},
+                "spec": {
+                    "nodeSelector": {"kubernetes.io/hostname": node}, "terminationGracePeriodSeconds": 0,
+                    "containers": [{"name": "c", "image": "quad.test/pause:1", "imagePullPolicy": "IfNotPresent"}],
+                },
+            }
+            for node in nodes
+        ]  # fmt: skip
+        manifest = server.folder / "probes.json"
+        manifest.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
+        self.testbed.call("kubectl", "apply", "-f", str(manifest))
+        self.addCleanup(self.testbed.call, "kubectl", "delete", "pods", "-l", "quad.test/probe", "--ignore-not-found", "--wait=false")
+
+        def run():
+            return {one["status"].get("phase") for one in self.testbed.get("pods", "-l", "quad.test/probe")} == {"Running"}
+
+        quadtest.wait_until(run, 120, "Kubernetes starts pods again")
+        self.testbed.call("kubectl", "delete", "pods", "-l", "quad.test/probe", "--wait=false")
 
     def cancel(self, server, job):
         server.ok("cancel", job, "-y")
@@ -161,6 +186,7 @@ class Pods(kubetest.TestCase):
             quadtest.wait_until(lambda: self.all_ready(server), 60, "all is well again")
             view = server.wait_for_status(job, "RUNNING")
             self.assertEqual(len(view["attempts"]), 1, view)
+        self.wait_for_kubernetes(server)
         lost = view["attempts"][0]["nodes"][0]
         began = time.monotonic()
         self.testbed.call("node", "off", lost)
