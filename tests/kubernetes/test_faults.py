@@ -1,13 +1,20 @@
 """What a cluster refuses, what an administrator does, and a server killed in the middle of a gang. Those that take longer are
 in long_*.py."""
 
+import base64
+import json
+import subprocess
+import sys
 import time
 import unittest
 
 import faulttest
+import kubetest
 import quadtest
+import webhook
 
 TIMEOUT_SECONDS = 400
+WEBHOOK_PORT = 8444
 POLICY = """
 apiVersion: admissionregistration.k8s.io/v1
 kind: ValidatingAdmissionPolicy
@@ -70,6 +77,43 @@ class Faults(faulttest.TestCase):
         quadtest.wait_until(in_force, 60, "the policy is in force")
         job = self.launch(server, "refused")
         self.expect_why(server, job, "no-ranks", "no pods on Fridays")
+        self.kubectl("delete", "-f", str(file))
+        self.expect_it_starts(server, job)
+
+    def test_a_refusal_of_an_admission_webhook_and_one_that_is_away_are_told_and_waited_for(self):
+        server = self.server()
+        command = ["exec", sys.executable, webhook.__file__, kubetest.ADDRESS, str(WEBHOOK_PORT), "server.pem", "server.key"]
+        process = subprocess.Popen(
+            [kubetest.PROGRAM, "--dir", self.testbed.folder, *command], stdout=subprocess.PIPE, text=True, cwd=server.folder
+        )
+        self.addCleanup(process.stdout.close)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        self.assertEqual(process.stdout.readline(), "ready\n")
+        hook = {
+            "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration", "metadata": {"name": "images"},
+            "webhooks": [{
+                "name": "images.quad.test", "admissionReviewVersions": ["v1"], "sideEffects": "None", "timeoutSeconds": 5,
+                "clientConfig": {
+                    "url": f"https://{kubetest.ADDRESS}:{WEBHOOK_PORT}/",
+                    "caBundle": base64.b64encode((server.folder / "server.pem").read_bytes()).decode(),
+                },
+                "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}],
+                "objectSelector": {"matchExpressions": [{"key": "quad.test/hooked", "operator": "In", "values": ["yes"]}]},
+            }],
+        }  # fmt: skip
+        file = self.testbed.folder / "webhook.json"
+        file.write_text(json.dumps(hook))
+        self.addCleanup(self.kubectl, "delete", "-f", str(file), "--ignore-not-found")
+        self.kubectl("apply", "-f", str(file))
+        probe = ["run", "probe", "--image=quad.test/pause:1", "--labels=quad.test/hooked=yes", "--dry-run=server"]
+        quadtest.wait_until(lambda: webhook.REASON in self.refusal(*probe), 60, "the webhook is in force")
+        hooked = {"config": {"kubernetes": {"custom_metadata": {"labels": {"quad.test/hooked": "yes"}}}}}
+        job = self.launch(server, "refused", **hooked)
+        self.expect_why(server, job, "images.quad.test", webhook.REASON)
+        process.kill()
+        process.wait()
+        self.expect_why(server, job, "images.quad.test does not answer")
         self.kubectl("delete", "-f", str(file))
         self.expect_it_starts(server, job)
 
