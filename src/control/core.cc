@@ -388,6 +388,10 @@ void Core::observe(const engine::NodeFound& found, Now now) {
   }
   silence_.try_emplace(found.spec.id, Silence{now.mono, std::nullopt, false, false});
   if (known == nullptr) {
+    if (const auto away = away_.find(found.spec.engine); away != away_.end()) {
+      pool_.set_health(found.spec.id, pool::NodeHealth::kSuspect, why_away(away->second));
+      silence_[found.spec.id].found_away = true;
+    }
     spdlog::info("node {}: {} CPUs, {:.1f} GiB, {} x {}", found.spec.id.value(),
                  found.spec.capacity.cpu_milli / 1000,
                  static_cast<double>(found.spec.capacity.memory_bytes) / (1LL << 30),

@@ -237,6 +237,7 @@ class Core {
     bool holds_breaker = false;            ///< it opened the breaker, with others, and is not back
     bool down = false;                     ///< by its engine's word
     bool removed = false;                  ///< its engine has it no more
+    bool found_away = false;  ///< suspect since it was found: that it is ready is no return
   };
 
   Status check_room_for(const SubmitJobs& message) const;
@@ -262,6 +263,8 @@ class Core {
   void observe(const engine::StartWaits& waits, Now now);
   void observe(const engine::Inventory& inventory, Now now);
   void observe(const engine::EngineAway& away, Now now);
+  /// Why nothing new starts on a node of this engine.
+  static std::string why_away(const engine::EngineAway& away);
 
   /// Whether the end is one that its engine may explain, because the runner could not.
   [[nodiscard]] bool is_held(const RankKey& key, const job::RankEnded& ended) const;

@@ -302,6 +302,22 @@ TEST_F(CoreClusters, JobsThatDoNotNameItStayOffIt) {
   EXPECT_EQ(job(5)->status, job::Status::kPending);
 }
 
+TEST_F(CoreClusters, ANodeThatIsFoundWhileItsEngineGivesNoOrdersGetsNothing) {
+  pool::NodeSpec late;
+  late.id = NodeId("late");
+  late.capacity = {64'000, 1LL << 36, 16};
+  late.gpu_model = "H100";
+  step(engine::Observation(engine::EngineAway{late.engine, "another server does", false}));
+  step(engine::Observation(engine::NodeFound{late}));
+  const auto snapshot = core_->snapshot();
+  const pool::Node* node = snapshot->pool.find(late.id);
+  EXPECT_EQ(node->health, pool::NodeHealth::kSuspect);
+  EXPECT_EQ(node->reason, "its engine gives no orders: another server does");
+  step(engine::Observation(engine::EngineAway{late.engine, "", false}));
+  pass(1);
+  EXPECT_EQ(core_->snapshot()->pool.find(late.id)->health, pool::NodeHealth::kReady);
+}
+
 TEST_F(CoreClusters, ANodeIsSuspectWhenItsRunnersFallSilentNotBeforeTheyHaveSpoken) {
   const auto health = [this] { return core_->snapshot()->pool.find(NodeId("n1"))->health; };
   ASSERT_TRUE(launch(1, 8).ok());

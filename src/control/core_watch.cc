@@ -5,6 +5,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "control/core.h"
 
@@ -17,12 +18,12 @@ namespace {
 constexpr Millis kOwnPause{3'000};
 constexpr Millis kBreakerWindow{60'000};
 
-std::string why_away(const engine::EngineAway& away) {
+}  // namespace
+
+std::string Core::why_away(const engine::EngineAway& away) {
   return fmt::format("its engine {}: {}", away.blind ? "does not see it" : "gives no orders",
                      away.reason);
 }
-
-}  // namespace
 
 void Core::tick(Now now) {
   constexpr Millis kInterval{250};
@@ -128,7 +129,9 @@ void Core::watch_nodes(Now now) {
     } else if (!suspect && node->health != pool::NodeHealth::kReady) {
       pool_.set_health(id, pool::NodeHealth::kReady, "");
       pool_changed_ = true;
-      record_node_event(id, "node.ready", "control", fmt::format("{} is back.", id.value()), now);
+      if (!std::exchange(silence.found_away, false)) {
+        record_node_event(id, "node.ready", "control", fmt::format("{} is back.", id.value()), now);
+      }
     }
     if (engine_silence > lost_after && node->health != pool::NodeHealth::kLost &&
         (!runner_silence || *runner_silence > options_.node_lost_after)) {
