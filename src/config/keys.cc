@@ -128,8 +128,8 @@ std::vector<Key> build() {
 }  // namespace
 
 const std::vector<Key>& keys() {
-  static const std::vector<Key> all = build();
-  return all;
+  static const std::vector<Key> kAll = build();
+  return kAll;
 }
 
 const Key* find_key(std::string_view pattern) {

@@ -324,7 +324,9 @@ void Core::handle(RecordEvent& message, Now now) {
 }
 
 void Core::handle(const SessionChange& message, Now /*now*/) {
-  if ((sessions_[message.job] += message.by) <= 0) {
+  int& open = sessions_[message.job];
+  open += message.by;
+  if (open <= 0) {
     sessions_.erase(message.job);
   }
 }
@@ -386,11 +388,13 @@ void Core::observe(const engine::NodeFound& found, Now now) {
     pool_.set_drained(found.spec.id, true, drained->second);
     touch_clusters();
   }
-  silence_.try_emplace(found.spec.id, Silence{now.mono, std::nullopt, false, false});
+  Silence& silence =
+      silence_.try_emplace(found.spec.id, Silence{now.mono, std::nullopt, false, false})
+          .first->second;
   if (known == nullptr) {
     if (const auto away = away_.find(found.spec.engine); away != away_.end()) {
       pool_.set_health(found.spec.id, pool::NodeHealth::kSuspect, why_away(away->second));
-      silence_[found.spec.id].found_away = true;
+      silence.found_away = true;
     }
     spdlog::info("node {}: {} CPUs, {:.1f} GiB, {} x {}", found.spec.id.value(),
                  found.spec.capacity.cpu_milli / 1000,

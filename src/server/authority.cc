@@ -17,6 +17,7 @@
 #include <optional>
 
 #include "base/file.h"
+#include "base/machine.h"
 #include "net/tls_session.h"
 
 namespace quad::server {
@@ -254,10 +255,7 @@ std::vector<std::string> names_of(const config::Config& config) {
   for (const config::Kubernetes& cluster : config.kubernetes) {
     add(host_of(cluster.server_url));
   }
-  std::array<char, 256> own{};
-  if (::gethostname(own.data(), own.size() - 1) == 0) {
-    add(own.data());
-  }
+  add(host_name());
   return names;
 }
 

@@ -9,7 +9,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <array>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/post.hpp>
@@ -17,6 +16,7 @@
 #include <boost/asio/steady_timer.hpp>
 
 #include "base/file.h"
+#include "base/machine.h"
 #include "base/text.h"
 #include "config/words.h"
 #include "server/app.h"
@@ -116,14 +116,12 @@ std::string own_host(const std::string& listen) {
 /// folder, or on another machine. The same after a restart, as the directory's lock lets no two
 /// run.
 std::string this_server(const fs::path& data_dir) {
-  std::array<char, 256> host{};
-  ::gethostname(host.data(), host.size() - 1);
   struct stat folder {};
   (void)::stat(data_dir.c_str(), &folder);
-  const auto boot = read_file("/proc/sys/kernel/random/boot_id", 64);
-  const std::string name = std::string(host.data()).empty() ? "?" : host.data();
+  const std::string host = host_name();
+  const std::string name = host.empty() ? "?" : host;
   return fmt::format("{}_{}", name,
-                     sha256_hex(fmt::format("{} {} {}:{} {}", name, boot.ok() ? *boot : "",
+                     sha256_hex(fmt::format("{} {} {}:{} {}", name, read_boot_id().value_or(""),
                                             folder.st_dev, folder.st_ino, data_dir.string()))
                          .substr(0, 8));
 }

@@ -211,7 +211,7 @@ json::object why_view(const job::Job& job, const control::Snapshot& snapshot) {
       message += fmt::format(" Nothing new starts on {}: {}.", id.value(), node.spec.closed);
     }
   }
-  view["message"] = std::move(message);
+  view["message"] = message;
   return view;
 }
 

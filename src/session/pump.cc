@@ -305,7 +305,7 @@ Status Pump::see_off(bool has_come) {
   }
   // What still comes is taken, as closing before that could take our last words with it.
   if (has_come) {
-    const Status received = carrier_.receive();
+    Status received = carrier_.receive();
     carrier_.frames().reset();
     return received;
   }

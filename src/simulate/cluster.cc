@@ -378,9 +378,9 @@ struct Cluster::World final : engine::Engine {
     });
   }
 
-  void send(Runner& runner, job::Happening happening) {
+  void send(Runner& runner, const job::Happening& happening) {
     runner.unacknowledged.push_back(happening);
-    deliver(runner, std::move(happening), true);
+    deliver(runner, happening, true);
   }
 
   void deliver(Runner& runner, const job::Happening& happening, bool keeps) {

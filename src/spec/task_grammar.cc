@@ -11,10 +11,6 @@ namespace quad::spec {
 
 namespace {
 
-bool same_ignoring_case(std::string_view a, std::string_view b) {
-  return to_lower(a) == to_lower(b);
-}
-
 /// cloud[/region[/zone]], with * for any cloud; kubernetes and k8s take a context, which may have
 /// slashes in it. Quad's own: local, the machine of the server.
 bool is_infra(std::string_view text) {

@@ -6,11 +6,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <array>
 #include <cerrno>
 #include <chrono>
 #include <thread>
 
+#include "base/machine.h"
 #include "base/text.h"
 #include "base/time.h"
 
@@ -63,11 +63,9 @@ Result<UniqueFd> take_lock(const std::filesystem::path& folder) {
             "--data-dir",
             holder_of(fd.get(), path), folder.string()));
   }
-  std::array<char, 256> host{};
-  if (::gethostname(host.data(), host.size() - 1) != 0) {
-    host = {"this host"};
-  }
-  const std::string content = fmt::format("process {} on {}\n", ::getpid(), host.data());
+  const std::string host = host_name();
+  const std::string content =
+      fmt::format("process {} on {}\n", ::getpid(), host.empty() ? "this host" : host);
   // The name is a courtesy to whom it keeps out: a full disk must not keep this server from its
   // work. Overwritten in place, so that it needs no new block.
   if (::pwrite(fd.get(), content.data(), content.size(), 0) ==

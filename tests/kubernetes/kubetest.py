@@ -1,5 +1,6 @@
 """A Quad server on a real Kubernetes, for end-to-end tests: the testbed, its images, and the server in its network."""
 
+import functools
 import json
 import os
 import shutil
@@ -52,6 +53,15 @@ PYTHON_OF_NODES = {
         ],
     }
 }  # fmt: skip
+
+
+def pause_pod(name, labels=None, **spec):
+    """A pod that does nothing until it is deleted, which is at once."""
+    container = {"name": "c", "image": images.PAUSE, "imagePullPolicy": "IfNotPresent"}
+    return {
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels or {}},
+        "spec": {"terminationGracePeriodSeconds": 0, "containers": [container], **spec},
+    }  # fmt: skip
 
 
 def why_not_here():
@@ -130,6 +140,7 @@ class Testbed:
         """The items of `kubectl get WHAT -o json`."""
         return json.loads(self.call("kubectl", "get", *what, "-o", "json"))["items"]
 
+    @functools.cache
     def account(self, namespace="default", taints=False):
         """A service account with what the chart gives a server whose jobs run in this namespace, and nothing else."""
         return Account(self, namespace, taints)

@@ -59,15 +59,9 @@ class Pods(kubetest.TestCase):
         """Until its scheduler and kubelets, which look at an API server that was away ever less often, start pods again."""
         nodes = [f"n{number}" for number in range(1, self.nodes + 1)]
         items = [
-            {
-                "apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"probe-{node}", "labels": {"quad.test/probe": "yes"}},
-                "spec": {
-                    "nodeSelector": {"kubernetes.io/hostname": node}, "terminationGracePeriodSeconds": 0,
-                    "containers": [{"name": "c", "image": "quad.test/pause:1", "imagePullPolicy": "IfNotPresent"}],
-                },
-            }
+            kubetest.pause_pod(f"probe-{node}", {"quad.test/probe": "yes"}, nodeSelector={"kubernetes.io/hostname": node})
             for node in nodes
-        ]  # fmt: skip
+        ]
         manifest = server.folder / "probes.json"
         manifest.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
         self.testbed.call("kubectl", "apply", "-f", str(manifest))

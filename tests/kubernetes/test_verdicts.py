@@ -11,14 +11,6 @@ TIMEOUT_SECONDS = 300
 
 WAIT = "trap 'exit 0' TERM; echo begun; while true; do sleep 0.2; done"
 
-PREEMPTOR = {
-    "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "urgent"},
-    "spec": {
-        "priorityClassName": "urgent", "terminationGracePeriodSeconds": 0,
-        "containers": [{"name": "c", "image": "quad.test/pause:1", "imagePullPolicy": "IfNotPresent"}],
-    },
-}  # fmt: skip
-
 QUOTA = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
 
 POLICY = [
@@ -120,8 +112,7 @@ class Verdicts(kubetest.TestCase):
             node = self.node_of(preempted)
             self.expect_ended(deleted, forced, drained)  # they would be preempted too
             cpus = [one["status"]["allocatable"]["cpu"] for one in self.testbed.get("nodes") if one["metadata"]["name"] == node]
-            pod = json.loads(json.dumps(PREEMPTOR))
-            pod["spec"]["nodeSelector"] = {"kubernetes.io/hostname": node}
+            pod = kubetest.pause_pod("urgent", priorityClassName="urgent", nodeSelector={"kubernetes.io/hostname": node})
             pod["spec"]["containers"][0]["resources"] = {"requests": {"cpu": f"{int(cpus[0]) * 1000 - 500}m"}}
             self.apply(pod)
             self.expect_recovery(preempted, "preempted", "preempted by kube-scheduler for a pod of higher priority")

@@ -8,7 +8,7 @@ namespace quad::kubernetes {
 
 const std::vector<Permission>& needed_permissions() {
   using Where = Permission::Where;
-  static const std::vector<Permission> all = {
+  static const std::vector<Permission> kAll = {
       {Where::kJobs, false, kPods, {"create", "get", "delete"}, "no rank can run"},
       {Where::kJobs, false, kSecrets, {"create", "get", "patch", "delete"}, "no rank can run"},
       {Where::kJobs, false, kServices, {"create", "patch"}, "ranks do not find each other"},
@@ -22,7 +22,7 @@ const std::vector<Permission>& needed_permissions() {
       {Where::kCluster, false, kPods, {"list", "watch"}, "jobs are placed where there is no room"},
       {Where::kCluster, true, kNodes, {"get", "patch"}, "volumes of a dead node stay there"},
   };
-  return all;
+  return kAll;
 }
 
 std::string_view place_of(Permission::Where where) {

@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <charconv>
 #include <cstdlib>
 #include <string_view>
@@ -13,6 +12,7 @@
 #include <vector>
 
 #include "base/file.h"
+#include "base/machine.h"
 #include "engine/local/detect.h"
 #include "engine/local/local_engine.h"
 #include "pool/gpu_names.h"
@@ -77,10 +77,9 @@ std::vector<std::string> runner_environment() {
 }
 
 LocalNode real_node(const Machine& machine) {
-  std::array<char, 256> host{};
-  ::gethostname(host.data(), host.size() - 1);
+  const std::string host = host_name();
   LocalNode node;
-  node.spec.id = NodeId(host[0] == '\0' || host[0] == '.' ? "local" : host.data());
+  node.spec.id = NodeId(host.empty() || host[0] == '.' ? "local" : host);
   node.spec.address = "127.0.0.1";
   const std::vector<Gpu> gpus = main_gpus(machine.gpus);
   for (const Gpu& gpu : gpus) {

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/machine.h"
 #include "engine/local/rank_folder.h"
 #include "engine/local/spawn.h"
 #include "engine/local/test_bench.h"

@@ -16,6 +16,7 @@
 #include <string_view>
 #include <utility>
 
+#include "base/machine.h"
 #include "base/text.h"
 #include "engine/local/rank_folder.h"
 

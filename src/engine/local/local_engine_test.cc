@@ -15,6 +15,7 @@
 #include <set>
 
 #include "base/json.h"
+#include "base/machine.h"
 #include "engine/local/rank_folder.h"
 #include "engine/local/test_bench.h"
 

@@ -117,17 +117,6 @@ fs::path read_control_group(const fs::path& folder, const RankKey& key) {
   return group.filename().string().starts_with("quad-" + to_string(key) + "-") ? group : fs::path();
 }
 
-Result<std::string> read_boot_id() {
-  const auto text = read_file("/proc/sys/kernel/random/boot_id", 256);
-  if (text.ok()) {
-    return std::string(trim(*text));
-  }
-  if (text.error().code == ErrorCode::kNotFound) {
-    return std::string("unknown");
-  }
-  return text.error();
-}
-
 Result<StartRecord> read_start_record(const fs::path& folder, const std::string& boot_id) {
   const fs::path path = folder / kStarted;
   const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));

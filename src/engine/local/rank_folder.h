@@ -68,9 +68,6 @@ struct StartRecord {
 /// there is none.
 std::filesystem::path read_control_group(const std::filesystem::path& folder, const RankKey& key);
 
-/// The boot that this machine is in; "unknown" on one that does not say.
-Result<std::string> read_boot_id();
-
 /// kStarting lasts for microseconds: the caller asks again. kIo if the file is there but cannot be
 /// read.
 Result<StartRecord> read_start_record(const std::filesystem::path& folder,

@@ -30,6 +30,15 @@ json::object with_custom(json::object metadata, const PodSettings& settings) {
   return metadata;
 }
 
+/// Of an object of which a server makes one.
+json::object server_metadata(const PodSettings& settings, std::string_view name) {
+  return with_custom(
+      {{"name", name},
+       {"namespace", settings.namespace_name},
+       {"labels", {{"app.kubernetes.io/managed-by", "quad"}, {kLabelServer, settings.server}}}},
+      settings);
+}
+
 json::object ranks_selector(const PodRequest& request, const PodSettings& settings) {
   json::object labels = identity_labels(settings.server, request.key);
   labels.erase(kLabelRank);
@@ -193,12 +202,7 @@ json::object root_manifest(const PodSettings& settings) {
   return {
       {"apiVersion", "v1"},
       {"kind", "ConfigMap"},
-      {"metadata",
-       with_custom({{"name", settings.root_name},
-                    {"namespace", settings.namespace_name},
-                    {"labels",
-                     {{"app.kubernetes.io/managed-by", "quad"}, {kLabelServer, settings.server}}}},
-                   settings)},
+      {"metadata", server_metadata(settings, settings.root_name)},
       {"data",
        {{"about",
          "Everything that this Quad server makes here belongs to this object: to delete it ends "
@@ -218,18 +222,14 @@ json::object disruption_budget_manifest(const PodSettings& settings,
     selector["matchExpressions"] = json::array{
         json::object{{"key", kLabelNode}, {"operator", "NotIn"}, {"values", std::move(values)}}};
   }
-  return {
-      {"apiVersion", "policy/v1"},
-      {"kind", "PodDisruptionBudget"},
-      {"metadata",
-       with_custom(
-           {{"name", fmt::format("{}{}-ranks", kNamePrefix, settings.server)},
-            {"namespace", settings.namespace_name},
-            {"labels", {{"app.kubernetes.io/managed-by", "quad"}, {kLabelServer, settings.server}}},
-            {"ownerReferences",
-             json::array{owner_reference("ConfigMap", settings.root_name, settings.root_uid)}}},
-           settings)},
-      {"spec", {{"minAvailable", kMoreThanThereAre}, {"selector", std::move(selector)}}}};
+  json::object metadata =
+      server_metadata(settings, fmt::format("{}{}-ranks", kNamePrefix, settings.server));
+  metadata["ownerReferences"] =
+      json::array{owner_reference("ConfigMap", settings.root_name, settings.root_uid)};
+  return {{"apiVersion", "policy/v1"},
+          {"kind", "PodDisruptionBudget"},
+          {"metadata", std::move(metadata)},
+          {"spec", {{"minAvailable", kMoreThanThereAre}, {"selector", std::move(selector)}}}};
 }
 
 std::string server_lease_name(const PodSettings& settings) {
@@ -238,10 +238,7 @@ std::string server_lease_name(const PodSettings& settings) {
 
 json::object server_lease_manifest(const PodSettings& settings, const LeaseView& lease,
                                    WallTime renewed) {
-  json::object metadata{
-      {"name", server_lease_name(settings)},
-      {"namespace", settings.namespace_name},
-      {"labels", {{"app.kubernetes.io/managed-by", "quad"}, {kLabelServer, settings.server}}}};
+  json::object metadata = server_metadata(settings, server_lease_name(settings));
   if (!lease.version.empty()) {
     metadata["resourceVersion"] = lease.version;
   }
@@ -250,12 +247,12 @@ json::object server_lease_manifest(const PodSettings& settings, const LeaseView&
   time.insert(time.size() - 1, "000");
   return {{"apiVersion", "coordination.k8s.io/v1"},
           {"kind", "Lease"},
-          {"metadata", with_custom(std::move(metadata), settings)},
+          {"metadata", std::move(metadata)},
           {"spec",
            {{"holderIdentity", lease.holder.empty() ? json::value() : json::value(lease.holder)},
             {"leaseDurationSeconds", lease.duration_seconds},
             {"leaseTransitions", lease.transitions},
-            {"renewTime", std::move(time)}}}};
+            {"renewTime", time}}}};
 }
 
 }  // namespace quad::kubernetes

@@ -275,7 +275,7 @@ class Reader {
         if (installer->state == State::kTerminated && installer->exit_code != 0) {
           return failed_install(*installer);
         }
-        if (installer->state == State::kWaiting && is_trouble(installer->reason)) {
+        if (in_trouble(*installer)) {
           PodState waiting;
           waits(*installer, false, waiting);
           end.detail = "the runner could not be brought: " + waiting.words;
@@ -373,22 +373,25 @@ class Reader {
                               scheduling_in_words(scheduled->message, pod_.wanted_node);
       return state;
     }
-    std::vector<ContainerView> helpers = pod_.init_containers;
-    if (const ContainerView* installer = pod_.installer(); installer != nullptr) {
-      helpers.push_back(*installer);
+    const ContainerView* installer = pod_.installer();
+    if (installer != nullptr && in_trouble(*installer)) {
+      waits(*installer, false, state);
+      return state;
     }
-    for (const ContainerView& init : helpers) {
-      const bool own = init.name == kInstallContainer;
-      if (init.state == State::kWaiting && is_trouble(init.reason)) {
-        waits(init, !own, state);
+    for (const ContainerView& init : pod_.init_containers) {
+      if (&init == installer) {
+        continue;
+      }
+      if (in_trouble(init)) {
+        waits(init, true, state);
         return state;
       }
-      if (init.state == State::kRunning && !own) {
+      if (init.state == State::kRunning) {
         state.words = fmt::format("runs the init container '{}'", init.name);
         return state;
       }
     }
-    if (main != nullptr && main->state == State::kWaiting && is_trouble(main->reason)) {
+    if (main != nullptr && in_trouble(*main)) {
       waits(*main, true, state);
       return state;
     }
@@ -403,8 +406,11 @@ class Reader {
     return state;
   }
 
-  static bool is_trouble(std::string_view reason) {
-    return !reason.empty() && reason != "ContainerCreating" && reason != "PodInitializing";
+  /// It waits, and not only for its turn.
+  static bool in_trouble(const ContainerView& container) {
+    const std::string_view reason = container.reason;
+    return container.state == State::kWaiting && !reason.empty() && reason != "ContainerCreating" &&
+           reason != "PodInitializing";
   }
 
   /// A container that cannot start yet, or never.

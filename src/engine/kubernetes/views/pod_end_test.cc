@@ -26,6 +26,16 @@ std::string rank(std::string_view state) {
       kInstalled, state);
 }
 
+/// The rank's container could not be started, beside one that is to bring the runner.
+std::string without_runner(std::string_view installer) {
+  return fmt::format(
+      R"("phase": "Failed", "containerStatuses": [
+           {{"name": "quad-install", "image": "quad:1", "state": {}}},
+           {{"name": "rank", "state": {{"terminated": {{"exitCode": 128, "reason": "StartError",
+             "message": "exec: \"/quad/quad-runner\": no such file or directory"}}}}}}])",
+      installer);
+}
+
 std::string terminated(int code, std::string_view reason, std::string_view message = "") {
   return rank(fmt::format(
       R"({{"terminated": {{"exitCode": {}, "reason": "{}", "message": {}, "finishedAt": "2026-11-25T11:00:00Z"}}}})",
@@ -482,9 +492,8 @@ TEST(PodState, OfAPodThatEndsHasItsOwnVerdict) {
        true,
        "bringing the runner into the pod exited with code 2: no space left"},
       {"not installed by the container beside the rank's",
-       {R"("phase": "Failed", "containerStatuses": [
-           {"name": "quad-install", "state": {"terminated": {"exitCode": 2, "reason": "Error", "message": "no space left"}}},
-           {"name": "rank", "state": {"terminated": {"exitCode": 128, "reason": "StartError", "message": "exec: \"/quad/quad-runner\": no such file or directory"}}}])"},
+       {without_runner(
+           R"({"terminated": {"exitCode": 2, "reason": "Error", "message": "no space left"}})")},
        false,
        false,
        Kind::kEnded,
@@ -494,9 +503,8 @@ TEST(PodState, OfAPodThatEndsHasItsOwnVerdict) {
        true,
        "bringing the runner into the pod exited with code 2: no space left"},
       {"no runner, as its image cannot be had",
-       {R"("phase": "Running", "containerStatuses": [
-           {"name": "quad-install", "image": "quad:1", "state": {"waiting": {"reason": "ErrImagePull", "message": "quad:1: not found"}}},
-           {"name": "rank", "state": {"terminated": {"exitCode": 128, "reason": "StartError", "message": "exec: \"/quad/quad-runner\": no such file or directory"}}}])"},
+       {without_runner(
+           R"({"waiting": {"reason": "ErrImagePull", "message": "quad:1: not found"}})")},
        false,
        false,
        Kind::kEnded,

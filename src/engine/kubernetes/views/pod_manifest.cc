@@ -113,8 +113,8 @@ class PodMaker {
          {std::pair(kLabelName, std::string_view(request_.job_name)),
           std::pair(kLabelOwner, std::string_view(request_.owner)),
           std::pair(kLabelNode, std::string_view(request_.node.value()))}) {
-      if (std::string value = label_value(text); !value.empty()) {
-        labels[key] = std::move(value);
+      if (const std::string value = label_value(text); !value.empty()) {
+        labels[key] = value;
       }
     }
     for (const auto& [key, value] : request_.labels) {
@@ -179,7 +179,7 @@ class PodMaker {
       spec["imagePullSecrets"] = std::move(pull_secrets);
     }
     spec["securityContext"] = pod_security();
-    if (limit_factor()) {
+    if (!installer_stays()) {
       spec["initContainers"] = json::array{json::value(installer())};
     }
     spec["containers"] = json::array{json::value(rank())};
@@ -285,8 +285,9 @@ class PodMaker {
   /// nothing and stays as long as the rank does. With limits it would have to ask for something, so
   /// that the pod's class stays Guaranteed: there it is an init container that asks for as much as
   /// the rank, whose end the kubelet notes only at its next look, up to a second later.
+  [[nodiscard]] bool installer_stays() const { return !limit_factor(); }
   [[nodiscard]] json::object installer() const {
-    const bool stays = !limit_factor();
+    const bool stays = installer_stays();
     json::object container{{"name", kInstallContainer}};
     put_image(container, settings_.quad_image);
     container["command"] =
@@ -416,7 +417,7 @@ class PodMaker {
     json::object& container = containers[0].get_object();
     container["name"] = kRankContainer;
     hide_gpus(container);
-    if (!limit_factor()) {
+    if (installer_stays()) {
       containers.insert(containers.begin(), json::value(installer()));
     }
     pin(spec);
