@@ -329,6 +329,19 @@ TEST_F(CoreClusters, ANodeIsSuspectWhenItsRunnersFallSilentNotBeforeTheyHaveSpok
   EXPECT_EQ(health(), pool::NodeHealth::kSuspect);
 }
 
+TEST_F(CoreClusters, WhyANodeIsSuspectIsToldAsItIsNow) {
+  const auto why = [this] { return core_->snapshot()->pool.find(NodeId("n1"))->reason; };
+  ASSERT_TRUE(launch(1, 8).ok());
+  come_up(1, 1);
+  const std::string engine = core_->snapshot()->pool.find(NodeId("n1"))->spec.engine;
+  step(engine::Observation(engine::EngineAway{engine, "another server does", false}));
+  pass(10);
+  EXPECT_EQ(why(), "its engine gives no orders: another server does");
+  step(engine::Observation(engine::EngineAway{engine, "", false}));
+  pass(1);
+  EXPECT_THAT(why(), HasSubstr("its ranks' heartbeats have stopped"));
+}
+
 TEST_F(CoreClusters, AnEndThatNobodyExplainsWaitsForItsEnginesWord) {
   ASSERT_TRUE(launch(2, 8).ok());
   come_up(1, 1, 2);

@@ -110,23 +110,23 @@ void Core::watch_nodes(Now now) {
       silent_together.push_back(&silence);
     }
     const bool suspect = engine_silent || runners_silent || away != away_.end();
-    if (suspect && node->health == pool::NodeHealth::kReady) {
-      const std::string why =
-          away != away_.end() ? why_away(away->second)
-          : engine_silent
-              ? fmt::format("the engine has not seen it for {}", format_duration(suspect_after))
-              : fmt::format("its ranks' heartbeats have stopped for {}",
-                            format_duration(options_.suspect_after));
+    const std::string why =
+        !suspect              ? ""
+        : away != away_.end() ? why_away(away->second)
+        : engine_silent
+            ? fmt::format("the engine has not seen it for {}", format_duration(suspect_after))
+            : fmt::format("its ranks' heartbeats have stopped for {}",
+                          format_duration(options_.suspect_after));
+    const bool ready = node->health == pool::NodeHealth::kReady;
+    if (suspect && (ready || (node->health == pool::NodeHealth::kSuspect && node->reason != why))) {
       pool_.set_health(id, pool::NodeHealth::kSuspect, why);
       pool_changed_ = true;
-      record_node_event(
-          id, "node.suspect", "control",
-          fmt::format("{} is suspect: {}; nothing new starts there.", id.value(), why), now);
-    } else if (away != away_.end() && node->health == pool::NodeHealth::kSuspect &&
-               node->reason != why_away(away->second)) {
-      pool_.set_health(id, pool::NodeHealth::kSuspect, why_away(away->second));
-      pool_changed_ = true;
-    } else if (!suspect && node->health != pool::NodeHealth::kReady) {
+      if (ready) {
+        record_node_event(
+            id, "node.suspect", "control",
+            fmt::format("{} is suspect: {}; nothing new starts there.", id.value(), why), now);
+      }
+    } else if (!suspect && !ready) {
       pool_.set_health(id, pool::NodeHealth::kReady, "");
       pool_changed_ = true;
       if (!std::exchange(silence.found_away, false)) {

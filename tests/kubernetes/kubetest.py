@@ -224,6 +224,10 @@ class Account:
         config = json.loads(Path(testbed.kubeconfig).read_text())
         config["users"][0]["user"] = {"token": token}
         self._write("kubeconfig", config)
+        # The API server learns of new roles by watching itself.
+        for right in (("list", "nodes"), ("create", "pods", "--namespace", namespace)):
+            asked = ("kubectl", "auth", "can-i", *right, "--as", self.user)
+            quadtest.wait_until(lambda asked=asked: testbed.call(*asked, check=False).startswith("yes"), 30, "its roles are known")
 
     def _write(self, what, value):
         """As JSON, which is YAML too; returns the path."""
@@ -232,12 +236,13 @@ class Account:
         file.write_text(json.dumps(value))
         return str(file)
 
-    def requests(self, since=0):
-        """What it asked of the API server, each as the audit log tells it, from that many bytes of the log on."""
+    def requests(self, since=0, stages=("ResponseComplete",)):
+        """What it asked of the API server, each as the audit log tells it, from that many bytes of the log on. A watch has a
+        stage ResponseStarted too; it is complete when it has ended."""
         with open(self._testbed.audit_log, "rb") as log:
             log.seek(since)
             told = [json.loads(line) for line in log if line.endswith(b"\n")]
-        return [one for one in told if one["user"]["username"] == self.user and one["stage"] == "ResponseComplete"]
+        return [one for one in told if one["user"]["username"] == self.user and one["stage"] in stages]
 
 
 class Server(quadtest.Server):
@@ -272,8 +277,8 @@ class Server(quadtest.Server):
         return self
 
     def requests(self):
-        """What it asked of the API server, each as the audit log tells it."""
-        return self.account.requests(self._began)
+        """What it asked of the API server, or has begun to ask, each as the audit log tells it."""
+        return self.account.requests(self._began, ("ResponseStarted", "ResponseComplete"))
 
 
 class TestCase(unittest.TestCase):
@@ -312,6 +317,15 @@ class TestCase(unittest.TestCase):
         self.addCleanup(self.expect_rights_suffice, one)
         self.addCleanup(one.close)
         return one.start()
+
+    def copy_of(self, server):
+        """Another server with the records of one that is stopped, reached at the next port; not started."""
+        copy = Server(self.testbed, self.engine)
+        self.addCleanup(copy.close)
+        shutil.copytree(server.data, copy.data)
+        config = copy.folder / "config.yaml"
+        config.write_text(config.read_text().replace(str(PORT), str(PORT + 1)))
+        return copy
 
     def expect_rights_suffice(self, server):
         """It needed no right that the chart does not give. For a moment after its start, an API server knows no roles yet and

@@ -20,6 +20,7 @@ while [ $i -lt {ROWS} ]; do i=$((i + 1)); printf 'row %096d\\n' $i; done
 class ApiServer(faulttest.TestCase):
     nodes = 2
     options = {"gpus": 12}
+    asks_in_vain = {"storageclasses"}  # `quad check`
 
     def expect_it_is_said(self, server, what="does not see its nodes"):
         quadtest.wait_until(lambda: what in server.ok("events"), 90, f"'{what}' is told", every=0.5)
@@ -141,6 +142,42 @@ class ApiServer(faulttest.TestCase):
         for job in jobs:
             self.assertEqual(self.expect_attempts(server, job, 1)["recoveries"], 0)
         self.expect_invariants(server, *jobs)
+
+    def test_a_server_cut_off_while_another_with_the_same_records_takes_over(self):
+        server = self.server()
+        job = self.launch(server, "kept")
+        (node,) = self.wait_for_attempt(server, job, 1)["attempts"][0]["nodes"]
+        pods = self.uids_of("kept")
+        server.stop()
+        copy = self.copy_of(server)
+        server.start()
+        self.wait_for_health(server, 60)
+        copy.start()
+        quadtest.wait_until(lambda: "gives no orders: another server" in copy.ok("events"), 60, "the copy waits")
+        with server.cut_off_api_server():
+            quadtest.wait_until(lambda: "this server gives them" in copy.quad("check")[1], 60, "the copy takes over")
+            other = self.launch(copy, "other")
+            copy.wait_for_status(other, "RUNNING", timeout=120)
+            # The rank of the first server's job has no reason to turn to the copy.
+            notes = {one["name"]: one["reason"] for one in copy.json("node", "list")["nodes"]}
+            self.assertEqual(notes.pop(node), "its ranks' heartbeats have stopped for 5 s")
+            self.assertEqual(set(notes.values()), {""})
+        quadtest.wait_until(lambda: "gives no orders: another server" in server.ok("events"), 60, "the first has noticed")
+        waits = self.launch(server, "waits")
+        copy.ok("cancel", other, "-y")
+        copy.wait_for_status(other, "CANCELLED")
+        quadtest.wait_until(lambda: not self.uids_of("other"), 120, "its pod is gone")
+        self.assertEqual(server.job(waits)["status"], "PENDING")
+        self.assertEqual((self.uids_of("waits"), self.uids_of("kept")), (set(), pods))
+        self.wait_for_ticks(job, 1)
+        copy.stop()
+        server.wait_for_status(waits, "RUNNING", timeout=120)
+        self.end(server, job, waits)
+        self.assertEqual(self.expect_attempts(server, job, 1)["recoveries"], 0)
+        self.expect_invariants(server, job, waits)
+
+    def uids_of(self, name):
+        return {one["metadata"]["uid"] for one in self.testbed.get("pods", "-l", f"quad.io/name={name}")}
 
     def test_quad_cut_off_from_the_pods(self):
         server = self.server()

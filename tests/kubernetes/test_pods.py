@@ -1,7 +1,6 @@
 """Jobs as pods of a real Kubernetes: they run, and come back from what happens to pods and nodes."""
 
 import json
-import shutil
 import time
 import unittest
 
@@ -50,6 +49,12 @@ class Pods(kubetest.TestCase):
         quadtest.wait_until(
             lambda: f"step {step}\n" in server.ok("logs", job, "--no-follow"), timeout, f"job {job} has written step {step}"
         )
+
+    def installers_ended(self, job):
+        """Whether the container that brings the runner has been killed in a pod of the job's."""
+        pods = self.testbed.get("pods", "-l", f"quad.io/job={job},quad.io/epoch=2")
+        states = [one["state"] for pod in pods for one in pod["status"]["containerStatuses"] if one["name"] == "quad-install"]
+        return any(state.get("terminated", {}).get("exitCode") == 137 for state in states)
 
     def all_ready(self, server):
         nodes = server.json("node", "list")["nodes"]
@@ -103,6 +108,11 @@ class Pods(kubetest.TestCase):
             view = self.wait_for_attempt(server, job, 2)
             print(f"pod deleted by hand: the next attempt ran after {time.monotonic() - began:.1f} s")
             self.assertGreaterEqual(view["attempts"][1]["resumed_step"], 4)
+        with self.subTest("whoever brought the runner dies: the rank does not care"):
+            node = view["attempts"][1]["nodes"][0]
+            self.testbed.call("in", node, "pkill", "-KILL", "-f", "quad-runner keep")
+            quadtest.wait_until(lambda: self.installers_ended(job), 30, "the kubelet has seen it")
+            self.assertEqual(len(server.wait_for_status(job, "RUNNING")["attempts"]), 2)
         with self.subTest("server killed; the pods are adopted"):
             server.kill()
             server.start()
@@ -120,11 +130,7 @@ class Pods(kubetest.TestCase):
         self.wait_for_attempt(server, job, 1)
         (mine,) = [one["metadata"]["uid"] for one in self.testbed.get("pods", "-l", "quad.io/name=kept")]
         server.stop()
-        copy = kubetest.Server(self.testbed, self.engine)
-        self.addCleanup(copy.close)
-        shutil.copytree(server.data, copy.data)
-        config = copy.folder / "config.yaml"
-        config.write_text(config.read_text().replace(str(kubetest.PORT), str(kubetest.PORT + 1)))
+        copy = self.copy_of(server)
         server.start()
         quadtest.wait_until(lambda: self.all_ready(server), 30, "it gives orders again, with no wait")
         copy.start()
