@@ -24,14 +24,32 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr std::size_t kMostBytes = 64U << 20U;
 constexpr mode_t kOpenToAll = 0777;
 constexpr mode_t kWrittenByAll = 0666;
 constexpr const char* kAlive = "alive";
 
+Status copy(int from, int to) {
+  std::array<char, 64UL << 10U> piece{};
+  while (true) {
+    const ssize_t got = ::read(from, piece.data(), piece.size());
+    if (got == 0) {
+      return {};
+    }
+    if (got > 0) {
+      QUAD_TRY(write_all(to, {piece.data(), static_cast<std::size_t>(got)}));
+    } else if (errno != EINTR) {
+      return errno_error("Cannot read", errno);
+    }
+  }
+}
+
 /// The whole file or none. Not synced: when the node goes down, the pod is lost with it, and each
 /// start of a pod would wait for the disk.
-Status put(const fs::path& to, std::string_view content, mode_t mode) {
+Status bring(const fs::path& from, const fs::path& to, mode_t mode) {
+  const UniqueFd source(::open(from.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!source) {
+    return errno_error(fmt::format("Cannot read {}", from.string()), errno);
+  }
   const fs::path temporary = fmt::format("{}.tmp-{}", to.string(), random_hex(6));
   const auto failed = [&](Error why) {
     ::unlink(temporary.c_str());
@@ -41,9 +59,9 @@ Status put(const fs::path& to, std::string_view content, mode_t mode) {
   if (!fd) {
     return errno_error(fmt::format("Cannot create {}", to.string()), errno);
   }
-  if (auto written = write_all(fd.get(), content); !written.ok()) {
-    return failed(error(written.error().code,
-                        fmt::format("Cannot write {}: {}", to.string(), written.error().message)));
+  if (auto copied = copy(source.get(), fd.get()); !copied.ok()) {
+    return failed(error(copied.error().code, fmt::format("Cannot copy {} to {}: {}", from.string(),
+                                                         to.string(), copied.error().message)));
   }
   if (::fchmod(fd.get(), mode) != 0) {  // whatever the umask was
     return failed(errno_error(fmt::format("Cannot set the mode of {}", to.string()), errno));
@@ -53,11 +71,6 @@ Status put(const fs::path& to, std::string_view content, mode_t mode) {
     return failed(errno_error(fmt::format("Cannot create {}", to.string()), errno));
   }
   return {};
-}
-
-Status bring(const fs::path& from, const fs::path& to, mode_t mode) {
-  QUAD_ASSIGN(const std::string content, read_file(from, kMostBytes));
-  return put(to, content, mode);
 }
 
 /// A folder that everybody may write to. One that somebody else has made so is as good.

@@ -40,7 +40,33 @@ Status copy_pages(const fs::path& from, const fs::path& to) {
   return {};
 }
 
+/// kInvalid when it is the place that is wrong, and not the disk.
+Status make_empty(const fs::path& temporary) {
+  const UniqueFd made(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+  if (made) {
+    return {};
+  }
+  const int failure = errno;
+  Error why = errno_error(
+      fmt::format("no file can be made in {}", temporary.parent_path().string()), failure);
+  switch (failure) {
+    case EACCES:
+    case EPERM:
+    case EROFS:
+    case ENOENT:
+    case ENOTDIR:
+    case ENAMETOOLONG:
+    case ELOOP:
+      why.code = ErrorCode::kInvalid;
+      break;
+    default:
+      break;
+  }
+  return why;
+}
+
 Status write_copy(const fs::path& from, const fs::path& temporary, const fs::path& to) {
+  QUAD_TRY(make_empty(temporary));
   QUAD_TRY(copy_pages(from, temporary));
   const UniqueFd fd(::open(temporary.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd || ::fsync(fd.get()) != 0 || ::rename(temporary.c_str(), to.c_str()) != 0) {

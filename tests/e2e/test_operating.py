@@ -139,6 +139,9 @@ class Backup(quadtest.TestCase):
         self.assertIn("name another file", err)
         code, _, err = server.quad("admin", "backup", server.data / "quad.db")
         self.assertNotEqual(code, 0, err)
+        code, _, err = server.quad("admin", "backup", "/proc/copy.db")
+        self.assertEqual(code, 2, err)
+        self.assertIn("The backup to /proc/copy.db failed: no file can be made in /proc", err)
         for copy in copies:
             self.assertEqual(sqlite3.connect(copy).execute("PRAGMA integrity_check").fetchall(), [("ok",)])
         token, newest = server.token, quadapi.Api(server).get("/v1/info").json["revision"]
