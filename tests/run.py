@@ -66,7 +66,7 @@ def run_unit_tests(build, pattern):
     """Runs ctest, which prints the output of what fails, and counts from the report that it writes."""
     report = build / "unit-tests.xml"
     report.unlink(missing_ok=True)
-    command = ["ctest", "--test-dir", str(build), "-j2", "--quiet", "--output-junit", str(report)]
+    command = ["ctest", "--test-dir", str(build), "-j3", "--quiet", "--output-junit", str(report)]
     command += ["-R", pattern] if pattern else ["--no-tests=error"]
     began = time.monotonic()
     code = subprocess.run(command, stdin=subprocess.DEVNULL).returncode
