@@ -12,15 +12,10 @@ import itertools
 import json
 import os
 import re
-import sys
 import threading
 
 import kubetest
 import quadtest
-
-sys.path.append(str(kubetest.HERE / "testbed"))
-
-import api  # noqa: E402  of the testbed
 
 LONG = "FULL_LENGTH"  # set in the environment, partitions last ten minutes instead of one
 
@@ -76,7 +71,7 @@ class Server(kubetest.Server):
 
     def __init__(self, testbed, engine):
         super().__init__(testbed, engine)
-        self.api_port = port_of(testbed)
+        self.api_port = testbed.port
         kubeconfig = self.folder / "kubeconfig"
         kubeconfig.write_text(self.account.kubeconfig.read_text().replace("127.0.0.1", kubetest.ADDRESS))
         config = self.folder / "config.yaml"
@@ -105,7 +100,7 @@ class PodsSeen:
     """Every pod of a server's that was made while the with-block ran, by its uid: a watch of its own."""
 
     def __init__(self, testbed):
-        self._api = api.Api(port_of(testbed), testbed.folder / "pki", timeout=300)
+        self._api = testbed.api(timeout=300)
         self._changed = threading.Condition()
         self.uids = collections.defaultdict(set)  # of each name
 
@@ -143,10 +138,6 @@ class PodsSeen:
             assert there, f"{len(self.uids)} of {count} pods were made in {timeout} s"
 
 
-def port_of(testbed):
-    return int((testbed.folder / "port").read_text())
-
-
 class TestCase(kubetest.TestCase):
     server_class = Server
 
@@ -154,9 +145,6 @@ class TestCase(kubetest.TestCase):
         one = super().server(**engine)
         self.witness = one.folder.name
         return one
-
-    def api(self):
-        return api.Api(port_of(self.testbed), self.testbed.folder / "pki")
 
     def kubectl(self, *words):
         return self.testbed.call("kubectl", *words)
@@ -234,7 +222,7 @@ class TestCase(kubetest.TestCase):
         server = self.server(write_rate=4, write_burst=1)  # slow enough to be met in its midst
         with PodsSeen(self.testbed) as seen:
             job = self.launch(server, "gang", ranks=16, tick=1, resources={"cpus": 0.1, "memory": 0.1})
-            get = self.api().get
+            get = self.testbed.api().get
             secrets = "/api/v1/secrets?labelSelector=quad.io/server"
             quadtest.wait_until(lambda: get(secrets)["items"], 60, "the attempt's Secret is there", every=0)
             seen.wait_for(pods)
@@ -292,7 +280,7 @@ class TestCase(kubetest.TestCase):
 
         def nothing():
             left = [f"{one['kind']} {one['metadata']['name']}"
-                    for one in self.testbed.get(kinds, "--all-namespaces", "-l", "quad.io/server")]  # fmt: skip
+                    for one in self.testbed.get(kinds, namespace=None, labels="quad.io/server")]  # fmt: skip
             assert not left, ", ".join(left)
             return True
 

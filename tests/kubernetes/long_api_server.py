@@ -108,7 +108,7 @@ class ApiServer(faulttest.TestCase):
             self.wait_for_attempt(server, job, 1)
         self.wait_for_checkpoint(server, deleted)
         with server.cut_off_api_server():
-            (pod,) = self.testbed.get("pods", "-l", f"quad.io/job={deleted}")
+            (pod,) = self.testbed.get("pods", f"quad.io/job={deleted}")
             self.testbed.call("kubectl", "delete", "pod", pod["metadata"]["name"], "--force", "--grace-period=0")
             self.let_end(ends)
             server.wait_for_status(ends, "SUCCEEDED")
@@ -177,7 +177,7 @@ class ApiServer(faulttest.TestCase):
         self.expect_invariants(server, job, waits)
 
     def uids_of(self, name):
-        return {one["metadata"]["uid"] for one in self.testbed.get("pods", "-l", f"quad.io/name={name}")}
+        return {one["metadata"]["uid"] for one in self.testbed.get("pods", f"quad.io/name={name}")}
 
     def test_quad_cut_off_from_the_pods(self):
         server = self.server()

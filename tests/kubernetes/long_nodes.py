@@ -73,7 +73,7 @@ class Nodes(faulttest.TestCase):
         self.all_well(server)
 
         def old_pod_gone():
-            left = [one["metadata"]["name"] for one in self.testbed.get("pods", "-l", f"quad.io/job={job},quad.io/epoch=1")]
+            left = [one["metadata"]["name"] for one in self.testbed.get("pods", f"quad.io/job={job},quad.io/epoch=1")]
             assert not left, left
             return True
 
@@ -172,7 +172,7 @@ class Nodes(faulttest.TestCase):
         self.expect_recovered_without(server, job, node)
         self.assertIn("its provider says that it is shut down", server.ok("story", job))
         quadtest.wait_until(lambda: marks().get(OUT_OF_SERVICE) == "quad", 60, "the node is tainted", every=0.5)
-        gone = ("pods", "-l", f"quad.io/job={job},quad.io/epoch=1")
+        gone = ("pods", f"quad.io/job={job},quad.io/epoch=1")
         quadtest.wait_until(lambda: not self.testbed.get(*gone), 90, "the cluster has let go of the dead node's pod", every=0.5)
         self.testbed.call("node", "on", node)
         self.testbed.call("kubectl", "taint", "node", node, f"{SHUT_DOWN}-")

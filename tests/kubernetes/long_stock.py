@@ -44,7 +44,7 @@ class StockTiming(faulttest.TestCase):
 
     def test_a_pod_deleted(self):
         def delete(job, _):
-            (pod,) = self.testbed.get("pods", "-l", f"quad.io/job={job},quad.io/rank=1", "--field-selector=status.phase=Running")
+            (pod,) = self.testbed.get("pods", f"quad.io/job={job},quad.io/rank=1", fields="status.phase=Running")
             self.testbed.call("kubectl", "delete", "pod", pod["metadata"]["name"], "--wait=false")
 
         self.rounds("pod deleted", delete, lambda _: None)

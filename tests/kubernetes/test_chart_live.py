@@ -109,10 +109,10 @@ class ChartLive(kubetest.TestCase):
         log = self.quad("logs", job)
         for rank in range(2):
             self.assertIn(f"rank {rank} of 2", log)
-        self.assertTrue(self.testbed.get("poddisruptionbudgets", "-n", "jobs"))
+        self.assertTrue(self.testbed.get("poddisruptionbudgets", namespace="jobs"))
 
         def nothing_left():
-            left = self.testbed.get("pods,secrets,services,persistentvolumeclaims", "-n", "jobs", "-l", f"quad.io/job={job}")
+            left = self.testbed.get("pods,secrets,services,persistentvolumeclaims", namespace="jobs", labels=f"quad.io/job={job}")
             assert not left, ", ".join(f"{one['kind']} {one['metadata']['name']}" for one in left)
             return True
 
@@ -125,13 +125,13 @@ class ChartLive(kubetest.TestCase):
     def test_jobs_run_on_over_an_upgrade(self):
         job = self.launch(WAIT)
         before = self.wait_for_status(job, "RUNNING")
-        (pod,) = self.testbed.get("pods", "-n", "jobs", "-l", f"quad.io/job={job}")
-        servers = {one["metadata"]["uid"] for one in self.testbed.get("pods", "-n", "quad")}
+        (pod,) = self.testbed.get("pods", namespace="jobs", labels=f"quad.io/job={job}")
+        servers = {one["metadata"]["uid"] for one in self.testbed.get("pods", namespace="quad")}
 
         self.helm("upgrade", VALUES | {"config": VALUES["config"] | {"node_lost_after": "25s"}})
         self.rolled_out()
         self.assertIn("25s", self.quad("config", "show", "--config", "/etc/quad/config.yaml"))
-        now = {one["metadata"]["uid"] for one in self.testbed.get("pods", "-n", "quad")}
+        now = {one["metadata"]["uid"] for one in self.testbed.get("pods", namespace="quad")}
         self.assertFalse(servers & now, "the server did not restart")
 
         self.testbed.call("kubectl", "-n", "jobs", "exec", pod["metadata"]["name"], "-c", "rank", "--", "touch", "/tmp/go")

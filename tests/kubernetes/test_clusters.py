@@ -23,7 +23,7 @@ class Clusters(kubetest.TestCase):
     def pods(self, server, name):
         job = server.json("status", name)["clusters"][0]["job"]
         return {pod["metadata"]["name"]: pod["metadata"]["uid"]
-                for pod in self.testbed.get("pods", "-l", f"quad.io/job={job}")
+                for pod in self.testbed.get("pods", f"quad.io/job={job}")
                 if pod["status"]["phase"] == "Running"}  # fmt: skip
 
     def test_tasks_share_pods_and_come_back(self):

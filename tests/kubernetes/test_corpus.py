@@ -95,10 +95,6 @@ class Manifests(TestCase):
     nodes = 0
     options = {"kwok": 1}
 
-    def api(self):
-        port = int(re.search(r"127\.0\.0\.1:(\d+)", Path(self.testbed.kubeconfig).read_text())[1])
-        return api.Api(port, self.testbed.folder / "pki", timeout=60)
-
     def add_big_nodes(self, cluster, models):
         """Two for each model: what the tasks of a whole university ask for. kwok says that they live."""
         for model in models:
@@ -127,7 +123,7 @@ class Manifests(TestCase):
     def test_each_becomes_manifests_that_the_api_server_takes(self):
         files = portable_files()
         models = sorted({spelled(model) for _, documents in files for model in models_of(documents)})
-        cluster = self.api()
+        cluster = self.testbed.api(timeout=60)
         self.add_big_nodes(cluster, models)
         server = self.server(tolerations=[{"key": "kwok.x-k8s.io/node", "operator": "Exists"}])
         self.wait_for_nodes(server, 2 * len(models))

@@ -60,7 +60,7 @@ class Engines(kubetest.TestCase):
             self.kubectl("delete", "configmaps,secrets,pods", "-n", namespace, "-l", "quad.io/server", "--grace-period=1", "--wait=false")
 
     def pods(self, context):
-        return self.testbed.get("pods", "-n", CONTEXTS[context], "-l", "quad.io/server")
+        return self.testbed.get("pods", namespace=CONTEXTS[context], labels="quad.io/server")
 
     def test_each_job_is_on_one_of_them(self):
         server = self.server()

@@ -123,7 +123,7 @@ class Faults(faulttest.TestCase):
         nodes = self.wait_for_attempt(server, job, 1)["attempts"][0]["nodes"]
         self.wait_for_checkpoint(server, job)
         with self.subTest("no rank is evicted from a node that is open"):
-            (pod,) = self.testbed.get("pods", "-l", f"quad.io/job={job},quad.io/rank=1")
+            (pod,) = self.testbed.get("pods", f"quad.io/job={job},quad.io/rank=1")
             with self.assertRaises(faulttest.api.ApiError) as refused:
                 self.evict(pod)
             self.assertEqual(refused.exception.status, 429)
@@ -144,7 +144,7 @@ class Faults(faulttest.TestCase):
     def evict(self, pod):
         about = pod["metadata"]
         body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": about["name"], "namespace": about["namespace"]}}
-        self.api()("POST", f"/api/v1/namespaces/{about['namespace']}/pods/{about['name']}/eviction", body)
+        self.testbed.api()("POST", f"/api/v1/namespaces/{about['namespace']}/pods/{about['name']}/eviction", body)
 
 
 if __name__ == "__main__":

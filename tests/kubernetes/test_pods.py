@@ -52,7 +52,7 @@ class Pods(kubetest.TestCase):
 
     def installers_ended(self, job):
         """Whether the container that brings the runner has been killed in a pod of the job's."""
-        pods = self.testbed.get("pods", "-l", f"quad.io/job={job},quad.io/epoch=2")
+        pods = self.testbed.get("pods", f"quad.io/job={job},quad.io/epoch=2")
         states = [one["state"] for pod in pods for one in pod["status"]["containerStatuses"] if one["name"] == "quad-install"]
         return any(state.get("terminated", {}).get("exitCode") == 137 for state in states)
 
@@ -73,7 +73,7 @@ class Pods(kubetest.TestCase):
         self.addCleanup(self.testbed.call, "kubectl", "delete", "pods", "-l", "quad.test/probe", "--ignore-not-found", "--wait=false")
 
         def run():
-            return {one["status"].get("phase") for one in self.testbed.get("pods", "-l", "quad.test/probe")} == {"Running"}
+            return {one["status"].get("phase") for one in self.testbed.get("pods", "quad.test/probe")} == {"Running"}
 
         quadtest.wait_until(run, 120, "Kubernetes starts pods again")
         self.testbed.call("kubectl", "delete", "pods", "-l", "quad.test/probe", "--wait=false")
@@ -102,7 +102,7 @@ class Pods(kubetest.TestCase):
         self.wait_for_attempt(server, job, 1)
         self.wait_for_step(server, job, 4)
         with self.subTest("deleted by hand"):
-            pods = self.testbed.get("pods", "-l", f"quad.io/rank=0,quad.io/job={job}")
+            pods = self.testbed.get("pods", f"quad.io/rank=0,quad.io/job={job}")
             began = time.monotonic()
             self.testbed.call("kubectl", "delete", "pod", pods[0]["metadata"]["name"], "--wait=false")
             view = self.wait_for_attempt(server, job, 2)
@@ -128,7 +128,7 @@ class Pods(kubetest.TestCase):
         server = self.server()
         job = self.launch(server, "kept")
         self.wait_for_attempt(server, job, 1)
-        (mine,) = [one["metadata"]["uid"] for one in self.testbed.get("pods", "-l", "quad.io/name=kept")]
+        (mine,) = [one["metadata"]["uid"] for one in self.testbed.get("pods", "quad.io/name=kept")]
         server.stop()
         copy = self.copy_of(server)
         server.start()
@@ -144,11 +144,11 @@ class Pods(kubetest.TestCase):
         self.assertRegex(told, "Nothing new starts on .* now: another server", f"{copy.log_tail()}\n---\n{server.log_tail()}")
         self.assertEqual(copy.job(waits)["status"], "PENDING")
         self.wait_for_attempt(server, job, 1)
-        self.assertEqual(self.testbed.get("pods", "-l", f"quad.io/job={waits}"), [])
+        self.assertEqual(self.testbed.get("pods", f"quad.io/job={waits}"), [])
         server.stop()
         self.wait_for_attempt(copy, waits, 1)
         self.cancel(copy, waits)
-        pods = self.testbed.get("pods", "-l", "quad.io/name=kept")
+        pods = self.testbed.get("pods", "quad.io/name=kept")
         self.assertEqual([(one["metadata"]["uid"], one["status"]["phase"]) for one in pods], [(mine, "Running")], "it runs on")
         copy.stop()
         server.start()

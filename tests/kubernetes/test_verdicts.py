@@ -67,7 +67,7 @@ class Verdicts(kubetest.TestCase):
         return self.one.wait_for_status(job, "RUNNING", timeout=90)["attempts"][0]["nodes"][0]
 
     def pod(self, job):
-        return self.testbed.get("pods", "-l", f"quad.io/job={job}")[0]["metadata"]["name"]
+        return self.testbed.get("pods", f"quad.io/job={job}")[0]["metadata"]["name"]
 
     def expect_recovery(self, job, verdict, words):
         def recovered():
