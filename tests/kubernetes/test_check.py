@@ -1,7 +1,6 @@
 """`quad check` on a real cluster: what is taken away is missing in it, and what its fix says mends it."""
 
 import json
-import subprocess
 import unittest
 from pathlib import Path
 

@@ -6,11 +6,8 @@ What the corpus holds is told in tests/corpus. Where it is not at hand, the test
 
 import collections
 import json
-import os
-import re
 import sys
 import unittest
-from pathlib import Path
 
 import kubetest
 import quadapi

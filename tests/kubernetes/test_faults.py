@@ -124,7 +124,7 @@ class Faults(faulttest.TestCase):
         self.wait_for_checkpoint(server, job)
         with self.subTest("no rank is evicted from a node that is open"):
             (pod,) = self.testbed.get("pods", f"quad.io/job={job},quad.io/rank=1")
-            with self.assertRaises(faulttest.api.ApiError) as refused:
+            with self.assertRaises(kubetest.api.ApiError) as refused:
                 self.evict(pod)
             self.assertEqual(refused.exception.status, 429)
         self.addCleanup(self.kubectl, "uncordon", nodes[1])
