@@ -109,38 +109,38 @@ class CoreClusters : public ::testing::Test {
   void begin(const std::vector<engine::Inventory>& inventories) {
     engine::Holders holders;
     holders.start = [this](const RankKey& holder, const engine::StartOrder& order) {
-      told.push_back(fmt::format("{} start {}", to_string(holder), to_string(order.key)));
+      told_.push_back(fmt::format("{} start {}", to_string(holder), to_string(order.key)));
     };
     holders.kill = [this](const RankKey& holder, const RankKey& task) {
-      told.push_back(fmt::format("{} kill {}", to_string(holder), to_string(task)));
+      told_.push_back(fmt::format("{} kill {}", to_string(holder), to_string(task)));
     };
     holders.forget = [](const RankKey& /*holder*/, const RankKey& /*task*/) {};
-    engine_ = engine::with_clusters(std::make_unique<Machines>(told), holders);
+    engine_ = engine::with_clusters(std::make_unique<Machines>(told_), holders);
     RunnerOrders orders;
     orders.order = [](const RankKey&, const std::shared_ptr<const job::Job>&) {};
     orders.go = [](const RankKey&, const std::shared_ptr<const job::Job>&) {};
     orders.end_fence_wait = [](const RankKey&) {};
     orders.stop = [this](const RankKey& rank, Millis, const std::string&) {
-      told.push_back("stop " + to_string(rank));
+      told_.push_back("stop " + to_string(rank));
     };
     orders.leave = [](const RankKey&, const std::string&, const std::string&) {};
-    orders.bye = [this](const RankKey& rank) { told.push_back("bye " + to_string(rank)); };
-    core_ = std::make_unique<Core>(Options(), store, *engine_, plan::make_fifo(), orders, nullptr);
-    ASSERT_TRUE(core_->load(inventories, now).ok());
+    orders.bye = [this](const RankKey& rank) { told_.push_back("bye " + to_string(rank)); };
+    core_ = std::make_unique<Core>(Options(), store_, *engine_, plan::make_fifo(), orders, nullptr);
+    ASSERT_TRUE(core_->load(inventories, now_).ok());
   }
 
   template <typename... Messages>
   void step(Messages... messages) {
     std::vector<Message> all;
     (all.push_back(Message(std::move(messages))), ...);
-    core_->step(std::move(all), now);
+    core_->step(std::move(all), now_);
     ASSERT_EQ(core_->check(), "");
   }
   /// Second by second, as a server that sleeps for longer holds that against nobody.
   void pass(int seconds) {
     for (int second = 0; second < seconds; ++second) {
-      now.mono = now.mono + Millis(1000);
-      now.wall = now.wall + Millis(1000);
+      now_.mono = now_.mono + Millis(1000);
+      now_.wall = now_.wall + Millis(1000);
       step(engine::Observation(engine::NodeSeen{NodeId("n1")}),
            engine::Observation(engine::NodeSeen{NodeId("n2")}),
            engine::Observation(engine::NodeSeen{NodeId("n3")}));
@@ -237,9 +237,9 @@ class CoreClusters : public ::testing::Test {
   }
   [[nodiscard]] std::size_t nodes() const { return core_->snapshot()->pool.nodes().size(); }
 
-  Records store;
-  std::vector<std::string> told;
-  Now now{WallTime{1'000'000}, MonoTime{1'000}};
+  Records store_;
+  std::vector<std::string> told_;
+  Now now_{WallTime{1'000'000}, MonoTime{1'000}};
   std::unique_ptr<engine::Engine> engine_;
   std::unique_ptr<Core> core_;
 };
@@ -247,12 +247,12 @@ class CoreClusters : public ::testing::Test {
 TEST_F(CoreClusters, TasksStartOnTheHoldersNodesOnceTheyAreUp) {
   ASSERT_TRUE(launch(2, 4).ok());
   EXPECT_EQ(status(), "INIT");
-  EXPECT_THAT(told, Contains("start 1-1-0"));
+  EXPECT_THAT(told_, Contains("start 1-1-0"));
   EXPECT_EQ(job(2)->status, job::Status::kPending);
   come_up(1, 1, 2);
   EXPECT_EQ(status(), "UP");
-  EXPECT_THAT(told, Contains("1-1-0 start 2-1-0"));
-  EXPECT_THAT(told, Contains("1-1-1 start 2-1-1"));
+  EXPECT_THAT(told_, Contains("1-1-0 start 2-1-0"));
+  EXPECT_THAT(told_, Contains("1-1-1 start 2-1-1"));
   EXPECT_EQ(job(2)->live()->ranks[1].holding.node.value(), "dev:1@1.1");
   come_up(2, 1, 2);
   EXPECT_EQ(job(2)->status, job::Status::kRunning);
@@ -266,7 +266,7 @@ TEST_F(CoreClusters, GpusAreCountedOnItAndAQueueFormsThere) {
   EXPECT_EQ(job(3)->status, job::Status::kPending) << "the first task has all four";
   end(key(2, 1), job::RankEnd());
   EXPECT_EQ(job(2)->status, job::Status::kSucceeded);
-  EXPECT_THAT(told, Contains("1-1-0 start 3-1-0"));
+  EXPECT_THAT(told_, Contains("1-1-0 start 3-1-0"));
 }
 
 TEST_F(CoreClusters, NothingNewStartsOnADrainedNodeOfIt) {
@@ -282,7 +282,7 @@ TEST_F(CoreClusters, NothingNewStartsOnADrainedNodeOfIt) {
   EXPECT_EQ(core_->snapshot()->pool.find(NodeId("dev:0@1.1"))->spec.closed,
             machine.value() + " is drained by ada");
   step(DrainNode{machine, false, "ada", [](const Status&) {}});
-  EXPECT_THAT(told, Contains("1-1-0 start 3-1-0"));
+  EXPECT_THAT(told_, Contains("1-1-0 start 3-1-0"));
 }
 
 TEST_F(CoreClusters, JobsThatDoNotNameItStayOffIt) {
@@ -321,7 +321,7 @@ TEST_F(CoreClusters, ANodeThatIsFoundWhileItsEngineGivesNoOrdersGetsNothing) {
 TEST_F(CoreClusters, ANodeIsSuspectWhenItsRunnersFallSilentNotBeforeTheyHaveSpoken) {
   const auto health = [this] { return core_->snapshot()->pool.find(NodeId("n1"))->health; };
   ASSERT_TRUE(launch(1, 8).ok());
-  ASSERT_THAT(told, Contains("start 1-1-0"));
+  ASSERT_THAT(told_, Contains("start 1-1-0"));
   pass(60);
   EXPECT_EQ(health(), pool::NodeHealth::kReady) << "its image may take long to fetch";
   come_up(1, 1);
@@ -347,8 +347,8 @@ TEST_F(CoreClusters, AnEndThatNobodyExplainsWaitsForItsEnginesWord) {
   come_up(1, 1, 2);
   ASSERT_EQ(job(1)->status, job::Status::kRunning);
   end(key(1, 1), stopped());
-  EXPECT_THAT(told, Contains("stop 1-1-1")) << "its peers are stopped at once";
-  EXPECT_THAT(told, Contains("bye 1-1-0")) << "it may exit";
+  EXPECT_THAT(told_, Contains("stop 1-1-1")) << "its peers are stopped at once";
+  EXPECT_THAT(told_, Contains("bye 1-1-0")) << "it may exit";
   end(key(1, 1, 1), stopped());
   EXPECT_EQ(job(1)->status, job::Status::kRunning);
 
@@ -397,8 +397,8 @@ TEST_F(CoreClusters, WhatAGivenUpHolderStillRunsTakesNoRoomOnTheNewOne) {
   come_up(2, 1);
   // Out of sight, but perhaps alive: the loss is presumed, for the cluster's node as well.
   for (int second = 0; second < 30; ++second) {
-    now.mono = now.mono + Millis(1000);
-    now.wall = now.wall + Millis(1000);
+    now_.mono = now_.mono + Millis(1000);
+    now_.wall = now_.wall + Millis(1000);
     step(engine::Observation(engine::NodeSeen{NodeId("n2")}),
          engine::Observation(engine::NodeSeen{NodeId("n3")}));
   }
@@ -422,12 +422,12 @@ TEST_F(CoreClusters, StopCancelsWhatRunsThereBeforeItGivesTheNodesBack) {
   come_up(2, 1);
   ASSERT_TRUE(change(ChangeCluster::Verb::kStop).ok());
   EXPECT_EQ(status(), "STOPPING");
-  EXPECT_THAT(told, Contains("stop 2-1-0"));
-  EXPECT_THAT(told, ::testing::Not(Contains("stop 1-1-0")));
+  EXPECT_THAT(told_, Contains("stop 2-1-0"));
+  EXPECT_THAT(told_, ::testing::Not(Contains("stop 1-1-0")));
   EXPECT_EQ(exec(1, 1).error().code, ErrorCode::kUnavailable);
   end(key(2, 1), stopped());
   EXPECT_EQ(job(2)->status, job::Status::kCancelled);
-  EXPECT_THAT(told, Contains("stop 1-1-0"));
+  EXPECT_THAT(told_, Contains("stop 1-1-0"));
   end(key(1, 1), stopped());
   EXPECT_EQ(status(), "STOPPED");
   EXPECT_EQ(free_gpus(), 24);
@@ -441,7 +441,7 @@ TEST_F(CoreClusters, StopCancelsWhatRunsThereBeforeItGivesTheNodesBack) {
   ASSERT_TRUE(change(ChangeCluster::Verb::kDown).ok());
   end(key(3, 1), stopped());
   EXPECT_EQ(status(), "GONE");
-  EXPECT_THAT(store.messages, Contains("cluster.down: Cluster dev is gone."));
+  EXPECT_THAT(store_.messages, Contains("cluster.down: Cluster dev is gone."));
 }
 
 TEST_F(CoreClusters, ADownGoesOnAfterTheServerWasKilled) {
@@ -494,9 +494,9 @@ TEST_F(CoreClusters, AHolderReportCountsOnlyFromTheRunnerThatWasAccepted) {
 TEST_F(CoreClusters, AnOrderThatWasLostIsGivenAgain) {
   ASSERT_TRUE(launch(1, 8).ok());
   come_up(1, 1);
-  told.clear();
+  told_.clear();
   step(HolderReport{key(1, 1), "nonce 1-1-0", std::vector<engine::Existing>(), nullptr});
-  EXPECT_THAT(told, Contains("1-1-0 start 2-1-0"));
+  EXPECT_THAT(told_, Contains("1-1-0 start 2-1-0"));
 }
 
 TEST_F(CoreClusters, AutostopCountsFromTheEndOfTheLastTask) {
