@@ -238,6 +238,7 @@ class Core {
     bool down = false;                     ///< by its engine's word
     bool removed = false;                  ///< its engine has it no more
     bool found_away = false;  ///< suspect since it was found: that it is ready is no return
+    MonoTime spared_until{};  ///< held the breaker when it closed: not given up before that
   };
 
   Status check_room_for(const SubmitJobs& message) const;

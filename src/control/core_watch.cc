@@ -143,7 +143,11 @@ void Core::watch_nodes(Now now) {
   const auto silent_nodes = static_cast<std::int64_t>(silent_together.size());
   const bool cut_off = silent_nodes > 1 && silent_nodes * 4 > watched;
   for (Silence* silence : silent_together) {
-    silence->holds_breaker = cut_off;
+    if (std::exchange(silence->holds_breaker, cut_off) && !cut_off) {
+      // Enough of the others are back. Those who fell silent together come back within seconds of
+      // each other, not at the same moment: the last of them is no lost node yet.
+      silence->spared_until = now.mono + options_.node_lost_after;
+    }
   }
   const std::string text =
       cut_off ? fmt::format(
@@ -168,6 +172,9 @@ void Core::watch_nodes(Now now) {
     return;
   }
   for (const NodeId& id : presumed_lost) {
+    if (now.mono < silence_.at(id).spared_until) {
+      continue;
+    }
     lose_node(id, false,
               fmt::format("neither it nor its ranks have been heard for {}",
                           format_duration(options_.node_lost_after)),

@@ -35,6 +35,7 @@ class Breaker : public CoreTest {
 };
 
 constexpr Millis kHour{3'600'000};
+const Millis kLostAfter = control::Options().node_lost_after;
 
 TEST_F(Breaker, StaysOpenForAsLongAsTheNodesAreSilent) {
   pass(kHour, {"n3"});
@@ -53,7 +54,16 @@ TEST_F(Breaker, ClosesWhenOneIsBackAndTheOtherIsThenJudgedByItself) {
   pass(kHour, {"n3"});
   pass(Millis(1'000), {"n1", "n3"});
   EXPECT_EQ(breaker(), "");
+  EXPECT_EQ(core_.snapshot()->pool.find(NodeId("n2"))->health, pool::NodeHealth::kSuspect);
+  pass(kLostAfter, {"n1", "n3"});
   EXPECT_EQ(core_.snapshot()->pool.find(NodeId("n2"))->health, pool::NodeHealth::kLost);
+}
+
+TEST_F(Breaker, NothingIsGivenUpWhenOneIsBackALittleLaterThanTheOther) {
+  pass(kHour, {"n3"});
+  pass(kLostAfter / 2, {"n1", "n3"});
+  pass(kHour, {"n1", "n2", "n3"});
+  EXPECT_EQ(epoch(), Epoch(1));
 }
 
 TEST_F(Breaker, ClosesWhenTheDeathOfANodeIsCertain) {
