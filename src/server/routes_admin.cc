@@ -151,6 +151,9 @@ bool may_replace(const std::string& file) {
   if (!std::filesystem::exists(std::filesystem::symlink_status(file, failure))) {
     return true;
   }
+  if (!std::filesystem::is_regular_file(file, failure)) {
+    return false;  // whoever opened a pipe would wait for its writer
+  }
   std::ifstream in(file, std::ios::binary);
   std::string head(kMagic.size(), '\0');
   in.read(head.data(), static_cast<std::streamsize>(head.size()));

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import os
 import re
 import shutil
 import signal
@@ -139,6 +140,9 @@ class Backup(quadtest.TestCase):
         self.assertIn("name another file", err)
         code, _, err = server.quad("admin", "backup", server.data / "quad.db")
         self.assertNotEqual(code, 0, err)
+        os.mkfifo(server.folder / "pipe")
+        code, _, err = server.quad("admin", "backup", server.folder / "pipe")
+        self.assertIn("pipe is there already and is no database; name another file", err)
         code, _, err = server.quad("admin", "backup", "/proc/copy.db")
         self.assertEqual(code, 2, err)
         self.assertIn("The backup to /proc/copy.db failed: no file can be made in /proc", err)
