@@ -23,7 +23,7 @@ sys.path.insert(0, str(harness.ROOT / "tests" / "kubernetes"))
 
 import kubetest  # noqa: E402
 import quadtest  # noqa: E402
-from api import Api, ApiError  # noqa: E402,F401
+from api import ApiError  # noqa: E402,F401
 
 # kwok's nodes take only pods that say that they need no process.
 TOLERATION = {"key": "kwok.x-k8s.io/node", "operator": "Exists", "effect": "NoSchedule"}
@@ -58,11 +58,7 @@ def server(bed, **more):
 
 def api(bed):
     """A connection to the API server, as the administrator."""
-    return Api(_port(bed), bed.folder / "pki", timeout=60)
-
-
-def _port(bed):
-    return int((bed.folder / "port").read_text())
+    return bed.api(timeout=60)
 
 
 class Requests:
@@ -86,7 +82,7 @@ class RunningPods:
         pki = bed.folder / "pki"
         context = ssl.create_default_context(cafile=pki / "ca.crt")
         context.load_cert_chain(pki / "admin.crt", pki / "admin.key")
-        self.connection = http.client.HTTPSConnection("127.0.0.1", _port(bed), context=context, timeout=600)
+        self.connection = http.client.HTTPSConnection("127.0.0.1", bed.port, context=context, timeout=600)
         path = f"/api/v1/namespaces/default/pods?labelSelector={labels}&fieldSelector=status.phase%3DRunning"
         self.connection.request("GET", path + "&limit=1&resourceVersion=0")
         version = json.loads(self.connection.getresponse().read())["metadata"]["resourceVersion"]

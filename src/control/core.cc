@@ -389,8 +389,7 @@ void Core::observe(const engine::NodeFound& found, Now now) {
     touch_clusters();
   }
   Silence& silence =
-      silence_.try_emplace(found.spec.id, Silence{now.mono, std::nullopt, false, false})
-          .first->second;
+      silence_.try_emplace(found.spec.id, Silence{.engine_seen = now.mono}).first->second;
   if (known == nullptr) {
     if (const auto away = away_.find(found.spec.engine); away != away_.end()) {
       pool_.set_health(found.spec.id, pool::NodeHealth::kSuspect, why_away(away->second));
@@ -430,7 +429,7 @@ void Core::observe(const engine::NodeBack& back, Now now) {
   if (it == silence_.end()) {
     return;
   }
-  it->second = Silence{now.mono, std::nullopt, false, false};
+  it->second = Silence{.engine_seen = now.mono};
   if (const pool::Node* node = pool_.find(back.node); node->health != pool::NodeHealth::kReady) {
     pool_.set_health(back.node, pool::NodeHealth::kReady, "");
     pool_changed_ = true;

@@ -109,14 +109,14 @@ void Core::watch_nodes(Now now) {
                           now.mono - *silence.silent_since <= kBreakerWindow + lost_after)) {
       silent_together.push_back(&silence);
     }
-    const bool suspect = engine_silent || runners_silent || away != away_.end();
     const std::string why =
-        !suspect              ? ""
-        : away != away_.end() ? why_away(away->second)
+        away != away_.end() ? why_away(away->second)
         : engine_silent
             ? fmt::format("the engine has not seen it for {}", format_duration(suspect_after))
-            : fmt::format("its ranks' heartbeats have stopped for {}",
-                          format_duration(options_.suspect_after));
+        : runners_silent ? fmt::format("its ranks' heartbeats have stopped for {}",
+                                       format_duration(options_.suspect_after))
+                         : std::string();
+    const bool suspect = !why.empty();
     const bool ready = node->health == pool::NodeHealth::kReady;
     if (suspect && (ready || (node->health == pool::NodeHealth::kSuspect && node->reason != why))) {
       pool_.set_health(id, pool::NodeHealth::kSuspect, why);

@@ -87,6 +87,17 @@ class InAContainer : public Ranks {
   }
 };
 
+/// In which there is nothing that the task's image does not bring.
+class InABareImage : public InAContainer {
+ protected:
+  void SetUp() override {
+    if (kNeedsLibraries) {
+      GTEST_SKIP() << "a runner with sanitizers needs their libraries, which such an image lacks";
+    }
+    InAContainer::SetUp();
+  }
+};
+
 TEST_F(InAContainer, AnyUserRunsABashScriptWhereNothingButTheRunnersFolderCanBeWrittenTo) {
   give_debian();
   FakeServer server(root_ / "quad" / "quad.sock");
@@ -109,10 +120,7 @@ TEST_F(InAContainer, AnyUserRunsABashScriptWhereNothingButTheRunnersFolderCanBeW
   EXPECT_EQ(server.find("note"), nullptr);
 }
 
-TEST_F(InAContainer, ShRunsTheScriptsWhereThereIsNoBashAndTheStorySaysSo) {
-  if (kNeedsLibraries) {
-    GTEST_SKIP() << "a runner with sanitizers needs their libraries, which such an image lacks";
-  }
+TEST_F(InABareImage, ShRunsTheScriptsWhereThereIsNoBashAndTheStorySaysSo) {
   if (!give_busybox()) {
     GTEST_SKIP() << "there is no busybox; `./dev setup` installs it";
   }
@@ -130,10 +138,7 @@ TEST_F(InAContainer, ShRunsTheScriptsWhereThereIsNoBashAndTheStorySaysSo) {
   EXPECT_NE(get_string(*server.find("note"), "message").find("has no bash"), std::string::npos);
 }
 
-TEST_F(InAContainer, AnImageWithoutAnyShellIsTheTasksFault) {
-  if (kNeedsLibraries) {
-    GTEST_SKIP() << "a runner with sanitizers needs their libraries, which such an image lacks";
-  }
+TEST_F(InABareImage, AnImageWithoutAnyShellIsTheTasksFault) {
   for (const char* setup : {"", "echo setting up"}) {
     fs::remove_all(place());
     FakeServer server(root_ / "quad" / "quad.sock");

@@ -144,6 +144,7 @@ class TestCase(kubetest.TestCase):
     def server(self, **engine):
         one = super().server(**engine)
         self.witness = one.folder.name
+        self.newest_server = one
         return one
 
     def kubectl(self, *words):
@@ -186,11 +187,14 @@ class TestCase(kubetest.TestCase):
     def wait_for_ticks(self, job, epoch, count=1, ranks=(0,), timeout=120):
         """Until the ranks did so many steps from now on."""
         before = {rank: len(self.ticks(job, epoch, rank)) for rank in ranks}
-        for rank in ranks:
-            quadtest.wait_until(
-                lambda rank=rank: len(self.ticks(job, epoch, rank)) >= before[rank] + count, timeout,
-                f"rank {rank} of attempt {epoch} of job {job} did {count} more steps",
-            )  # fmt: skip
+        try:
+            for rank in ranks:
+                quadtest.wait_until(
+                    lambda rank=rank: len(self.ticks(job, epoch, rank)) >= before[rank] + count, timeout,
+                    f"rank {rank} of attempt {epoch} of job {job} did {count} more steps",
+                )  # fmt: skip
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.newest_server.describe(job)}") from None
 
     def wait_for_checkpoint(self, server, job, epoch=1, timeout=60):
         """Until the server knows of a checkpoint of the attempt; returns its step."""
