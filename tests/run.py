@@ -39,7 +39,7 @@ import kubetest  # noqa: E402
 import quadtest  # noqa: E402
 
 DEFAULT_TIMEOUT_SECONDS = 180
-FILES_AT_ONCE = 3  # of tests/e2e: they wait more than they work
+FILES_AT_ONCE = 2  # of tests/e2e
 SHARED_CLUSTERS = 2
 KEPT = ("QUAD_SEED", "QUAD_CORPUS")  # of the environment, what tests may be told
 SANITIZED_TIMES = 4  # as long may a file take over a build with sanitizers
@@ -66,7 +66,7 @@ def run_unit_tests(build, pattern):
     """Runs ctest, which prints the output of what fails, and counts from the report that it writes."""
     report = build / "unit-tests.xml"
     report.unlink(missing_ok=True)
-    command = ["ctest", "--test-dir", str(build), "-j3", "--quiet", "--output-junit", str(report)]
+    command = ["ctest", "--test-dir", str(build), "-j2", "--quiet", "--output-junit", str(report)]
     command += ["-R", pattern] if pattern else ["--no-tests=error"]
     began = time.monotonic()
     code = subprocess.run(command, stdin=subprocess.DEVNULL).returncode

@@ -149,7 +149,7 @@ class NodeFailures(quadtest.TestCase):
         server = self.server(nodes=12, gpus="H100:1", options=(
             "--cpus", "1", "--memory", "2", "--node-lost-after", "1", "--strict-lease", str(lease)))  # fmt: skip
         witness = evidence.Witness(server)
-        jobs = {name: witness.launch(name, ranks=2, setup=True, STEPS=200, LOCK=0, quad={"fence": "strict"})
+        jobs = {name: witness.launch(name, ranks=2, setup=True, STEPS=9999, LOCK=0, quad={"fence": "strict"})
                 for name in ("waits", "thawed", "failed")}  # fmt: skip
         frozen, thawed = {}, {}
         for name, job in jobs.items():
