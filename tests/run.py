@@ -9,8 +9,8 @@ print their seed; with QUAD_SEED=N in the environment they take that one.
 Files that took longest in the last run of the same build begin first, so that none is left over at the end.
 
 The tests on Kubernetes need root, and programs that are built once from Go modules; they are skipped, with one line, where
-there is no root or no way to the modules. Files that can share a cluster do (kubetest.py), one after the other on each of two.
-Those that take minutes are in long_*.py, and run only with --long.
+there is no root or no way to the modules. Files that can share one cluster do (kubetest.py), one after the other. Those that
+take minutes are in long_*.py, and run only with --long.
 """
 
 import argparse
@@ -39,8 +39,7 @@ import kubetest  # noqa: E402
 import quadtest  # noqa: E402
 
 DEFAULT_TIMEOUT_SECONDS = 180
-FILES_AT_ONCE = 2  # of tests/e2e
-SHARED_CLUSTERS = 2
+FILES_AT_ONCE = 2
 KEPT = ("QUAD_SEED", "QUAD_CORPUS")  # of the environment, what tests may be told
 SANITIZED_TIMES = 4  # as long may a file take over a build with sanitizers
 
@@ -215,7 +214,7 @@ def build_testbed(print_lock):
 
 
 def run_kubernetes(args, print_lock):
-    """Runs the files of tests/kubernetes: on each shared cluster one after the other, and so the others beside them."""
+    """Runs the files of tests/kubernetes: those that share a cluster one after the other, and so the others beside them."""
     patterns = ("test_*.py", "long_*.py") if args.long else ("test_*.py",)
     files = longest_first([path for pattern in patterns for path in KUBERNETES.glob(pattern) if is_wanted(path, args.patterns)], args)
     total = Outcome()
@@ -232,15 +231,12 @@ def run_kubernetes(args, print_lock):
         total.skipped.append(f"tests/kubernetes: {reason}")
         return total
     sharing = [path for path in files if shares_cluster(path)]
-    clusters = min(SHARED_CLUSTERS, len(sharing))
-    left = iter(sharing)
-    with ThreadPoolExecutor(max(1, clusters)) as pool:
-        shared = [pool.submit(run_on_shared_cluster, left, args, print_lock) for _ in range(clusters)]
-        for path in files:
-            if path not in sharing:
-                total.add(run_file(path, args, print_lock))
-        for one in shared:
-            total.add(one.result())
+    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        shared = pool.submit(run_on_shared_cluster, sharing, args, print_lock)
+        others = [path for path in files if path not in sharing]
+        for outcome in pool.map(lambda path: run_file(path, args, print_lock), others):
+            total.add(outcome)
+        total.add(shared.result())
     return total
 
 
@@ -250,8 +246,9 @@ def shares_cluster(path):
 
 
 def run_on_shared_cluster(files, args, print_lock):
-    """Runs files from an iterator that several threads may take from, on a cluster that it brings up for them."""
     total = Outcome()
+    if not files:
+        return total
     folder = Path(tempfile.mkdtemp(prefix="quad-testbed-"))
     try:
         with open(folder / "up.log", "w+b") as log:  # not a pipe: the cluster's programs have it too
