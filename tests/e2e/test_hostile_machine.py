@@ -197,7 +197,8 @@ class Machine(quadtest.TestCase):
         self.assertIn(trouble, quadapi.Api(server).get("/healthz").json["trouble"])
         # What runs goes on and is seen; what loses its place waits, and is not tried to death.
         ticks = server.ok("logs", runs, "--no-follow").count("tick")
-        (runner,) = quadtest.processes_of(f"{breaks}-1-0", "quad-runner")[:1]
+        (node,) = server.job(breaks)["nodes"]
+        (runner,) = quadtest.processes_of(f"{server.data}/nodes/{node}/{breaks}-1-0", "quad-runner")[:1]
         os.kill(runner, signal.SIGKILL)
         quadtest.wait_until(lambda: trouble in server.ok("why", breaks), 30, "it says what it waits for")
         self.assertEqual(server.job(breaks)["status"], "RECOVERING")
