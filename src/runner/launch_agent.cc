@@ -129,8 +129,12 @@ int run_launch_agent(const std::vector<std::string>& arguments) {
     return cannot(
         fmt::format("{} cannot be reached: {}", host, sentence_of(opened.error().message)));
   }
+  // Daemons of one mpirun on one machine, as on pretend nodes, would spoil each other's files in
+  // the folder that Open MPI names after the machine.
   session::ExecOptions exec;
-  exec.begin = {{"kind", "exec"}, {"command", command}};
+  exec.begin = {{"kind", "exec"},
+                {"command", fmt::format("export OMPI_MCA_orte_tmpdir_base=\"${}\"; {}",
+                                        kRankFolderVariable, command)}};
   const auto code = session::run_exec(carrier, std::move(exec));
   return code.ok() ? *code : cannot(fmt::format("{}: {}", host, code.error().message));
 }
