@@ -186,7 +186,8 @@ class Machine(quadtest.TestCase):
         if os.geteuid() != 0 or subprocess.run(["mount", "--bind", server.data, server.data]).returncode != 0:
             self.skipTest("a folder can be made read-only under a running server by root only")
         self.addCleanup(subprocess.run, ["umount", "-l", server.data], stderr=subprocess.DEVNULL)
-        subprocess.run(["mount", "-o", "remount,ro,bind", server.data], check=True)
+        remount = ["mount", "-o", "remount,ro,bind", server.data]
+        quadtest.wait_until(lambda: subprocess.run(remount).returncode == 0, 20, "no file is being written", every=0.01)
         trouble = f"{server.data} has become read-only"
         code, _, err = server.quad("launch", "-d", "echo new")
         self.assertEqual(code, 1, err)
