@@ -3,6 +3,7 @@
 
 #include <filesystem>
 
+#include "base/account.h"
 #include "base/file.h"
 #include "base/ids.h"
 #include "base/json.h"
@@ -117,6 +118,20 @@ TEST(File, AtomicWriteReplacesTheWholeContent) {
 
 TEST(Ids, RankKeyNamesAreStable) {
   EXPECT_EQ(to_string(RankKey{JobId(17), Epoch(2), Rank(0)}), "17-2-0");
+}
+
+TEST(Account, IsReadAsItWasWritten) {
+  const Account ana{5001, 100, {3000, 4'294'967'294U}, "ana"};
+  EXPECT_EQ(account_from_json(to_json(ana)).value(), ana);
+}
+
+TEST(Account, ThatLacksItsNumbersIsNobody) {
+  for (const char* text :
+       {"{}", R"({"uid": 5})", R"({"gid": 5})", R"({"uid": "5", "gid": 5})",
+        R"({"uid": -1, "gid": 5})", R"({"uid": 4294967295, "gid": 5})",
+        R"({"uid": 5, "gid": 5, "groups": [true]})"}) {
+    EXPECT_FALSE(account_from_json(parse_json_object(text).value()).ok()) << text;
+  }
 }
 
 }  // namespace

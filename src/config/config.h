@@ -62,12 +62,22 @@ struct Jobs {
   JobLimits limits;
 };
 
+/// Who a user's ranks run as: an account of the machine, or numbers. One of the two.
+struct User {
+  std::string account;               ///< of the machine
+  std::optional<std::uint32_t> uid;  ///< else this one
+  std::uint32_t gid = 0;
+  std::vector<std::uint32_t> groups;  ///< the supplementary ones
+};
+
 /// This machine, as it is or divided into pretend nodes.
 struct Local {
   int nodes = 0;  ///< pretend nodes; 0: as it is
   std::string gpus;
   std::int64_t cpu_milli = 0;     ///< 0: as the machine
   std::int64_t memory_bytes = 0;  ///< 0: as the machine
+  /// Those that users get who have no account on this machine.
+  std::uint32_t first_reserved_uid = 0, last_reserved_uid = 0;
 };
 
 /// Which of the cluster's objects a task may name, and which it gets.
@@ -118,6 +128,7 @@ struct Config {
   std::int64_t spool_bytes = 0;
   HotTier hot_tier;
   Jobs jobs;
+  std::map<std::string, User> users;
   std::optional<Local> local;
   std::vector<Kubernetes> kubernetes;
 };

@@ -355,5 +355,39 @@ TEST(Secrets, AreLeftOutOfWhatIsShown) {
             R"({"proxy":"http://<redacted>@proxy:3128/x","WANDB_API_KEY":"<redacted>"})");
 }
 
+TEST(Config, ReadsWhoAUsersRanksRunAs) {
+  const Loaded loaded = read_config(R"(
+users:
+  ana: anna
+  bob: {uid: 5001, gid: 100, groups: [3000, 3001]}
+  eve: {uid: 5002}
+  root: {account: root}
+)");
+  ASSERT_TRUE(loaded.ok()) << loaded.errors.front().message;
+  const auto& users = loaded.config.users;
+  ASSERT_EQ(users.size(), 4U);
+  EXPECT_EQ(users.at("ana").account, "anna");
+  EXPECT_EQ(users.at("bob").uid, 5001U);
+  EXPECT_EQ(users.at("bob").gid, 100U);
+  EXPECT_EQ(users.at("bob").groups, (std::vector<std::uint32_t>{3000, 3001}));
+  EXPECT_EQ(users.at("eve").gid, 5002U) << "a group of its own";
+  EXPECT_EQ(users.at("root").account, "root");
+  EXPECT_EQ(loaded.config.local->first_reserved_uid, 2'010'000'000U);
+  EXPECT_EQ(loaded.config.local->last_reserved_uid, 2'010'065'535U);
+}
+
+TEST(Config, RefusesUsersThatNobodyCouldRunAs) {
+  for (const char* wrong :
+       {"users: {ana: {}}", "users: {ana: {gid: 5}}", "users: {ana: {account: a, uid: 5}}",
+        "users: {ana: {uid: -1}}", "users: {ana: {uid: 4294967295}}", "users: {ana: 5}",
+        "users: {ana: {uid: 5, groups: [x]}}", "users: {ana: {uid: 5, shell: /bin/sh}}",
+        "users: [ana]", "users: {ana: 'a:b'}", "engines: {local: {reserved_uids: 0-65535}}",
+        "engines: {local: {reserved_uids: 3000-2000}}"}) {
+    const Loaded loaded = read_config(wrong);
+    ASSERT_FALSE(loaded.ok()) << wrong;
+    EXPECT_GT(loaded.errors.front().line, 0) << wrong;
+  }
+}
+
 }  // namespace
 }  // namespace quad::config

@@ -147,12 +147,17 @@ RuleRef engines() {
   fields.insert(fields.end(), more.begin(), more.end());
   Rule rule = spec::closed_map(
       "engines",
-      {{"local", group("the local engine", {{"nodes", spec::integer(0, 1000)},
-                                            {"gpus", spec::text_matching(is_gpus,
-                                                                         "a model and a number "
-                                                                         "such as H100:8")},
-                                            {"cpus", amount()},
-                                            {"memory", size()}})}});
+      {{"local", group("the local engine",
+                       {{"nodes", spec::integer(0, 1000)},
+                        {"gpus", spec::text_matching(is_gpus,
+                                                     "a model and a number "
+                                                     "such as H100:8")},
+                        {"cpus", amount()},
+                        {"memory", size()},
+                        {"reserved_uids", spec::text_matching(is_uid_range,
+                                                              "a range of uids, each 1000 or "
+                                                              "more, such as "
+                                                              "2010000000-2010065535")}})}});
   rule.item = group("a Kubernetes engine", std::move(fields));
   rule.key_matches = is_engine_name;
   rule.key_shape = "a name that can stand after k8s/ in infra: it has no blanks, / or *";
@@ -183,6 +188,16 @@ RuleRef jobs() {
                                         {"active_per_user", spec::integer(1, 1'000'000)}})}});
 }
 
+RuleRef users() {
+  // The greatest is what chown takes for "leave it as it is".
+  const RuleRef id = spec::integer(0, 4'294'967'294);
+  const RuleRef account = spec::text_matching(is_account, "the name of an account");
+  return spec::make(spec::map_of(spec::either(
+      {account,
+       group("a user",
+             {{"account", account}, {"uid", id}, {"gid", id}, {"groups", spec::list_of(id)}})})));
+}
+
 Rule build() {
   return spec::closed_map(
       "the configuration",
@@ -197,6 +212,7 @@ Rule build() {
        {"spool", size()},
        {"hot_tier", hot_tier()},
        {"jobs", jobs()},
+       {"users", users()},
        {"engines", engines()},
        {"kubernetes", kubernetes()}});
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <set>
+#include <tuple>
 
 #include <fmt/format.h>
 
@@ -48,6 +49,7 @@ class Reader {
     config.spool_bytes = bounded_bytes("spool", 1'000'000, 1'000'000'000'000'000);
     config.hot_tier = hot_tier("hot_tier", {});
     config.jobs = read_jobs();
+    config.users = read_users();
     if (settings_.has_local()) {
       config.local = read_local();
     }
@@ -218,6 +220,55 @@ class Reader {
     return tier;
   }
 
+  std::map<std::string, User> read_users() {
+    std::map<std::string, User> users;
+    const Node* all = settings_.value("users");
+    for (const spec::Entry& entry :
+         all != nullptr && all->is_mapping() ? all->entries : std::vector<spec::Entry>()) {
+      const std::string name = spec::json_key(entry.key);
+      const Node& said = entry.value;
+      User user;
+      if (said.is_string()) {
+        user.account = said.text;
+      } else if (said.is_mapping()) {
+        user = read_user(fmt::format("users.{}", name), said);
+      }
+      users.emplace(name, std::move(user));
+    }
+    return users;
+  }
+
+  User read_user(const std::string& key, const Node& said) {
+    const auto id = [](const Node* node) -> std::optional<std::uint32_t> {
+      constexpr double kMost = 4'294'967'294;
+      const bool fits =
+          node != nullptr && node->is_number() && node->number >= 0 && node->number <= kMost;
+      return fits ? std::optional(static_cast<std::uint32_t>(node->number)) : std::nullopt;
+    };
+    User user;
+    const Node* account = said.find_value("account");
+    const Node* gid = said.find_value("gid");
+    const Node* groups = said.find_value("groups");
+    user.account = account != nullptr && account->is_string() ? account->text : "";
+    user.uid = id(said.find_value("uid"));
+    if (account != nullptr && (said.find_value("uid") != nullptr || gid != nullptr)) {
+      issues_.fail(key, said.mark,
+                   fmt::format("{} has account and numbers: an account has a uid and groups of its "
+                               "own; keep one of them",
+                               key));
+    } else if (account == nullptr && said.find_value("uid") == nullptr) {
+      issues_.fail(key, said.mark,
+                   fmt::format("{} needs an account of the machine, or a uid", key));
+    }
+    user.gid = id(gid).value_or(user.uid.value_or(0));
+    if (groups != nullptr) {
+      for (const Node& group : groups->items) {
+        user.groups.push_back(id(&group).value_or(0));
+      }
+    }
+    return user;
+  }
+
   Jobs read_jobs() {
     Jobs jobs;
     const std::string d = "jobs.defaults.";
@@ -245,6 +296,9 @@ class Reader {
     local.gpus = text(e + "gpus");
     local.cpu_milli = milli(e + "cpus");
     local.memory_bytes = bytes(e + "memory");
+    if (const auto range = uid_range_of(text(e + "reserved_uids"))) {
+      std::tie(local.first_reserved_uid, local.last_reserved_uid) = *range;
+    }
     for (const char* name : {"gpus", "cpus", "memory"}) {
       if (local.nodes == 0 && settings_.value(e + name) != nullptr) {
         fail(e + name,

@@ -114,6 +114,30 @@ bool is_image(std::string_view text) {
          text.find("://") == std::string_view::npos && !text.starts_with("docker:");
 }
 
+bool is_account(std::string_view text) {
+  return !text.empty() && text.size() <= kLongestName && is_printable(text) &&
+         text.find_first_of("/:") == std::string_view::npos;
+}
+
+std::optional<std::pair<std::uint32_t, std::uint32_t>> uid_range_of(std::string_view text) {
+  constexpr std::uint32_t kFirstOfPeople = 1000;
+  constexpr std::uint32_t kLast = 4'294'967'294;
+  const std::size_t dash = text.find('-');
+  if (dash == std::string_view::npos) {
+    return std::nullopt;
+  }
+  const auto first = parse_number<std::uint32_t>(text.substr(0, dash));
+  const auto last = parse_number<std::uint32_t>(text.substr(dash + 1));
+  if (!first || !last || *first < kFirstOfPeople || *last < *first || *last > kLast) {
+    return std::nullopt;
+  }
+  return std::pair(*first, *last);
+}
+
+bool is_uid_range(std::string_view text) {
+  return uid_range_of(text).has_value();
+}
+
 bool is_engine_name(std::string_view text) {
   return !text.empty() && text.size() <= kLongestName && is_printable(text) &&
          text.find_first_of("/*") == std::string_view::npos;

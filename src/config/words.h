@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <optional>
 #include <string_view>
+#include <utility>
 
 #include "base/time.h"
 #include "spec/node.h"
@@ -22,12 +23,17 @@ bool is_duration(std::string_view text);     ///< "90s", "30m"
 bool is_size(std::string_view text);         ///< "64GB", "64"
 bool is_amount(std::string_view text);       ///< "4", "0.5"
 bool is_gpus(std::string_view text);         ///< "H100:8", "H100"
+bool is_uid_range(std::string_view text);    ///< "2010000000-2010065535", of 1000 and above
 bool is_image(std::string_view text);        ///< "registry.example.edu/quad:1.2", no "docker:"
+bool is_account(std::string_view text);      ///< the name of one of the machine's accounts
 bool is_engine_name(std::string_view text);  ///< what can stand after k8s/ in `infra`
 bool is_object_name(std::string_view text);  ///< RFC 1123: the name of a Kubernetes object
 bool is_label_name(std::string_view text);   ///< a name, or prefix/name: of labels and resources
 bool is_label_value(std::string_view text);
 bool is_network_list(std::string_view text);  ///< "train/rail0,train/rail1", or a JSON list
+
+/// The first and last of a range of uids.
+std::optional<std::pair<std::uint32_t, std::uint32_t>> uid_range_of(std::string_view text);
 
 // The values that these words, and plain numbers, stand for.
 

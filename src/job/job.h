@@ -95,6 +95,9 @@ struct RecoveryPolicy {
 struct Request {
   std::string name;
   std::string owner;
+  /// The server's own user asked for it, over its socket: the one of that name, not somebody with a
+  /// token who is called alike. nullopt: recorded before that was told apart.
+  std::optional<bool> by_server_user;
   Kind kind = Kind::kBatch;
   std::string cluster;  ///< that it runs on, or, of a holder, whose nodes it holds; empty: none
   std::int32_t ranks = 1;

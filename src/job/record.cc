@@ -259,6 +259,9 @@ json::object to_json(const Request& request) {
   json::object object;
   object["name"] = request.name;
   object["owner"] = request.owner;
+  if (request.by_server_user) {
+    object["by_server_user"] = *request.by_server_user;
+  }
   if (request.kind != Kind::kBatch) {
     object["kind"] = to_string(request.kind);
   }
@@ -296,6 +299,9 @@ Result<Request> request_from_json(const json::object& object) {
   Request request;
   request.name = get_text(object, "name");
   request.owner = get_text(object, "owner");
+  if (object.contains("by_server_user")) {
+    request.by_server_user = get_bool(object, "by_server_user");
+  }
   request.kind = from_name<Kind, 4>(get_string(object, "kind", to_string(Kind::kBatch)))
                      .value_or(Kind::kBatch);
   request.cluster = get_text(object, "cluster");

@@ -104,10 +104,11 @@ void expect_same(const RecoveryPolicy& a, const RecoveryPolicy& b) {
 }
 
 void expect_same(const Request& a, const Request& b) {
-  const auto& [name, owner, kind, cluster, ranks, shapes, priority, recovery, exclude_nodes,
-               stop_grace, max_duration, body] = a;
+  const auto& [name, owner, by_server_user, kind, cluster, ranks, shapes, priority, recovery,
+               exclude_nodes, stop_grace, max_duration, body] = a;
   EXPECT_EQ(name, b.name);
   EXPECT_EQ(owner, b.owner);
+  EXPECT_EQ(by_server_user, b.by_server_user);
   EXPECT_EQ(kind, b.kind);
   EXPECT_EQ(cluster, b.cluster);
   EXPECT_EQ(ranks, b.ranks);
@@ -130,6 +131,7 @@ Request full_request() {
   Request request;
   request.name = "träin \"big\"\nmodel";
   request.owner = "ana";
+  request.by_server_user = true;
   request.kind = Kind::kHolder;
   request.cluster = "dev";
   request.ranks = 2;

@@ -46,6 +46,22 @@ Result<Start> parse_start(std::string_view text) {
   start.home = get_string(object, "home");
   start.termination_message = get_string(object, "termination_message");
   start.holder = get_string(object, "holder");
+  if (const json::array* hidden = get_array(object, "hidden")) {
+    for (const json::value& folder : *hidden) {
+      if (!folder.is_string() || !folder.get_string().starts_with('/')) {
+        return error(ErrorCode::kInvalid,
+                     "start.json: \"hidden\" must be a list of absolute paths");
+      }
+      start.hidden.emplace_back(folder.get_string());
+    }
+  }
+  if (object.contains("account")) {
+    const json::object* account = get_object(object, "account");
+    if (account == nullptr) {
+      return error(ErrorCode::kInvalid, "start.json: \"account\" must be an object");
+    }
+    QUAD_ASSIGN(start.account, account_from_json(*account));
+  }
   if (const json::object* limits = get_object(object, "limits")) {
     const std::int64_t bytes = get_int(*limits, "spool_bytes", 1LL << 30U);
     start.spool_bytes = bytes < 0 ? 0 : static_cast<std::uint64_t>(bytes);
@@ -60,6 +76,10 @@ Result<Start> parse_start(std::string_view text) {
   if (start.key.job.value() <= 0 || start.key.epoch.value() <= 0 || start.key.rank.value() < 0) {
     return error(ErrorCode::kInvalid,
                  "start.json: \"job\" and \"epoch\" must be above 0, and \"rank\" 0 or above");
+  }
+  if (start.account && start.hidden.empty()) {
+    return error(ErrorCode::kInvalid,
+                 "start.json: a rank with an \"account\" of its own needs \"hidden\" folders");
   }
   return start;
 }

@@ -7,9 +7,11 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "base/account.h"
 #include "base/ids.h"
 #include "base/result.h"
 
@@ -33,6 +35,13 @@ struct Start {
   std::string termination_message;  ///< the file that a pod's end is told in; empty: none
   std::uint64_t spool_bytes = 1ULL << 30U;
   std::string holder;  ///< of a task on a cluster: the key of the rank that it runs below
+  /// Who the rank's processes run as, and who does the runner's work with their files. None:
+  /// whoever the runner is.
+  std::optional<Account> account;
+  /// Folders of the server's of which the rank sees only its own part (rank_view.h): then its
+  /// things are in FOLDER/rank and FOLDER/home, and FOLDER itself is the runner's. Empty: it sees
+  /// all.
+  std::vector<std::string> hidden;
   bool namespaces =
       true;  ///< false: the rank's processes stay in the namespaces that the runner is in
 };

@@ -106,6 +106,7 @@ job::Request holder_of(const job::Request& request, const std::string& cluster,
   job::Request holder;
   holder.name = cluster;
   holder.owner = request.owner;
+  holder.by_server_user = request.by_server_user;
   holder.kind = job::Kind::kHolder;
   holder.cluster = cluster;
   holder.ranks = request.ranks;

@@ -266,6 +266,7 @@ Result<std::vector<const json::object*>> bodies_of(const json::value& parsed, bo
 json::object plan_of(const job::Request& request) {
   json::object plan = job::to_json(request);
   plan.erase("body");
+  plan.erase("by_server_user");
   return plan;
 }
 
