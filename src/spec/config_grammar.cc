@@ -167,7 +167,7 @@ Rule build_quad() {
           {"max_duration", duration()},
           {"queue", filled_text()},
           {"preemptible", boolean()},
-          {"exclude_nodes", list_of(filled_text())},
+          {"exclude_nodes", list_of(filled_text(), 0, 1'000)},
           {"fence", choice({"normal", "strict"})},
           {"depends_on", list_of(either({integer(1), filled_text()}))},
           {"array", either({integer(1, 1'000'000), text()})},

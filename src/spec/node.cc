@@ -1,6 +1,8 @@
 #include "spec/node.h"
 
 #include <algorithm>
+#include <string>
+#include <unordered_map>
 
 #include "spec/number.h"
 
@@ -85,6 +87,36 @@ void Node::set(std::string_view key, Node value) {
 void Node::erase(std::string_view key) {
   std::erase_if(entries,
                 [&](const Entry& entry) { return entry.key.is_string() && entry.key.text == key; });
+}
+
+void Node::set_all(const std::vector<Entry>& members) {
+  std::unordered_map<std::string, std::size_t> places;
+  for (std::size_t i = 0; i < entries.size(); ++i) {
+    if (entries[i].key.is_string()) {
+      places.emplace(entries[i].key.text, i);
+    }
+  }
+  for (const Entry& member : members) {
+    std::string key = json_key(member.key);
+    const auto [place, added] = places.emplace(key, entries.size());
+    if (added) {
+      entries.push_back({make_string(std::move(key), member.value.mark), member.value});
+    } else {
+      entries[place->second].value = member.value;
+    }
+  }
+}
+
+std::size_t weight_of(const Node& node) {
+  constexpr std::size_t kPart = 64;
+  std::size_t weight = kPart + node.text.size() + node.representation.size();
+  for (const Node& item : node.items) {
+    weight += weight_of(item);
+  }
+  for (const Entry& entry : node.entries) {
+    weight += weight_of(entry.key) + weight_of(entry.value);
+  }
+  return weight;
 }
 
 namespace {

@@ -67,12 +67,18 @@ struct Node {
   /// Replaces or appends a member.
   void set(std::string_view key, Node value);
   void erase(std::string_view key);
+  /// set() for each of `members`, whose keys become strings, in time that grows with the sum of
+  /// both.
+  void set_all(const std::vector<Entry>& members);
 };
 
 struct Entry {
   Node key;
   Node value;
 };
+
+/// What it costs to repeat the value: its bytes of text, and 64 for each part.
+std::size_t weight_of(const Node& node);
 
 /// What Python's str() and repr() make of the value: how SkyPilot turns `A: yes` under envs into
 /// "True".

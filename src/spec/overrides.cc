@@ -2,6 +2,7 @@
 // that it is checked by the same rules.
 
 #include <algorithm>
+#include <unordered_map>
 
 #include <fmt/format.h>
 
@@ -58,12 +59,26 @@ void replace_typed(Node& task, std::string_view key, const Node& value) {
 
 /// Members of `from` into `into`, mapping by mapping.
 void merge(Node& into, const Node& from) {
+  std::unordered_map<std::string, std::size_t> places;
+  for (std::size_t i = 0; i < into.entries.size(); ++i) {
+    if (into.entries[i].key.is_string()) {
+      places.emplace(into.entries[i].key.text, i);
+    }
+  }
   for (const Entry& entry : from.entries) {
-    Node* known = entry.key.is_string() ? into.find(entry.key.text) : nullptr;
-    if (known != nullptr && known->is_mapping() && entry.value.is_mapping()) {
-      merge(*known, entry.value);
-    } else if (entry.key.is_string()) {
-      into.set(entry.key.text, entry.value);
+    if (!entry.key.is_string()) {
+      continue;
+    }
+    const auto [place, added] = places.emplace(entry.key.text, into.entries.size());
+    if (added) {
+      into.entries.push_back(entry);
+      continue;
+    }
+    Node& known = into.entries[place->second].value;
+    if (known.is_mapping() && entry.value.is_mapping()) {
+      merge(known, entry.value);
+    } else {
+      known = entry.value;
     }
   }
 }
@@ -159,6 +174,15 @@ void apply_overrides(Node& task, const Overrides& overrides, Issues& issues) {
   }
   if (overrides.use_spot) {
     replace_typed(task, "use_spot", Node::make_bool(*overrides.use_spot));
+  }
+  // Each is put into what those before it made.
+  constexpr std::size_t kMostOptions = 1'000;
+  if (overrides.config.size() > kMostOptions) {
+    issues.fail("config", {},
+                fmt::format("--config is given {} times; {} are the most allowed (write them into "
+                            "a file)",
+                            overrides.config.size(), kMostOptions));
+    return;
   }
   for (const NamedValue& option : overrides.config) {
     override_config(task, option, issues);

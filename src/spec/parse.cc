@@ -134,6 +134,9 @@ class FileReader {
                    "the file has several tasks, so options for one task (such as --cpus or "
                    "--num-nodes) are not applied; write them into the file");
     }
+    if (!may_add_to_each(configs.size())) {
+      return;
+    }
     for (Node& config : configs) {
       if (!is_task(config)) {
         continue;
@@ -145,6 +148,20 @@ class FileReader {
         set_.tasks.push_back(std::move(*task));
       }
     }
+  }
+
+  /// Variables and secrets of the command line go into every task of the file.
+  bool may_add_to_each(std::size_t tasks) {
+    constexpr std::size_t kMostAdded = 100'000;
+    const std::size_t added = overrides_.envs.size() + overrides_.secrets.size();
+    if (tasks > 1 && added * tasks > kMostAdded) {
+      issues_.fail("envs", {},
+                   fmt::format("{} variables and secrets for each of {} tasks are more than the "
+                               "{} that are allowed; write them into the file",
+                               added, tasks, kMostAdded));
+      return false;
+    }
+    return true;
   }
 
   bool has_task_overrides() const {
@@ -177,7 +194,7 @@ class FileReader {
         check_task_name(document, names);
       }
     }
-    if (issues_.failures() > 0) {
+    if (issues_.failures() > 0 || !may_add_to_each(documents_.size())) {
       return;
     }
     for (Node& document : documents_) {

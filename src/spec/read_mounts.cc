@@ -111,9 +111,7 @@ std::optional<Node> read_disk(const Entry& entry, const std::string& path, Task&
       issues.fail(path + ".config", config->mark, path + ".config must be a mapping");
       return std::nullopt;
     }
-    for (const Entry& option : config->entries) {
-      disk.set(option.key.text, option.value);
-    }
+    disk.set_all(config->entries);
   }
   if (const Node* from = source.find_value("source")) {
     FileMount mount;

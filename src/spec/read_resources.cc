@@ -14,19 +14,7 @@ namespace quad::spec {
 
 namespace {
 
-constexpr std::size_t kMostExpandedNodes = 100'000;
 constexpr std::size_t kMostAlternatives = 1'000;
-
-std::size_t count_nodes(const Node& node) {
-  std::size_t count = 1;
-  for (const Node& item : node.items) {
-    count += count_nodes(item);
-  }
-  for (const Entry& entry : node.entries) {
-    count += 1 + count_nodes(entry.value);
-  }
-  return count;
-}
 
 /// `gpus` is another name of `accelerators`.
 bool rename_gpus(Node& resources, const std::string& path, Issues& issues) {
@@ -112,12 +100,23 @@ class ResourcesReader {
       add(base, path, nullptr);
       return;
     }
+    // Each alternative has all else, but none has the whole set.
+    Node rest = base;
+    rest.erase("accelerators");
+    if (!may_repeat(rest, std::min(accelerators->choices.size(), kMostAlternatives))) {
+      issues_.fail(
+          join_path(path, "accelerators"), base.find("accelerators")->mark,
+          fmt::format("{0}.accelerators names {1}, and each would repeat all else of {0}; that is "
+                      "more than any planner could weigh",
+                      path, accelerators->choices.size()));
+      return;
+    }
     if (several && task_.choice == Choice::kOne) {
       task_.choice = accelerators->ordered ? Choice::kOrdered : Choice::kAnyOf;
     }
     for (const AcceleratorChoice& choice : accelerators->choices) {
       if (issues_.failures() < Issues::kMostKept) {
-        add(base, path, &choice);
+        add(rest, path, &choice);
       }
     }
   }
@@ -126,13 +125,12 @@ class ResourcesReader {
     Node shared = base;
     shared.erase("any_of");
     shared.erase("ordered");
-    const std::size_t expanded = count_nodes(shared) * candidates.items.size();
-    if (candidates.items.size() > kMostAlternatives || expanded > kMostExpandedNodes) {
-      issues_.fail(
-          path, candidates.mark,
-          fmt::format("{} has {} candidates of {} values each; that is more than any planner "
-                      "could weigh",
-                      path, candidates.items.size(), count_nodes(shared)));
+    if (candidates.items.size() > kMostAlternatives ||
+        !may_repeat(shared, candidates.items.size())) {
+      issues_.fail(path, candidates.mark,
+                   fmt::format("{0} has {1} candidates, and each would repeat all else of {0}; "
+                               "that is more than any planner could weigh",
+                               path, candidates.items.size()));
       return;
     }
     const std::string_view key = task_.choice == Choice::kOrdered ? "ordered" : "any_of";
@@ -146,9 +144,7 @@ class ResourcesReader {
         }
         Node labels = merged.find_value("labels") != nullptr ? *merged.find_value("labels")
                                                              : Node::make_mapping(entry.value.mark);
-        for (const Entry& label : entry.value.entries) {
-          labels.set(json_key(label.key), label.value);
-        }
+        labels.set_all(entry.value.entries);
         merged.set("labels", std::move(labels));
       }
       const std::string candidate_path = fmt::format("{}.{}[{}]", path, key, i);
@@ -156,6 +152,12 @@ class ResourcesReader {
       read_checked(std::move(merged), candidate_path);
       task_.choice = outer;
     }
+  }
+
+  /// Whether `times` copies of `node` are still within the bound, which they then count against.
+  bool may_repeat(const Node& node, std::size_t times) {
+    repeated_ += weight_of(node) * times;
+    return times <= 1 || repeated_ <= kMostRepeated;
   }
 
   void add(const Node& node, const std::string& path, const AcceleratorChoice* accelerator) {
@@ -176,6 +178,7 @@ class ResourcesReader {
   Issues& issues_;
   std::optional<Hook> hook_;
   std::size_t attempts_ = 0;
+  std::size_t repeated_ = 0;
 };
 
 }  // namespace

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <unordered_map>
+#include <unordered_set>
 
 #include <fmt/format.h>
 
@@ -16,6 +18,7 @@ namespace {
 constexpr std::size_t kMostSubstituted = 16U << 20U;
 // Each is looked for in every text that a secret may have been filled into, before it is shown.
 constexpr std::size_t kMostSecrets = 256;
+constexpr std::size_t kLongestLogin = 64U << 10U;  // each alternative has a copy
 constexpr std::string_view kManagedPrefix = "secrets:";
 
 /// Keys and values of envs and secrets become strings, as `A: 1` means the text "1".
@@ -153,9 +156,19 @@ class TaskReader {
   }
 
   void read_envs() {
+    std::unordered_map<std::string_view, std::string_view> overrides;  // the last one given counts
+    for (const NamedValue& one : overrides_.envs) {
+      overrides.insert_or_assign(one.first, one.second);
+    }
+    const auto given_for = [&](std::string_view name) {
+      const auto found = overrides.find(name);
+      return found == overrides.end() ? std::nullopt : std::optional(std::string(found->second));
+    };
+    std::unordered_set<std::string_view> written;
     if (const Node* envs = get("envs")) {
       for (const Entry& entry : envs->entries) {
-        const std::optional<std::string> given = override_of(overrides_.envs, entry.key.text);
+        written.insert(entry.key.text);
+        const std::optional<std::string> given = given_for(entry.key.text);
         if (!given && entry.value.is_null()) {
           issues_.fail(join_path("envs", entry.key.text), entry.key.mark,
                        fmt::format("the variable {0} has no value; write one (\"\" for empty) or "
@@ -171,8 +184,8 @@ class TaskReader {
         issues_.fail("envs", {},
                      fmt::format("--env {} is not a name that a shell variable can have",
                                  shown(added.first)));
-      } else if (!has(task_.envs, added.first)) {
-        task_.envs.emplace_back(added.first, *override_of(overrides_.envs, added.first));
+      } else if (written.insert(added.first).second) {
+        task_.envs.emplace_back(added.first, *given_for(added.first));
       }
     }
   }
@@ -299,6 +312,13 @@ class TaskReader {
     }
     const Node* envs = get("envs");
     const Mark mark = envs != nullptr ? envs->mark : config_.mark;
+    for (const std::string_view name : names) {
+      if (value_of(name).value_or("").size() > kLongestLogin) {
+        issues_.fail(in_envs > 0 ? "envs" : "secrets", mark,
+                     fmt::format("{} has more than the {} KiB that are allowed", name,
+                                 kLongestLogin >> 10U));
+      }
+    }
     if (in_envs > 0 && in_secrets > 0) {
       issues_.fail("secrets", mark,
                    "the SKYPILOT_DOCKER_ variables must all be under envs or all under secrets");
@@ -463,6 +483,22 @@ class TaskReader {
       resources.set("volumes", std::move(list));
     }
     read_resources(resources, task_, issues_);
+    check_repeated();
+  }
+
+  /// What stands beside the resources, but is made anew for each alternative.
+  void check_repeated() {
+    std::size_t weight = 0;
+    for (const std::string_view key : {"config", "volumes", "managed_secrets"}) {
+      const Node* node = get(key);
+      weight += node != nullptr ? weight_of(*node) : 0;
+    }
+    if (task_.resources.size() > 1 && weight * task_.resources.size() > kMostRepeated) {
+      issues_.fail("resources", config_.find("resources")->mark,
+                   fmt::format("resources has {} alternatives, and each would repeat config and "
+                               "volumes; that is more than any planner could weigh",
+                               task_.resources.size()));
+    }
   }
 
   void read_services() {

@@ -19,6 +19,10 @@
 
 namespace quad::spec {
 
+/// What the alternatives of a task may repeat together of what is written once, by weight_of():
+/// each has its own copy, and so has whatever is made of it.
+inline constexpr std::size_t kMostRepeated = 8U << 20U;
+
 /// Variables that $NAME and ${NAME} stand for.
 using Variables = std::map<std::string, std::string, std::less<>>;
 

@@ -2,8 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <string.h>
+
 #include <algorithm>
-#include <array>
+#include <functional>
+#include <queue>
 
 #include "spec/number.h"
 #include "spec/parse.h"
@@ -206,8 +209,40 @@ void put_secrets(json::object& out, const Task& task, Redact redact) {
   }
 }
 
-/// The values of secrets by their first byte; the longest first, as one may be a part of another.
-using Hidden = std::array<std::vector<std::string_view>, 256>;
+/// The values of secrets; the longest first, as one may be a part of another.
+using Hidden = std::vector<std::string_view>;
+
+/// The text with a mark in the place of each value, from left to right. Costs some passes over the
+/// text for each value, whatever stands in either.
+std::string hidden_in(std::string_view text, const Hidden& hidden) {
+  using Place = std::pair<std::size_t, std::size_t>;  // where it is next, and which: the longest first
+  std::priority_queue<Place, std::vector<Place>, std::greater<>> next;
+  const auto look = [&](std::size_t which, std::size_t from) {
+    const std::string_view value = hidden[which];
+    // Not std::string_view::find, which takes the product of both lengths for some texts.
+    if (const void* found =
+            ::memmem(text.data() + from, text.size() - from, value.data(), value.size())) {
+      next.emplace(static_cast<std::size_t>(static_cast<const char*>(found) - text.data()), which);
+    }
+  };
+  for (std::size_t i = 0; i < hidden.size(); ++i) {
+    look(i, 0);
+  }
+  std::string shown;
+  std::size_t at = 0;
+  while (!next.empty()) {
+    const auto [place, which] = next.top();
+    next.pop();
+    if (place >= at) {
+      shown.append(text, at, place - at);
+      shown += kRedacted;
+      at = place + hidden[which].size();
+    }
+    look(which, at);
+  }
+  shown.append(text, at);
+  return shown;
+}
 
 /// Puts a mark in the place of every secret's value, wherever in the texts of `value` it was filled
 /// in.
@@ -226,29 +261,13 @@ void hide(json::value& value, const Hidden& hidden) {
       hide(item, hidden);
     }
   } else if (auto* given = value.if_string()) {
-    // One pass that never looks at its own output: many short secrets in a long text must not cost
-    // more than that.
-    const std::string_view text(given->data(), given->size());
-    std::string shown;
-    for (std::size_t at = 0; at < text.size();) {
-      const auto& may_be = hidden[static_cast<unsigned char>(text[at])];
-      const auto hit = std::find_if(may_be.begin(), may_be.end(), [&](std::string_view one) {
-        return text.substr(at).starts_with(one);
-      });
-      if (hit == may_be.end()) {
-        shown += text[at++];
-      } else {
-        shown += kRedacted;
-        at += hit->size();
-      }
-    }
-    *given = shown;
+    *given = hidden_in(std::string_view(given->data(), given->size()), hidden);
   }
 }
 
 /// Secrets are filled into the same parts as other variables are (substitute.cc).
 void hide_secrets(json::object& task_json, const Task& task) {
-  std::vector<std::string_view> values;
+  Hidden values;
   for (const Secret& secret : task.secrets) {
     if (secret.value && !secret.value->empty()) {
       values.emplace_back(*secret.value);
@@ -256,13 +275,9 @@ void hide_secrets(json::object& task_json, const Task& task) {
   }
   std::sort(values.begin(), values.end(),
             [](std::string_view a, std::string_view b) { return a.size() > b.size(); });
-  Hidden hidden;
-  for (const std::string_view value : values) {
-    hidden[static_cast<unsigned char>(value.front())].push_back(value);
-  }
   for (const std::string_view part : {"file_mounts", "service", "pool", "workdir", "volumes"}) {
     if (json::value* value = values.empty() ? nullptr : task_json.if_contains(part)) {
-      hide(*value, hidden);
+      hide(*value, values);
     }
   }
 }

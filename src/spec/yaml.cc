@@ -108,7 +108,8 @@ class Members {
 /// One pass over the events of a stream. Every function returns false once `error` is set.
 class Composer {
  public:
-  Composer(std::string_view text, const YamlLimits& limits) : text_(text), limits_(limits) {
+  Composer(std::string_view text, const YamlLimits& limits)
+      : text_(text), limits_(limits.for_text(text.size())) {
     yaml_parser_initialize(&parser_);
     yaml_parser_set_encoding(&parser_, YAML_UTF8_ENCODING);
     yaml_parser_set_input_string(&parser_, reinterpret_cast<const unsigned char*>(text.data()),
@@ -486,7 +487,7 @@ class Composer {
   };
 
   std::string_view text_;
-  const YamlLimits& limits_;
+  const YamlLimits limits_;
   yaml_parser_t parser_{};
   std::map<std::string, Anchor> anchors_;
   std::size_t nodes_ = 0;
@@ -495,6 +496,28 @@ class Composer {
   bool merge_key_ = false;  ///< whether the last scalar was a plain "<<"
   std::optional<Diagnostic> error_;
 };
+
+}  // namespace
+
+YamlLimits YamlLimits::for_text(std::size_t bytes) const {
+  YamlLimits own = *this;
+  own.nodes = std::min(nodes, 2'000 + 4 * bytes);
+  own.expanded_bytes = std::min(expanded_bytes, (64U << 10U) + 16 * bytes);
+  return own;
+}
+
+namespace {
+
+/// libyaml compares each %TAG with all before it.
+std::size_t count_tag_lines(std::string_view text) {
+  constexpr std::string_view kTag = "\n%TAG";
+  std::size_t count = text.starts_with(kTag.substr(1)) ? 1 : 0;
+  for (std::size_t at = text.find(kTag); at != std::string_view::npos;
+       at = text.find(kTag, at + 1)) {
+    ++count;
+  }
+  return count;
+}
 
 }  // namespace
 
@@ -514,6 +537,16 @@ YamlStream read_yaml(std::string_view text, const YamlLimits& limits) {
   constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
   if (text.starts_with(kByteOrderMark)) {
     text.remove_prefix(kByteOrderMark.size());
+  }
+  if (const std::size_t tags = count_tag_lines(text); tags > limits.tags) {
+    stream.error = Diagnostic{fmt::format("the file has {} lines that begin with %TAG; {} are the "
+                                          "most allowed, and a task file needs none",
+                                          tags, limits.tags),
+                              {},
+                              {},
+                              1,
+                              1};
+    return stream;
   }
   return Composer(text, limits).read();
 }

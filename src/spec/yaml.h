@@ -23,6 +23,11 @@ struct YamlLimits {
   int depth = 100;                          ///< nested lists and mappings
   std::size_t nodes = 50'000;               ///< with every alias written out
   std::size_t expanded_bytes = 16U << 20U;  ///< of text, with every alias written out
+  std::size_t tags = 100;                   ///< lines that begin with %TAG
+
+  /// The bounds of a text of this size: what aliases make of it may be some times as much, and no
+  /// more, so that a short text is always read in a short time.
+  [[nodiscard]] YamlLimits for_text(std::size_t bytes) const;
 };
 
 struct YamlStream {
