@@ -7,7 +7,7 @@ import time
 
 import harness
 
-EVENTS = 800
+EVENTS = harness.count(800, 20)
 INTERVAL = 0.01
 
 

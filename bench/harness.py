@@ -20,7 +20,13 @@ from pathlib import Path
 import quadtest
 
 ROOT = Path(__file__).resolve().parent.parent
+SMALL = os.environ.get("QUAD_BENCH_SMALL") == "1"  # of run.py --small
 ONE_LINE_JOB = {"command": "true", "overrides": {"cpus": "1", "memory": "0.1"}}
+
+
+def count(full, small):
+    """How many of something a benchmark takes: fewer in a small round, which tells only that it works."""
+    return small if SMALL else full
 
 
 def report(name, value, unit, goal=""):

@@ -9,6 +9,7 @@ processors with what is measured.
 import contextlib
 import http.client
 import json
+import os
 import signal
 import ssl
 import subprocess
@@ -32,10 +33,14 @@ WRITES = ("create", "update", "patch", "delete", "deletecollection")
 
 @contextlib.contextmanager
 def testbed(nodes=0, **options):
-    """A kubetest.Testbed that is gone when the block ends. Where there can be none, says so and ends the program."""
+    """A kubetest.Testbed that is gone when the block ends, or the one that there is for all tests. Where there can be none,
+    says so and ends the program."""
     if reason := kubetest.why_not_here():
         harness.skip(reason)
         sys.exit()
+    if shared := os.environ.get("QUAD_TESTBED"):  # of the tests
+        yield kubetest.Testbed.shared(shared)
+        return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # a testbed is never left behind
     bed = kubetest.Testbed(nodes, **options)
     try:
@@ -174,7 +179,7 @@ def create_bare(bed, pods):
 
 def remove_bare(bed):
     bed.call("kubectl", "delete", "pods", "-l", "bench=bare", "--grace-period=0", "--force", "--wait=false", timeout=180)
-    quadtest.wait_until(lambda: not bed.get("pods", "-l", "bench=bare"), 120, "the bare pods are gone", every=1)
+    quadtest.wait_until(lambda: not bed.get("pods", "bench=bare"), 120, "the bare pods are gone", every=1)
 
 
 def submit(server, tasks):
@@ -199,5 +204,5 @@ def wait_for_jobs(server, count, status, timeout):
 def wait_until_empty(bed, timeout=120):
     """Until nothing of Quad's jobs is left in the cluster."""
     quadtest.wait_until(
-        lambda: not bed.get("pods,secrets,services", "-l", "quad.io/server"), timeout, "nothing is left in the cluster", every=1
+        lambda: not bed.get("pods,secrets,services", "quad.io/server"), timeout, "nothing is left in the cluster", every=1
     )

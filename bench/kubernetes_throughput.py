@@ -11,7 +11,7 @@ import time
 import harness
 import kubebench
 
-NODES, JOBS, RANKS = 100, 800, 100
+NODES, JOBS, RANKS = harness.count((100, 800, 100), (4, 16, 4))
 
 
 def bare(bed, count):
@@ -50,7 +50,7 @@ def gang(bed, server, done):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=harness.count(3, 1))
     rounds = parser.parse_args().rounds
     with kubebench.testbed(kwok=NODES, gpus=8, timing="stock") as bed, kubebench.server(bed) as server:
         bare(bed, RANKS)  # everything has been used once

@@ -7,9 +7,9 @@ import time
 import harness
 import quadtest
 
-JOBS = 3
-DEATHS = 3  # of each; a job without checkpoints may recover so often
-RUNNING = 200
+JOBS = harness.count(3, 1)
+DEATHS = harness.count(3, 1)  # of each; a job without checkpoints may recover so often
+RUNNING = harness.count(200, 5)
 
 
 def recovery_times(server):

@@ -22,13 +22,14 @@ COUNTERS = {"allocations": "allocations", "max_ms": "slowest in ms", "jobs": "jo
 COMPARE = {"<=": operator.le, "<": operator.lt, ">=": operator.ge, ">": operator.gt}
 
 
-def run(command, build):
+def run(command, build, small=False):
     """Its JSON output, or an exception that says what went wrong."""
     environment = os.environ | {
         "QUAD_BIN": str(build / "bin" / "quad"),
         "QUAD_RUNNER": str(build / "bin" / "quad-runner"),
         "PYTHONPATH": str(ROOT / "tests" / "e2e"),
         "PYTHONDONTWRITEBYTECODE": "1",
+        "QUAD_BENCH_SMALL": "1" if small else "",
     }
     done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment, text=True)
     if done.returncode != 0:
@@ -36,14 +37,15 @@ def run(command, build):
     return done.stdout
 
 
-def rows_of_script(path, build):
-    for line in run([sys.executable, str(path)], build).splitlines():
+def rows_of_script(path, build, small):
+    for line in run([sys.executable, str(path)], build, small).splitlines():
         if line.startswith("{"):
             yield json.loads(line)
 
 
-def rows_of_program(path, build):
-    report = json.loads(run([str(path), "--benchmark_format=json"], build))
+def rows_of_program(path, build, small):
+    options = ["--benchmark_min_time=0"] if small else []
+    report = json.loads(run([str(path), "--benchmark_format=json", *options], build))
     for one in report["benchmarks"]:
         name = f"{path.name.removesuffix('_bench')}: {one['name'].removesuffix('/manual_time')}"
         command = f"{path.relative_to(ROOT)} --benchmark_filter='{one['name']}'"
@@ -79,6 +81,7 @@ def main():
     parser.add_argument("patterns", nargs="*", help="only files whose name holds one of these")
     parser.add_argument("--build", type=Path, default=ROOT / "build" / "release")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON lines")
+    parser.add_argument("--small", action="store_true", help="one small round of each: tells that it works, not how fast")
     args = parser.parse_args()
     build = args.build.resolve()
 
@@ -90,7 +93,7 @@ def main():
             continue
         print(f"running {path.name}", file=sys.stderr, flush=True)
         try:
-            rows += rows_of_script(path, build) if path.suffix == ".py" else rows_of_program(path, build)
+            rows += (rows_of_script if path.suffix == ".py" else rows_of_program)(path, build, args.small)
         except (RuntimeError, ValueError, KeyError) as error:
             failures.append(f"{path.name}: {error}")
 
@@ -100,7 +103,7 @@ def main():
     else:
         table = [("what", "figure", "goal")]
         for row in rows:
-            mark = {True: "  met", False: "  MISSED", None: ""}[is_met(row)]
+            mark = "" if args.small else {True: "  met", False: "  MISSED", None: ""}[is_met(row)]
             table.append((row["name"], f"{figure(row['value'])} {row['unit']}".rstrip(), f"{row.get('goal') or '-'}{mark}"))
         widths = [max(len(line[i]) for line in table) for i in range(3)]
         for line in table:
@@ -109,7 +112,7 @@ def main():
                 print("-+-".join("-" * width for width in widths))
     for failure in failures:
         print(f"failed: {failure}")
-    missed = sum(is_met(row) is False for row in rows)
+    missed = 0 if args.small else sum(is_met(row) is False for row in rows)
     print(f"{len(rows)} figures, {missed} goals missed, {len(failures)} benchmarks failed", file=sys.stderr)
     return 1 if missed or failures else 0
 

@@ -2,7 +2,8 @@
 
 import harness
 
-STARTS = 9
+STARTS = harness.count(9, 1)
+FINISHED, PENDING = harness.count((5000, 1000), (40, 10))
 
 
 def start_times(server):
@@ -26,12 +27,12 @@ def main():
     with harness.server(nodes=4) as server:
         harness.report("serve: start to first answer", harness.median(start_times(server)), "ms", "<= 100 ms")
         harness.report("serve: RSS when idle", settled_rss(server), "MB", "<= 20 MB")
-        harness.fill_store(server, finished=5000, pending=1000)
-        harness.report("serve: start with 6,000 jobs", harness.median(start_times(server)), "ms", "<= 100 ms")
+        harness.fill_store(server, FINISHED, PENDING)
+        harness.report(f"serve: start with {FINISHED + PENDING:,} jobs", harness.median(start_times(server)), "ms", "<= 100 ms")
         with harness.Api(server) as api:
             held = api.jobs_with("SUCCEEDED"), api.jobs_with("PENDING")
-        assert held == (5000, 1000), f"the server holds {held} jobs"
-        harness.report("serve: RSS with 5,000 jobs finished, 1,000 pending", settled_rss(server), "MB", "<= 64 MB")
+        assert held == (FINISHED, PENDING), f"the server holds {held} jobs"
+        harness.report(f"serve: RSS with {FINISHED:,} jobs finished, {PENDING:,} pending", settled_rss(server), "MB", "<= 64 MB")
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ import time
 import harness
 
 CLIENTS = 16
-SECONDS = 5
-BULK_BODIES = 6
-BULK_JOBS = 5000
+SECONDS = harness.count(5, 1)
+BULK_BODIES = harness.count(6, 2)
+BULK_JOBS = harness.count(5000, 50)
 
 
 def single(server):
