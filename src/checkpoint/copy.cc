@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/file.h"
+#include "base/remove_tree.h"
 #include "checkpoint/file_view.h"
 #include "checkpoint/names.h"
 
@@ -260,13 +261,7 @@ Result<Copied> copy_tree(const fs::path& source, const fs::path& target,
 }
 
 Status remove_tree(const fs::path& path) {
-  std::error_code failure;
-  fs::remove_all(path, failure);
-  if (failure) {
-    return error(ErrorCode::kIo,
-                 fmt::format("Cannot remove {}: {}", shown(path.string()), failure.message()));
-  }
-  return {};
+  return quad::remove_tree(path);
 }
 
 }  // namespace quad::checkpoint

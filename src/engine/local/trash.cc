@@ -1,7 +1,7 @@
 #include "engine/local/trash.h"
 
 #include <fmt/format.h>
-#include <sys/stat.h>
+#include <spdlog/spdlog.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <utility>
 
+#include "base/remove_tree.h"
 #include "base/text.h"
 
 namespace quad::engine {
@@ -64,7 +65,7 @@ void Trash::work() {
   }
   for (;;) {
     for (const fs::path& path : now) {
-      remove_tree(path);
+      remove(path);
     }
     now = wait_for_work();
     if (now.empty()) {
@@ -95,33 +96,11 @@ bool Trash::is_nearly_full() const {
           (info.f_files > 0 && info.f_favail < info.f_files / 10));
 }
 
-void Trash::remove_tree(const fs::path& root) const {
-  // Without recursion: users can nest folders deeper than a stack. Links are removed, never
-  // followed.
-  std::vector<fs::path> folders = {root};
-  for (std::size_t at = 0; at < folders.size(); ++at) {
-    const fs::path folder = folders[at];
-    std::error_code failure;
-    if (fs::is_symlink(folder, failure)) {
-      ::unlink(folder.c_str());
-      continue;
-    }
-    ::chmod(folder.c_str(), 0700);
-    for (fs::directory_iterator it(folder, failure), end; !failure && it != end;
-         it.increment(failure)) {
-      if (stopping_) {
-        return;
-      }
-      std::error_code unknown;
-      if (it->symlink_status(unknown).type() == fs::file_type::directory) {
-        folders.push_back(it->path());
-      } else {
-        ::unlink(it->path().c_str());
-      }
-    }
-  }
-  for (auto folder = folders.rbegin(); folder != folders.rend() && !stopping_; ++folder) {
-    ::rmdir(folder->c_str());
+void Trash::remove(const fs::path& path) const {
+  const Status removed = remove_tree(path, &stopping_);
+  if (!removed.ok() && !stopping_) {
+    spdlog::warn("{} cannot be removed and keeps its room on the disk: {}; remove it by hand",
+                 path.string(), removed.error().message);
   }
 }
 

@@ -2,8 +2,9 @@
 //
 // Removes folders when there is time: a rank's home may hold a million files. throw_away() is one
 // rename; the work is done by a thread of its own, and what is left of it at the end by the next
-// Trash on the same folder. Users' files may forbid their own removal; that is overridden where
-// possible, and what cannot be removed stays in the trash.
+// Trash on the same folder. Users' files may forbid their own removal, or lie deeper than any path
+// reaches; that is overcome where possible (base/remove_tree.h). What cannot be removed stays in
+// the trash, and is told in the log once by each server that meets it.
 //
 // Removing takes the disk from the jobs that start meanwhile, and some file systems look for a new
 // file's place among all that was freed lately (ext4 without a journal for a minute and more). So
@@ -41,7 +42,7 @@ class Trash {
   /// Takes what is to be removed next; empty when it is time to stop.
   std::vector<std::filesystem::path> wait_for_work();
   [[nodiscard]] bool is_nearly_full() const;
-  void remove_tree(const std::filesystem::path& root) const;
+  void remove(const std::filesystem::path& path) const;
 
   std::filesystem::path folder_;
   std::atomic<bool> stopping_ = false;
