@@ -22,12 +22,7 @@ namespace fs = std::filesystem;
 struct Item {
   fs::path from;
   fs::path to;
-  bool carries_step = false;
 };
-
-bool carries_step(const NameFacts& facts) {
-  return facts.step || facts.training_epoch;
-}
 
 // What has to come: the checkpoint with its companions, what completes it last.
 Result<std::vector<Item>> items_of(const FileView& view, const Candidate& chosen,
@@ -40,7 +35,7 @@ Result<std::vector<Item>> items_of(const FileView& view, const Candidate& chosen
     for (const Entry& entry : entries) {
       if (entry.info.kind == FileKind::kFile &&
           (entry.name == ".metadata" || !is_temporary_name(entry.name))) {
-        items.push_back(Item{found.path / entry.name, target / entry.name, false});
+        items.push_back(Item{found.path / entry.name, target / entry.name});
       }
     }
     std::stable_partition(items.begin(), items.end(), [](const Item& item) {
@@ -50,10 +45,9 @@ Result<std::vector<Item>> items_of(const FileView& view, const Candidate& chosen
     return items;
   }
   for (const std::string& name : found.companions) {
-    items.push_back(Item{found.path.parent_path() / name, target.parent_path() / name,
-                         !found.kept && carries_step(facts_of_name(name))});
+    items.push_back(Item{found.path.parent_path() / name, target.parent_path() / name});
   }
-  items.push_back(Item{found.path, target, !found.kept && carries_step(found.name)});
+  items.push_back(Item{found.path, target});
   return items;
 }
 
@@ -62,41 +56,17 @@ How dearer(How a, How b) {
   return static_cast<int>(a) > static_cast<int>(b) ? a : b;
 }
 
-Result<How> bring_symlink(const fs::path& from, const fs::path& to) {
-  std::error_code failure;
-  const fs::path place = fs::canonical(from, failure);
-  if (!failure && ::symlink(place.c_str(), to.c_str()) == 0) {
-    return How::kSymlink;
-  }
-  const int why = failure ? failure.value() : errno;
-  if (why == ENOTSUP || why == EOPNOTSUPP || why == ENOSYS || why == EPERM) {
-    return How::kInPlace;
-  }
-  return errno_error(fmt::format("Cannot make the link {}", shown(to.string())), why);
-}
-
 Result<How> bring_item(const Item& item, const fs::path& to, const BringOptions& options,
                        std::uint64_t& copied) {
-  if (item.carries_step) {
-    const Status linked = link_tree(item.from, to);
-    if (linked.ok()) {
-      return How::kHardLink;
-    }
-    if (linked.error().code != ErrorCode::kUnsupported) {
-      return linked.error();
-    }
-    // Nobody writes into it again, so a link is as good as a copy and costs nothing.
-    return bring_symlink(item.from, to);
-  }
   const auto done = copy_tree(item.from, to, CopyOptions{options.max_copy_bytes});
   if (done.ok()) {
     copied += done->bytes;
     return done->how;
   }
-  if (done.error().code != ErrorCode::kUnsupported) {
-    return done.error();
+  if (done.error().code == ErrorCode::kUnsupported) {
+    return How::kInPlace;
   }
-  return bring_symlink(item.from, to);
+  return done.error();
 }
 
 // What the loaders of these frameworks look for beside the folder.
@@ -130,26 +100,6 @@ bool is_there(const FileView& view, const Candidate& chosen, const fs::path& tar
   return verdict.state == State::kComplete && verdict.size == chosen.verdict.size;
 }
 
-How how_it_came(const FileView& view, const Item& item) {
-  struct stat itself {};
-  if (::lstat(item.to.c_str(), &itself) == 0 && S_ISLNK(itself.st_mode)) {
-    return How::kSymlink;
-  }
-  fs::path from = item.from;
-  fs::path to = item.to;
-  const auto tree = read_tree(view, to, Limits());
-  if (tree.ok() && !tree->files.empty()) {
-    from /= tree->files.front().relative;
-    to /= tree->files.front().relative;
-  }
-  const auto old_one = view.stat(from);
-  const auto new_one = view.stat(to);
-  return old_one.ok() && new_one.ok() && old_one->inode == new_one->inode &&
-                 old_one->device == new_one->device
-             ? How::kHardLink
-             : How::kCopy;
-}
-
 // Leftovers of a call that died.
 Status sweep(const fs::path& folder) {
   const auto listing = PosixFileView().list(folder, 100'000);
@@ -166,7 +116,7 @@ Status move_into_place(const std::vector<Item>& items, const fs::path& workshop)
     const fs::path built = workshop / std::to_string(i);
     struct stat info {};
     if (::lstat(built.c_str(), &info) != 0) {
-      continue;  // used where it is
+      return errno_error(fmt::format("{} has vanished", shown(built.string())), errno);
     }
     struct stat old_info {};
     if (::lstat(items[i].to.c_str(), &old_info) == 0 &&
@@ -190,6 +140,7 @@ Result<Brought> bring_forward(const FileView& view, const Candidate& chosen,
   record.epoch = to_epoch;
   record.from = chosen.found.path.string();
   record.step = chosen.verdict.step;
+  record.state = StateOf{chosen.verdict.size, chosen.verdict.newest_nanos};
   record.path = chosen.found.path.string();
   record.how = to_string(How::kInPlace);
   const auto earlier = read_take_over(view, to_root);
@@ -218,7 +169,7 @@ Result<Brought> bring_forward(const FileView& view, const Candidate& chosen,
   record.path = target.string();
   if (is_there(view, chosen, target, items, options)) {
     const bool told = earlier && earlier->path == record.path && how_from(earlier->how);
-    const How how = told ? *how_from(earlier->how) : how_it_came(view, items.back());
+    const How how = told ? *how_from(earlier->how) : How::kCopy;
     if (!told) {
       record.how = to_string(how);
       QUAD_TRY(write_take_over(to_root, record));
@@ -230,7 +181,7 @@ Result<Brought> bring_forward(const FileView& view, const Candidate& chosen,
   if (::mkdir(workshop.c_str(), 0755) != 0) {
     return errno_error(fmt::format("Cannot make the folder {}", shown(workshop.string())), errno);
   }
-  Brought brought{target, How::kHardLink, 0, false};
+  Brought brought{target, How::kReflink, 0, false};
   const auto finish = [&]() -> Status {
     bool in_place = false;
     for (std::size_t i = 0; i < items.size(); ++i) {
@@ -240,7 +191,8 @@ Result<Brought> bring_forward(const FileView& view, const Candidate& chosen,
       in_place = in_place || how == How::kInPlace;
     }
     if (in_place) {
-      // No kind of link here: the whole is used where it is rather than torn apart.
+      // The whole is used where it is rather than torn apart. No link: what the script writes under
+      // that name would go into the old attempt's only good one.
       brought.path = chosen.found.path;
       record.path = brought.path.string();
       return write_take_over(to_root, record);

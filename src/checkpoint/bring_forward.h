@@ -5,12 +5,11 @@
 // they are. Called by rank 0's runner, behind the fence, before the task's own process starts.
 // Blocks for as long as copying takes; POSIX.
 //
-//   name carries its step      hard links (nobody writes into such a folder again)
-//   last.ckpt, model.pt, …     reflink, else a copy: the script may overwrite it in place, and
-//   through a link it would
-//                              destroy the old attempt's only good one in mid-write
-//   neither is possible        a symbolic link; and where there are none either, it is used where
-//   it is the task's own path        used where it is
+//   as a rule                  a reflink, else a copy: a script may write again under any name,
+//                              also one that carries a step, and through a link it would destroy
+//                              the old attempt's good one in mid-write
+//   too large to copy          used where it is, without a name in the new directory
+//   it is the task's own path  used where it is
 //
 // Always holds: it is built under a temporary name and renamed, so a crash or a full disk leaves
 // nothing half done; called again it cleans up and gives the same result. The record in
@@ -31,7 +30,7 @@ namespace quad::checkpoint {
 struct BringOptions {
   WallTime now;
   std::string marker;                            ///< as in ValidateOptions
-  std::uint64_t max_copy_bytes = 512ULL << 30U;  ///< larger ones are linked symbolically instead
+  std::uint64_t max_copy_bytes = 512ULL << 30U;  ///< larger ones are used where they are
 };
 
 struct Brought {

@@ -30,12 +30,6 @@ Error refused(std::string_view what, const fs::path& path, int failure) {
   return errno_error(fmt::format("Cannot {} {}", what, shown(path.string())), failure);
 }
 
-bool is_unsupported(int failure) {
-  return failure == EXDEV || failure == EPERM || failure == EMLINK || failure == ENOTSUP ||
-         failure == EOPNOTSUPP || failure == ENOSYS || failure == EINVAL || failure == ENOTTY ||
-         failure == EACCES || failure == EBADF;
-}
-
 using FileAction =
     std::function<Status(const fs::path& source, const fs::path& target, const struct stat& info)>;
 
@@ -223,27 +217,6 @@ std::optional<How> how_from(std::string_view name) {
     }
   }
   return std::nullopt;
-}
-
-Status link_tree(const fs::path& source, const fs::path& target) {
-  Status linked = each_file(
-      source, target, [](const fs::path& from, const fs::path& to, const struct stat&) -> Status {
-        // Follows a link to its file, so that the new directory does not lean on the old one's
-        // names.
-        if (::linkat(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), AT_SYMLINK_FOLLOW) == 0) {
-          return {};
-        }
-        const int failure = errno;
-        Error result = refused("link", from, failure);
-        if (is_unsupported(failure)) {
-          result.code = ErrorCode::kUnsupported;
-        }
-        return result;
-      });
-  if (!linked.ok()) {
-    (void)remove_tree(target);
-  }
-  return linked;
 }
 
 Result<Copied> copy_tree(const fs::path& source, const fs::path& target,

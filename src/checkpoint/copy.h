@@ -20,7 +20,7 @@ namespace quad::checkpoint {
 
 /// How content came to its place.
 enum class How {
-  kHardLink,
+  kHardLink,  ///< only in records of earlier versions, as is a symbolic link
   kReflink,
   kCopy,
   kSymlink,
@@ -40,10 +40,6 @@ struct Copied {
   How how = How::kReflink;
   std::uint64_t bytes = 0;  ///< copied by bytes
 };
-
-/// Hard links every file of `source` (a file or folder) as `target`. kUnsupported when the file
-/// system cannot, or the two are on different ones.
-Status link_tree(const std::filesystem::path& source, const std::filesystem::path& target);
 
 /// Copies `source` (a file or folder) as `target`. kExhausted when the disk is full, or would be:
 /// it is asked first.

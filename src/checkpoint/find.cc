@@ -185,6 +185,12 @@ Result<FindResult> find_candidates(const FileView& view, const Root& root,
   return search.take();
 }
 
+std::string series_of(const Found& found) {
+  const fs::path relative(found.relative);
+  return (found.kept ? "kept:" : "") + relative.parent_path().string() + "/" +
+         shape_of_name(relative.filename().string());
+}
+
 Verdict validate_found(const FileView& view, const Found& found, ValidateOptions options) {
   options.top = found.top;
   Verdict verdict = validate(view, found.path, options);

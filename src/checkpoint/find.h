@@ -52,6 +52,10 @@ Result<FindResult> find_candidates(const FileView& view, const Root& root,
 /// The verdict over a candidate and its companions: as bad as the worst of them.
 Verdict validate_found(const FileView& view, const Found& found, ValidateOptions options);
 
+/// What tells one series of checkpoints from another: the folder below the root and the name but
+/// for its step. Equal in the directories of all attempts.
+std::string series_of(const Found& found);
+
 /// Where kept copies lie below a root.
 inline constexpr std::string_view kKeptFolder = ".quad/kept";
 

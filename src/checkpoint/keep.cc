@@ -5,8 +5,11 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
+#include <limits>
+#include <map>
 #include <set>
+#include <string>
+#include <tuple>
 #include <utility>
 
 #include "base/file.h"
@@ -17,6 +20,87 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::size_t kFewest = 2;  // of which the newest may turn out not to load
+
+bool retention_may_see(const Candidate& candidate) {
+  return !candidate.root.users_own && !candidate.found.kept && !candidate.found.relative.empty() &&
+         candidate.found.name.step && candidate.verdict.step;
+}
+
+// The folder, and the name but for every number: one that holds a loss or an epoch beside the step
+// would else be a series of its own each time.
+std::string retention_series_of(const Found& found) {
+  const fs::path relative(found.relative);
+  std::string series = relative.parent_path().string() + "/";
+  bool in_number = false;
+  for (const char c : relative.filename().string()) {
+    const bool digit = c >= '0' && c <= '9';
+    if (!digit) {
+      series += c;
+    } else if (!in_number) {
+      series += '#';
+    }
+    in_number = digit;
+  }
+  return series;
+}
+
+// The states that one series has, and which of them stay.
+class Series {
+ public:
+  void add(const Candidate& candidate) {
+    Epoch& latest = states_.try_emplace(key_of(candidate), candidate.root.epoch).first->second;
+    latest = std::max(latest, candidate.root.epoch);
+  }
+
+  void choose(std::size_t keep) {
+    std::vector<std::pair<Key, Epoch>> order(states_.begin(), states_.end());
+    const auto take = [&] {
+      for (std::size_t i = 0; i < std::min(keep, order.size()); ++i) {
+        stay_.insert(order[i].first);
+        oldest_step_ = std::min(oldest_step_, order[i].first.step);
+        oldest_nanos_ = std::min(oldest_nanos_, order[i].first.nanos);
+      }
+    };
+    std::sort(order.begin(), order.end(), [](const auto& a, const auto& b) {
+      return std::tuple(a.first.step, a.first.nanos) > std::tuple(b.first.step, b.first.nanos);
+    });
+    take();
+    std::sort(order.begin(), order.end(), [](const auto& a, const auto& b) {
+      return std::tuple(a.second, a.first.nanos, a.first.step) >
+             std::tuple(b.second, b.first.nanos, b.first.step);
+    });
+    take();
+  }
+
+  [[nodiscard]] bool may_go(const Candidate& candidate, Epoch current) const {
+    const Key key = key_of(candidate);
+    switch (candidate.verdict.state) {
+      case State::kComplete:
+        return !stay_.contains(key);
+      case State::kIncomplete:
+        return candidate.root.epoch < current && stay_.size() >= kFewest &&
+               key.step < oldest_step_ && key.nanos <= oldest_nanos_;
+      case State::kUnknown:
+        break;
+    }
+    return false;
+  }
+
+ private:
+  struct Key {
+    std::int64_t step;
+    std::int64_t nanos;
+    auto operator<=>(const Key&) const = default;
+  };
+  static Key key_of(const Candidate& candidate) {
+    return {*candidate.verdict.step, candidate.verdict.newest_nanos};
+  }
+
+  std::map<Key, Epoch> states_;  // with the latest attempt that holds it
+  std::set<Key> stay_;
+  std::int64_t oldest_step_ = std::numeric_limits<std::int64_t>::max();
+  std::int64_t oldest_nanos_ = std::numeric_limits<std::int64_t>::max();
+};
 
 }  // namespace
 
@@ -90,25 +174,21 @@ Status remove_checkpoint(const Found& found) {
 std::vector<Candidate> to_delete(std::vector<Candidate> candidates, std::size_t keep,
                                  Epoch current) {
   keep = std::max(keep, kFewest);
-  std::sort(candidates.begin(), candidates.end(), newer);
-  std::set<std::int64_t> stays;
+  std::map<std::string, Series> all;
   for (const Candidate& candidate : candidates) {
-    if (candidate.verdict.state == State::kComplete && candidate.verdict.step &&
-        !candidate.outdated && stays.size() < keep) {
-      stays.insert(*candidate.verdict.step);
+    if (retention_may_see(candidate) && candidate.verdict.state == State::kComplete &&
+        !candidate.outdated) {
+      all[retention_series_of(candidate.found)].add(candidate);
     }
+  }
+  for (auto& [name, series] : all) {
+    series.choose(keep);
   }
   std::vector<Candidate> gone;
   for (Candidate& candidate : candidates) {
-    const auto& verdict = candidate.verdict;
-    if (candidate.root.users_own || candidate.found.kept || candidate.found.relative.empty() ||
-        !candidate.found.name.step || !verdict.step || stays.size() < keep) {
-      continue;
-    }
-    const bool old = *verdict.step < *stays.begin();
-    const bool finished = verdict.state == State::kComplete ||
-                          (verdict.state == State::kIncomplete && candidate.root.epoch < current);
-    if (old && finished) {
+    const auto series = all.find(retention_series_of(candidate.found));
+    if (retention_may_see(candidate) && series != all.end() &&
+        series->second.may_go(candidate, current)) {
       gone.push_back(std::move(candidate));
     }
   }

@@ -42,11 +42,12 @@ Result<Kept> keep_copy_of_last_valid(const FileView& view, const Found& found,
 /// moment.
 Status remove_checkpoint(const Found& found);
 
-/// What may be deleted so that the `keep` newest valid steps stay (never fewer than two): complete
-/// checkpoints of older steps, and incomplete ones of attempts before `current` that are older than
-/// all that stays. One step that several attempts hold, linked forward, counts once and stays or
-/// goes in all of them. Never a path of the task's own, never one without a step, never a kept
-/// copy. Pure, O(n log n).
+/// What may be deleted so that of each series the `keep` newest states stay (never fewer than two):
+/// complete checkpoints, and incomplete ones of attempts before `current` that are older than all
+/// that stays. Newest in either order: by step, and by attempt and time of writing, since a counter
+/// may begin again, in a later attempt or a later stage. One state that several attempts hold,
+/// copied forward, counts once and stays or goes in all of them. Never a path of the task's own,
+/// never one without a step, never a kept copy. Pure, O(n log n).
 std::vector<Candidate> to_delete(std::vector<Candidate> candidates, std::size_t keep,
                                  Epoch current);
 

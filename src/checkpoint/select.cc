@@ -15,13 +15,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Checkpoints of one series have the same folder and the same name but for the step.
-std::string series_of(const Found& found) {
-  const fs::path relative(found.relative);
-  return (found.kept ? "kept:" : "") + relative.parent_path().string() + "/" +
-         shape_of_name(relative.filename().string());
-}
-
 // The same file under two names in one root ("last.ckpt" as a link to a step's file) counts once,
 // under the name that says more.
 void drop_aliases(std::vector<Found>& found) {

@@ -33,6 +33,9 @@ std::optional<TakeOver> read_take_over(const FileView& view, const std::filesyst
   if (const auto step = get_int(*object, "step", -1); step >= 0) {
     takeover.step = step;
   }
+  if (const auto written = get_int(*object, "written_nanos", -1); written >= 0) {
+    takeover.state = StateOf{static_cast<std::uint64_t>(get_int(*object, "size")), written};
+  }
   takeover.path = get_string(*object, "path");
   takeover.how = get_string(*object, "how");
   return takeover;
@@ -44,6 +47,10 @@ Status write_take_over(const std::filesystem::path& root, const TakeOver& takeov
   object["epoch"] = takeover.epoch.value();
   object["from"] = takeover.from ? json::value(json::string(*takeover.from)) : json::value();
   object["step"] = takeover.step ? json::value(*takeover.step) : json::value();
+  if (takeover.state) {
+    object["size"] = takeover.state->size;
+    object["written_nanos"] = takeover.state->newest_nanos;
+  }
   object["path"] = takeover.path;
   object["how"] = takeover.how;
   return write_file_atomically(root / kRecord, to_pretty_text(object));

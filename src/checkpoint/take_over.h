@@ -7,6 +7,7 @@
 
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -17,11 +18,19 @@
 
 namespace quad::checkpoint {
 
+/// One state of a checkpoint, to tell it from a later one under the same name.
+struct StateOf {
+  std::uint64_t size = 0;         ///< bytes of all its files
+  std::int64_t newest_nanos = 0;  ///< when the last of them was written; a copy keeps it
+  bool operator==(const StateOf&) const = default;
+};
+
 struct TakeOver {
   Epoch epoch;                       ///< the attempt that took over
   std::int64_t at_nanos = 0;         ///< when, on the clock of the file system itself
   std::optional<std::string> from;   ///< what it resumed from; nullopt: it began afresh
   std::optional<std::int64_t> step;  ///< of what it resumed from
+  std::optional<StateOf> state;      ///< of what it resumed from; earlier versions wrote none
   std::string path;                  ///< QUAD_RESUME_FROM as it was given
   std::string how;                   ///< to_string(How), see bring_forward.h
 };

@@ -18,10 +18,7 @@ std::uint64_t mixed(std::uint64_t hash, std::uint64_t value) {
 }
 
 bool same_series(const Found& a, const Found& b) {
-  const fs::path first(a.relative);
-  const fs::path second(b.relative);
-  return a.kept == b.kept && first.parent_path() == second.parent_path() &&
-         shape_of_name(first.filename().string()) == shape_of_name(second.filename().string());
+  return series_of(a) == series_of(b);
 }
 
 }  // namespace

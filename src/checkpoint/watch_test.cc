@@ -228,6 +228,69 @@ TEST(Retention, CountsAStepThatWasBroughtForwardOnce) {
   EXPECT_EQ(paths(to_delete(all, 2, Epoch(2))), std::vector<std::string>{"/job/e1/step-100"});
 }
 
+// As `candidate`, written at `second`, in `folder` of the attempt.
+Candidate written(int epoch, std::int64_t step, std::int64_t second,
+                  const std::string& folder = "") {
+  Candidate result = candidate(epoch, step);
+  result.found.relative = folder + result.found.relative;
+  result.found.path = result.root.path / result.found.relative;
+  result.verdict.newest_nanos = second * 1'000'000'000;
+  return result;
+}
+
+TEST(Retention, KeepsTheNewestOfACounterThatBeganAgain) {
+  std::vector<Candidate> all;
+  for (int i = 0; i < 15; ++i) {
+    all.push_back(written(1, i, 100 + i));
+  }
+  all.push_back(written(2, 13, 113));  // brought forward
+  for (int i = 0; i < 4; ++i) {
+    all.push_back(written(2, i, 200 + i));
+  }
+  std::vector<std::string> gone = paths(to_delete(all, 2, Epoch(2)));
+  std::sort(gone.begin(), gone.end());
+  std::vector<std::string> expected = {"/job/e2/step-0", "/job/e2/step-1"};
+  for (int i = 0; i < 13; ++i) {
+    expected.push_back("/job/e1/step-" + std::to_string(i));
+  }
+  std::sort(expected.begin(), expected.end());
+  EXPECT_EQ(gone, expected);
+}
+
+TEST(Retention, KeepsTheNewestOfEachStage) {
+  std::vector<Candidate> all;
+  for (int i = 1; i <= 5; ++i) {
+    all.push_back(written(1, 200 * i, i, "stage1/"));
+  }
+  for (int i = 1; i <= 3; ++i) {
+    all.push_back(written(1, 40 * i, 10 + i, "stage2/"));
+  }
+  std::vector<std::string> gone = paths(to_delete(all, 2, Epoch(1)));
+  std::sort(gone.begin(), gone.end());
+  EXPECT_EQ(gone, (std::vector<std::string>{"/job/e1/stage1/step-200", "/job/e1/stage1/step-400",
+                                            "/job/e1/stage1/step-600", "/job/e1/stage2/step-40"}));
+}
+
+TEST(Retention, KeepsTheNewestOfAStageThatHasTheNameOfTheOneBefore) {
+  // Both stages of one attempt in one folder: only the time tells them apart.
+  std::vector<Candidate> all = {written(1, 800, 1), written(1, 900, 2), written(1, 1000, 3),
+                                written(1, 40, 11), written(1, 80, 12), written(1, 120, 13)};
+  EXPECT_EQ(paths(to_delete(all, 2, Epoch(1))),
+            (std::vector<std::string>{"/job/e1/step-800", "/job/e1/step-40"}));
+}
+
+TEST(Retention, TakesNamesThatDifferInOtherNumbersForOneSeries) {
+  std::vector<Candidate> all;
+  for (int i = 1; i <= 4; ++i) {
+    Candidate one = written(1, i * 100, i);
+    one.found.relative = "epoch=" + std::to_string(i) + "-step=" + std::to_string(i * 100) +
+                         "-loss=0." + std::to_string(90 - i) + ".ckpt";
+    one.found.path = one.root.path / one.found.relative;
+    all.push_back(one);
+  }
+  EXPECT_EQ(to_delete(all, 2, Epoch(1)).size(), 2U);
+}
+
 TEST(Retention, DoesNotCountWhatIsIncompleteAndSparesWhatMayBecomeComplete) {
   const std::vector<Candidate> all = {candidate(1, 50, State::kIncomplete),
                                       candidate(1, 100),

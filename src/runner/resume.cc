@@ -15,6 +15,7 @@
 #include "checkpoint/fence.h"
 #include "checkpoint/keep.h"
 #include "checkpoint/select.h"
+#include "checkpoint/take_over.h"
 #include "checkpoint/watch.h"
 
 namespace quad::runner {
@@ -269,13 +270,25 @@ void watch_checkpoints(const Start& start, const Order& order, const std::string
   options.marker = order.checkpoint.marker;
   checkpoint::CheckpointWatcher watcher(view, root, options);
   bool told_overwriting = false;
+  std::optional<checkpoint::StateOf> brought;
+  if (const auto takeover = checkpoint::read_take_over(view, attempt_folder(start, order));
+      takeover && takeover->path == resumed_from) {
+    brought = takeover->state;
+  }
   for (bool goes_on = true;;) {
     const Now begin = now();
     auto polled = watcher.poll(begin);
     if (polled.ok()) {
       for (const checkpoint::NewCheckpoint& fresh : polled.value().complete) {
+        // What was brought forward was not written by this attempt; a save under its name was.
         if (fresh.found.path == resumed_from) {
-          continue;  // brought forward, not written by this attempt
+          const checkpoint::StateOf state{fresh.verdict.size, fresh.verdict.newest_nanos};
+          if (!brought) {
+            brought = state;
+          }
+          if (*brought == state) {
+            continue;
+          }
         }
         report(fresh, output);
         if (!users_own && checkpoint::needs_a_copy(fresh.found)) {

@@ -98,8 +98,105 @@ save(200)
 save(300)
 """
 
+# Writes over its only checkpoint: the number of its attempt, whole. The second attempt is then caught in mid-write.
+IN_PLACE = """
+import json, os, time
+folder, resume = os.environ["QUAD_CHECKPOINT_DIR"], os.environ.get("QUAD_RESUME_FROM", "")
+epoch = int(os.environ["QUAD_EPOCH"])
+
+def whole(text):
+    body = text.encode().ljust(4096)
+    header = json.dumps({"w": {"dtype": "U8", "shape": [len(body)], "data_offsets": [0, len(body)]}}).encode()
+    return len(header).to_bytes(8, "little") + header + body
+
+if resume:
+    print("attempt", epoch, "read", open(resume, "rb").read()[-4096:].decode().strip(), flush=True)
+if epoch < 3:
+    path = os.path.join(folder, "last.safetensors")
+    open(path, "wb").write(whole(f"the state of attempt {epoch}"))
+    while not os.path.exists(os.path.join(folder, "go-on")):
+        time.sleep(0.05)
+    if epoch == 2:
+        open(path, "wb").write(whole("torn")[:300])
+    print("attempt", epoch, "waits", flush=True)
+    time.sleep(600)
+"""
+
+# Two trainings in one job, the second with smaller steps than the first; a name in "go-on" for each further step.
+STAGES = """
+import json, os, time
+os.chdir(os.environ["QUAD_CHECKPOINT_DIR"])
+for stage, steps in (("stage1", (200, 400, 600)), ("stage2", (40, 80, 120))):
+    os.makedirs(stage)
+    for step in steps:
+        body = bytes(4096)
+        header = json.dumps({"w": {"dtype": "U8", "shape": [4096], "data_offsets": [0, 4096]}}).encode()
+        with open("writing", "wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header + body)
+        os.rename("writing", f"{stage}/step-{step}.safetensors")
+        while not os.path.exists(f"go-on-{stage}-{step}"):
+            time.sleep(0.05)
+"""
+
 
 class Formats(quadtest.TestCase):
+    def test_a_save_over_what_was_resumed_from_is_seen_and_kept(self):
+        server = self.server(nodes=1)
+        folder = Path(tempfile.mkdtemp())
+        (folder / "write.py").write_text(IN_PLACE)
+        task = folder / "in_place.yaml"
+        task.write_text("workdir: .\nresources: {cpus: 0.1, memory: 0.2}\nrun: exec /usr/bin/python3 write.py\n")
+        job = server.launch(task, cwd=folder)
+        for epoch in (1, 2):
+            own = server.data / "hot" / str(job) / f"e{epoch}"
+
+            def listed():
+                paths = [one["path"] for one in server.json("checkpoints", job)["checkpoints"]]
+                return str(own / "last.safetensors") in paths and (own / ".quad/kept/last.safetensors").exists()
+
+            quadtest.wait_until(listed, 60, f"the save of attempt {epoch} is listed, and a copy of it kept")
+            (own / "go-on").touch()
+            quadtest.wait_until(
+                lambda: f"attempt {epoch} waits" in server.ok("logs", job, "--no-follow"), 60, f"attempt {epoch} waits"
+            )
+            for pid in server.rank_pids("write.py"):
+                os.kill(pid, signal.SIGKILL)
+        server.wait_for_status(job, "SUCCEEDED", timeout=120)
+        output = server.ok("logs", job, "--no-follow")
+        self.assertIn("attempt 2 read the state of attempt 1", output)
+        self.assertIn("attempt 3 read the state of attempt 2", output)
+
+    def test_retention_never_deletes_the_newest_of_a_stage(self):
+        server = self.server(nodes=1)
+        folder = Path(tempfile.mkdtemp())
+        (folder / "stages.py").write_text(STAGES)
+        task = folder / "stages.yaml"
+        task.write_text(
+            "workdir: .\nresources: {cpus: 0.1, memory: 0.2}\nquad: {checkpoint: {keep: 2}}\n"
+            "run: exec /usr/bin/python3 stages.py\n"
+        )
+        job = server.launch(task, cwd=folder)
+        own = server.data / "hot" / str(job) / "e1"
+
+        def there():
+            return {f"{path.parent.name}-{path.stem.split('-')[1]}" for path in own.glob("stage*/step-*")}
+
+        expected = set()
+        for stage, steps in (("stage1", (200, 400, 600)), ("stage2", (40, 80, 120))):
+            for index, step in enumerate(steps):
+                expected.add(f"{stage}-{step}")
+                if index == 2:
+                    expected.discard(f"{stage}-{steps[0]}")
+
+                def seen():
+                    listed = server.json("checkpoints", job)["checkpoints"]
+                    return any(one["path"].endswith(f"{stage}/step-{step}.safetensors") for one in listed)
+
+                quadtest.wait_until(lambda: seen() and there() == expected, 60, f"{stage}-{step}: {expected}")
+                (own / f"go-on-{stage}-{step}").touch()
+        server.wait_for_status(job, "SUCCEEDED")
+        self.assertEqual(there(), expected)
+
     def test_the_newest_whole_one_is_taken(self):
         server = self.server(nodes=1)
         folder = Path(tempfile.mkdtemp())
