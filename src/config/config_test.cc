@@ -57,7 +57,7 @@ TEST(Config, HasDefaultsForAFileThatSaysNothing) {
     EXPECT_EQ(config.spool_bytes, 1'000'000'000);
     EXPECT_EQ(config.jobs.defaults.cpu_milli, 2'000);
     EXPECT_EQ(config.jobs.defaults.gpu_memory_bytes, 16'000'000'000);
-    EXPECT_FALSE(config.jobs.limits.active_per_user.has_value());
+    EXPECT_EQ(config.jobs.limits.active_per_user, 10'000);
     ASSERT_TRUE(config.local.has_value());
     EXPECT_EQ(config.local->nodes, 0);
     EXPECT_THAT(config.kubernetes, IsEmpty());

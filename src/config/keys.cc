@@ -49,7 +49,7 @@ std::vector<Key> build() {
        "quad.max_duration of a task that has none"},
       {"jobs.limits.max_duration", "", "no limit", "7d",
        "The longest quad.max_duration that a task may have"},
-      {"jobs.limits.active_per_user", "", "no limit", "100",
+      {"jobs.limits.active_per_user", "10000", "", "100",
        "How many jobs of one user may wait or run"},
       {"users", "", "the machine's account of the user's name",
        "{ana: ana, bob: {uid: 5001, gid: 5001, groups: [3000]}}",

@@ -276,7 +276,7 @@ class Reader {
                      bytes(d + "memory"),         milli(d + "cpus_per_gpu"),
                      bytes(d + "memory_per_gpu"), positive(d + "max_duration")};
     jobs.limits.max_duration = positive("jobs.limits.max_duration");
-    jobs.limits.active_per_user = integer("jobs.limits.active_per_user");
+    jobs.limits.active_per_user = *integer("jobs.limits.active_per_user");
     const auto& limit = jobs.limits.max_duration;
     auto& standard = jobs.defaults.max_duration;
     if (limit && standard && *standard > *limit) {

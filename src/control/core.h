@@ -104,7 +104,7 @@ struct Options {
   Millis start_timeout{120'000};  ///< from the order to its runner's hello
   std::size_t inbox_limit = 1'000'000;
   /// How many jobs of one user may wait or run; jobs that are there already stay.
-  std::optional<std::int64_t> active_per_user;
+  std::optional<std::int64_t> active_per_user;  ///< no bound without it
   std::string attempt_key;  ///< secret from which the attempts' tokens are made
 };
 

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
 #include <map>
 #include <set>
 #include <tuple>
@@ -42,16 +43,16 @@ using Groups = std::map<GroupKey, Group>;
 
 struct Waiting {
   std::int32_t priority = 0;
+  std::string owner;
+  bool again = false;  ///< it has run before
   Epoch next_epoch;
   Groups::iterator group;
 };
 
-/// Highest priority first, then the earliest job.
-struct QueueOrder {
-  bool operator()(const std::pair<std::int32_t, JobId>& a,
-                  const std::pair<std::int32_t, JobId>& b) const {
-    return a.first != b.first ? a.first > b.first : a.second < b.second;
-  }
+/// Those of one priority.
+struct Line {
+  std::set<JobId> again;                         ///< jobs that lost their place go before all others
+  std::map<std::string, std::set<JobId>> users;  ///< by owner
 };
 
 bool contains(const std::vector<NodeId>& ids, const NodeId& id) {
@@ -116,6 +117,7 @@ std::string describe(const job::Shape& shape) {
 
 class Fifo final : public Scheduler {
  public:
+  explicit Fifo(Turns turns) : turns_(std::move(turns)) {}
   void enqueue(const job::Job& job) override;
   void remove(JobId job) override;
   std::vector<Start> decide(pool::Pool& pool, const std::string& frozen) override;
@@ -142,9 +144,15 @@ class Fifo final : public Scheduler {
   static Why explain(const pool::Pool& pool, const std::set<NodeId>& reserved, const GroupKey& key,
                      bool use_avoided, const std::string& frozen);
 
+  /// Calls `visit` for each waiting job in order until it returns false. It may remove the job that
+  /// it is given, and no other.
+  template <typename Visit>
+  void in_order(const Visit& visit) const;
+
   Groups groups_;
   std::map<JobId, Waiting> waiting_;
-  std::set<std::pair<std::int32_t, JobId>, QueueOrder> order_;
+  std::map<std::int32_t, Line, std::greater<>> lines_;  ///< by priority
+  Turns turns_;
   std::map<GroupKey, Why> answers_;  ///< of the last pass
   std::shared_ptr<const Queue> queue_;
   bool stale_ = true;
@@ -156,8 +164,11 @@ void Fifo::enqueue(const job::Job& job) {
                job.avoid_nodes};
   const auto group = groups_.try_emplace(key, Group{key, 0}).first;
   ++group->second.members;
-  waiting_.emplace(job.id, Waiting{job.request->priority, Epoch(job.epoch().value() + 1), group});
-  order_.emplace(job.request->priority, job.id);
+  const bool again = job.epoch().value() > 0;
+  waiting_.emplace(job.id, Waiting{job.request->priority, job.request->owner, again,
+                                   Epoch(job.epoch().value() + 1), group});
+  Line& line = lines_[job.request->priority];
+  (again ? line.again : line.users[job.request->owner]).insert(job.id);
   stale_ = true;
 }
 
@@ -166,13 +177,48 @@ void Fifo::remove(JobId job) {
   if (it == waiting_.end()) {
     return;
   }
-  order_.erase({it->second.priority, job});
+  Line& line = lines_.at(it->second.priority);
+  (it->second.again ? line.again : line.users.at(it->second.owner)).erase(job);
   if (--it->second.group->second.members == 0) {
     answers_.erase(it->second.group->first);
     groups_.erase(it->second.group);
   }
   waiting_.erase(it);
   stale_ = true;
+}
+
+template <typename Visit>
+void Fifo::in_order(const Visit& visit) const {
+  struct Turn {
+    std::uint64_t last = 0;
+    JobId head;
+    std::set<JobId>::const_iterator next;
+    std::set<JobId>::const_iterator end;
+  };
+  for (const auto& [priority, line] : lines_) {
+    for (auto it = line.again.begin(); it != line.again.end();) {
+      if (!visit(*it++)) {
+        return;
+      }
+    }
+    std::vector<Turn> turns;
+    for (const auto& [owner, jobs] : line.users) {
+      if (!jobs.empty()) {
+        turns.push_back({turns_.of(owner), *jobs.begin(), jobs.begin(), jobs.end()});
+      }
+    }
+    std::sort(turns.begin(), turns.end(), [](const Turn& a, const Turn& b) {
+      return std::tie(a.last, a.head) < std::tie(b.last, b.head);
+    });
+    while (!turns.empty()) {
+      for (Turn& turn : turns) {
+        if (!visit(*turn.next++)) {
+          return;
+        }
+      }
+      std::erase_if(turns, [](const Turn& turn) { return turn.next == turn.end; });
+    }
+  }
 }
 
 bool Fifo::eligible(const pool::Node& node, const GroupKey& key, const job::Shape& shape,
@@ -348,13 +394,11 @@ std::vector<Start> Fifo::decide(pool::Pool& pool, const std::string& frozen) {
   std::set<NodeId> reserved;
   std::set<const Group*> failed;
   answers_.clear();
-  for (auto it = order_.begin(); it != order_.end() && failed.size() < groups_.size();) {
-    const JobId id = it->second;
-    ++it;  // before the job may leave the queue
+  in_order([&](JobId id) {
     const Waiting& waiting = waiting_.at(id);
     const Group* group = &waiting.group->second;
     if (failed.contains(group)) {
-      continue;
+      return true;
     }
     const GroupKey& key = group->key;
     // Nodes that failed this job are avoided for as long as the others could hold it.
@@ -371,9 +415,12 @@ std::vector<Start> Fifo::decide(pool::Pool& pool, const std::string& frozen) {
       }
     }
     if (start) {
+      if (!waiting.again) {
+        turns_.took(waiting.owner);
+      }
       remove(id);
       starts.push_back(std::move(*start));
-      continue;
+      return failed.size() < groups_.size();
     }
     failed.insert(group);
     const Why& why = answers_[key] = explain(pool, reserved, key, use_avoided, frozen);
@@ -388,7 +435,14 @@ std::vector<Start> Fifo::decide(pool::Pool& pool, const std::string& frozen) {
         }
       }
     }
+    return failed.size() < groups_.size();
+  });
+  for (auto& [priority, line] : lines_) {
+    std::erase_if(line.users, [](const auto& user) { return user.second.empty(); });
   }
+  std::erase_if(lines_, [](const auto& entry) {
+    return entry.second.again.empty() && entry.second.users.empty();
+  });
   return starts;
 }
 
@@ -398,9 +452,10 @@ std::shared_ptr<const Queue> Fifo::queue() {
   }
   auto queue = std::make_shared<Queue>();
   std::map<const Group*, std::uint32_t> numbers;
-  queue->order.reserve(order_.size());
-  queue->group.reserve(order_.size());
-  for (const auto& [priority, id] : order_) {
+  queue->order.reserve(waiting_.size());
+  queue->group.reserve(waiting_.size());
+  queue->turns = turns_;
+  in_order([&](JobId id) {
     const auto& group = waiting_.at(id).group;
     const auto [number, fresh] =
         numbers.try_emplace(&group->second, static_cast<std::uint32_t>(numbers.size()));
@@ -412,7 +467,8 @@ std::shared_ptr<const Queue> Fifo::queue() {
     }
     queue->order.push_back(id);
     queue->group.push_back(number->second);
-  }
+    return true;
+  });
   stale_ = false;
   queue_ = std::move(queue);
   return queue_;
@@ -432,8 +488,8 @@ std::optional<Why> Queue::why(JobId job) const {
   return why;
 }
 
-std::unique_ptr<Scheduler> make_fifo() {
-  return std::make_unique<Fifo>();
+std::unique_ptr<Scheduler> make_fifo(Turns turns) {
+  return std::make_unique<Fifo>(std::move(turns));
 }
 
 }  // namespace quad::plan

@@ -22,8 +22,9 @@ pool::Pool nodes(int count, int gpus, const std::string& model = "H100") {
 }
 
 job::Job waiting(std::int64_t id, int ranks, int gpus, int priority = 0,
-                 const std::string& model = "H100") {
+                 const std::string& model = "H100", const std::string& owner = "ana") {
   auto request = std::make_shared<job::Request>();
+  request->owner = owner;
   request->ranks = ranks;
   request->priority = priority;
   request->shapes = {{{4'000, 16 * kGiB, gpus}, gpus > 0 ? model : ""}};
@@ -50,6 +51,74 @@ TEST(Fifo, StartsByPriorityThenByAge) {
   EXPECT_EQ(ids(fifo->decide(pool, "")), (std::vector<std::int64_t>{3, 1}));
   EXPECT_EQ(fifo->waiting(), 1U);
   EXPECT_EQ(pool.check(), "");
+}
+
+// As `waiting`, of another user.
+job::Job of(const std::string& owner, std::int64_t id, int ranks, int gpus, int priority = 0) {
+  return waiting(id, ranks, gpus, priority, "H100", owner);
+}
+
+TEST(Fifo, UsersOfOnePriorityTakeTurns) {
+  auto pool = nodes(1, 8);
+  auto fifo = make_fifo();
+  for (int id = 1; id <= 6; ++id) {
+    fifo->enqueue(of("ana", id, 1, 1));
+  }
+  fifo->enqueue(of("bo", 7, 1, 1));
+  fifo->enqueue(of("bo", 8, 1, 1));
+  fifo->enqueue(of("cy", 9, 1, 1, 5));
+  EXPECT_EQ(ids(fifo->decide(pool, "")), (std::vector<std::int64_t>{9, 1, 7, 2, 8, 3, 4, 5}));
+}
+
+TEST(Fifo, ThousandsOfGangsOfOneUserHoldUpAnotherForOneOfThem) {
+  auto pool = nodes(2, 8);
+  auto fifo = make_fifo();
+  for (int id = 1; id <= 1000; ++id) {
+    fifo->enqueue(of("ana", id, 2, 8));
+  }
+  ASSERT_EQ(ids(fifo->decide(pool, "")), std::vector<std::int64_t>{1});
+  fifo->enqueue(of("bo", 2000, 1, 1));
+  EXPECT_TRUE(fifo->decide(pool, "").empty());
+  EXPECT_EQ(fifo->queue()->why(JobId(2000))->position, 1) << "it is bo's turn";
+  EXPECT_EQ(fifo->queue()->why(JobId(2))->position, 2);
+  for (const int rank : {0, 1}) {
+    pool.release(RankKey{JobId(1), Epoch(1), Rank(rank)});
+  }
+  EXPECT_EQ(ids(fifo->decide(pool, "")), std::vector<std::int64_t>{2000});
+  fifo->enqueue(of("bo", 2001, 1, 1));
+  EXPECT_EQ(fifo->queue()->why(JobId(2))->position, 1) << "and then ana's again";
+  EXPECT_EQ(fifo->queue()->why(JobId(2001))->position, 2);
+}
+
+TEST(Fifo, WhatLostItsPlaceGoesBeforeEverybodysTurn) {
+  auto pool = nodes(1, 8);
+  auto fifo = make_fifo();
+  fifo->enqueue(of("ana", 1, 1, 8));
+  ASSERT_EQ(fifo->decide(pool, "").size(), 1U);
+  fifo->enqueue(of("bo", 2, 1, 8));
+  job::Job again = of("ana", 1, 1, 8);
+  again.attempts.emplace_back();
+  again.attempts.back().epoch = Epoch(1);
+  fifo->enqueue(again);
+  pool.release(RankKey{JobId(1), Epoch(1), Rank(0)});
+  EXPECT_EQ(ids(fifo->decide(pool, "")), std::vector<std::int64_t>{1});
+}
+
+TEST(Fifo, ACopyOfTheTurnsGivesTheSameOrder) {
+  auto pool = nodes(1, 2);
+  auto fifo = make_fifo();
+  for (const int id : {1, 2, 3}) {
+    fifo->enqueue(of("ana", id, 1, 1));
+  }
+  ASSERT_EQ(ids(fifo->decide(pool, "")), (std::vector<std::int64_t>{1, 2}));
+  fifo->enqueue(of("bo", 4, 1, 1));
+  const auto first = fifo->queue();
+  auto copy = make_fifo(first->turns);
+  for (const int id : {3, 4}) {
+    copy->enqueue(of(id == 3 ? "ana" : "bo", id, 1, 1));
+  }
+  EXPECT_EQ(copy->queue()->order, first->order);
+  EXPECT_EQ(first->order.front(), JobId(4));
 }
 
 TEST(Fifo, StartsAGangWhollyOrNotAtAll) {

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -44,12 +45,29 @@ struct Start {
   std::vector<pool::Holding> holdings;
 };
 
+/// Whose turn it is among the users of one priority: whoever had theirs longest ago. Not recorded:
+/// after a restart all begin alike.
+class Turns {
+ public:
+  /// When the user's last turn was, as a number that grows; 0: never.
+  [[nodiscard]] std::uint64_t of(const std::string& owner) const {
+    const auto it = last_.find(owner);
+    return it == last_.end() ? 0 : it->second;
+  }
+  void took(const std::string& owner) { last_[owner] = ++count_; }
+
+ private:
+  std::map<std::string, std::uint64_t> last_;
+  std::uint64_t count_ = 0;
+};
+
 /// Who waits, in order, and why: an immutable value that readers share. Jobs of equal shape share
 /// one answer.
 struct Queue {
   std::vector<JobId> order;
   std::vector<std::uint32_t> group;  ///< of the job at the same place in `order`
   std::vector<Why> groups;           ///< position and ahead are filled in by why()
+  Turns turns;                       ///< from which the order follows
 
   /// The answer for one job; nothing if it does not wait. O(jobs that wait).
   [[nodiscard]] std::optional<Why> why(JobId job) const;
@@ -69,9 +87,11 @@ class Scheduler {
   [[nodiscard]] virtual std::size_t waiting() const = 0;
 };
 
-/// FIFO in priority order, all-or-nothing gangs, first fit. A job that has to wait keeps the nodes
-/// that it could use from those behind it, so that a large gang is not starved by small jobs; nodes
-/// that it cannot use stay open to them.
-std::unique_ptr<Scheduler> make_fifo();
+/// By priority; within one, first what lost its place, then the users in turn, each with their
+/// earliest job, so that one user's waiting jobs hold up nobody for longer than one of them takes to
+/// start. All-or-nothing gangs, first fit. A job that has to wait keeps the nodes that it could use
+/// from those behind it, so that a large gang is not starved by small jobs; nodes that it cannot use
+/// stay open to them.
+std::unique_ptr<Scheduler> make_fifo(Turns turns = {});
 
 }  // namespace quad::plan

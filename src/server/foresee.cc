@@ -6,7 +6,8 @@ namespace quad::server {
 
 std::vector<Foresight> foresee(const control::Snapshot& snapshot,
                                const std::vector<job::Request>& requests) {
-  const auto scheduler = plan::make_fifo();
+  const auto scheduler =
+      plan::make_fifo(snapshot.queue == nullptr ? plan::Turns() : snapshot.queue->turns);
   if (snapshot.queue != nullptr) {
     for (const JobId id : snapshot.queue->order) {
       if (const auto waiting = snapshot.find(id)) {
