@@ -72,8 +72,11 @@ Result<LogChunk> decode_log(std::string_view payload) {
   if (payload.size() < sizeof(std::uint64_t)) {
     return error(ErrorCode::kInvalid, "A log frame is shorter than its offset");
   }
-  return LogChunk{get_little_endian<std::uint64_t>(payload.data()),
-                  payload.substr(sizeof(std::uint64_t))};
+  const auto offset = get_little_endian<std::uint64_t>(payload.data());
+  if (offset > kLargestLogOffset) {
+    return error(ErrorCode::kInvalid, fmt::format("A log frame has the offset {}", offset));
+  }
+  return LogChunk{offset, payload.substr(sizeof(std::uint64_t))};
 }
 
 Result<std::uint64_t> decode_ack(std::string_view payload) {

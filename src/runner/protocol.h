@@ -32,6 +32,8 @@ inline constexpr std::string_view kUpgradeProtocol = "quad-runner/1";
 
 inline constexpr char kJsonFrame = 'J';
 inline constexpr char kLogFrame = 'L';
+/// In bytes of a rank's output: more than any prints, and far from where sums of offsets overflow.
+inline constexpr std::uint64_t kLargestLogOffset = 1ULL << 60U;
 inline constexpr char kAckFrame = 'A';
 inline constexpr std::string_view kRunnerFrames = "JLA";  ///< the types of a runner's connection
 

@@ -75,7 +75,7 @@ class RankLife {
   /// Stops the rank if its lease has run out. To be called before anything that came is acted on.
   void keep_lease(MonoTime now);
   /// Somebody wants to reach in: starts a process for it among the rank's own, or tells why not.
-  void open_session(const std::string& id);
+  void open_session(const std::string& id, const std::string& kind);
   /// SIGTERM to every process, SIGKILL after the grace. Again: can only shorten the grace.
   void stop(Millis grace, const std::string& reason, MonoTime now);
   /// Of a rank that holds its node for others: start_task, kill_task or forget_task.

@@ -24,7 +24,7 @@ void RankLife::beat(MonoTime now) {
   }
 }
 
-void RankLife::open_session(const std::string& id) {
+void RankLife::open_session(const std::string& id, const std::string& kind) {
   Status opened = error(ErrorCode::kUnavailable, "the rank has no processes at present");
   // One that only holds its node for others has none until somebody wants to reach in.
   if (rank_ == nullptr && holds() && phase_ == Phase::kRunning && !stop_) {
@@ -33,7 +33,7 @@ void RankLife::open_session(const std::string& id) {
   const bool lives = rank_ != nullptr && !rank_->ended() && !is_ending() && !stop_;
   if (lives && !id.empty()) {
     opened = rank_->open_session(
-        to_text(remote_session_order(start_, *order_, go_ ? &*go_ : nullptr, places_, id)));
+        to_text(remote_session_order(start_, *order_, go_ ? &*go_ : nullptr, places_, id, kind)));
   }
   if (!opened.ok()) {
     uplink_.tell({{"type", "session_failed"}, {"id", id}, {"message", opened.error().message}});

@@ -65,7 +65,8 @@ RankOptions rank_options(const Start& start, const Order& order, const Places& p
 }
 
 RemoteSessionOrder remote_session_order(const Start& start, const Order& order, const Go* go,
-                                        const Places& places, std::string_view id) {
+                                        const Places& places, std::string_view id,
+                                        std::string_view kind) {
   RemoteSessionOrder session;
   session.server = start.server;
   session.ca = start.ca;
@@ -73,6 +74,7 @@ RemoteSessionOrder remote_session_order(const Start& start, const Order& order, 
   session.target =
       fmt::format("/v1/runner/session?job={}&epoch={}&rank={}&id={}", start.key.job.value(),
                   start.key.epoch.value(), start.key.rank.value(), id);
+  session.kind = kind;
   session.home = places.home.string();
   std::vector<Variable> exports =
       go != nullptr ? run_exports(start, order, *go, places) : setup_exports(start, order, places);

@@ -25,6 +25,7 @@ RankOptions rank_options(const Start& start, const Order& order, const Places& p
 /// What the process of a session is told: it gets what the rank's script has. `go` is null before
 /// the barrier: then it is the setup's.
 RemoteSessionOrder remote_session_order(const Start& start, const Order& order, const Go* go,
-                                        const Places& places, std::string_view id);
+                                        const Places& places, std::string_view id,
+                                        std::string_view kind);
 
 }  // namespace quad::runner

@@ -171,6 +171,12 @@ class Session {
 
   void begin(const json::object& message) {
     const std::string_view kind = get_string(message, "kind");
+    if (!order_.kind.empty() && kind.substr(0, kind.find('_')) != order_.kind) {
+      fail(fmt::format("this session was asked for as '{}', and cannot be used as '{}'",
+                       order_.kind, kind),
+           2);
+      return;
+    }
     if (kind == "exec" || kind == "shell") {
       begin_program(message, kind == "shell");
     } else if (kind == "forward") {
@@ -430,6 +436,7 @@ std::string to_text(const RemoteSessionOrder& order) {
                                     {"ca", order.ca},
                                     {"token", order.token},
                                     {"target", order.target},
+                                    {"kind", order.kind},
                                     {"home", order.home},
                                     {"environment", std::move(environment)}});
 }
@@ -441,6 +448,7 @@ Result<RemoteSessionOrder> read_remote_session_order(std::string_view text) {
   order.ca = get_string(object, "ca");
   order.token = get_string(object, "token");
   order.target = get_string(object, "target");
+  order.kind = get_string(object, "kind");
   order.home = get_string(object, "home");
   if (const json::array* environment = get_array(object, "environment")) {
     for (const json::value& entry : *environment) {

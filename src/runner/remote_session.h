@@ -24,7 +24,8 @@ struct RemoteSessionOrder {
   std::string server;  ///< as in start.json
   std::string ca;
   std::string token;
-  std::string target;                    ///< of the dialling back
+  std::string target;  ///< of the dialling back
+  std::string kind;    ///< what it may be used for: exec, shell, copy, forward; empty: any
   std::vector<std::string> environment;  ///< the rank's, in full
   std::string home;
 };

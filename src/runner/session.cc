@@ -225,7 +225,8 @@ void Session::on_message(const json::object& message) {
   } else if (type == "leave") {
     life_.leave(std::string(get_string(message, "reason", "the server said so")), now_);
   } else if (type == "session") {
-    life_.open_session(std::string(get_string(message, "id")));
+    life_.open_session(std::string(get_string(message, "id")),
+                       std::string(get_string(message, "kind")));
   } else if (type == "bye") {
     if (life_.ended()) {
       done_ = true;

@@ -110,6 +110,9 @@ bool require(net::Exchange& exchange, Role role);
 /// Whether the caller may still be served: false once the token has been revoked. Streams ask
 /// before each write.
 bool is_known(const App& app, const Caller& caller);
+/// Whether somebody of this name may still do anything here: the server's own user, or whoever has
+/// a token.
+bool is_user(const App& app, std::string_view user);
 /// One open stream: woken as a waiter, and counted, for as long as it lives.
 class StreamPlace {
  public:
@@ -150,6 +153,9 @@ void add_session_routes(App& app, net::Router& router);
 // (routes_sessions.cc).
 /// Tells the runner that was accepted for a rank of the live attempt; false if it is not connected.
 bool tell_runner(App& app, const job::Job& job, const RankKey& key, const json::object& message);
+/// Whether `peer` (net::Request) is on the machine that the rank's accepted runner is connected
+/// from.
+bool is_at_runner(App& app, const job::Job& job, const RankKey& key, std::string_view peer);
 /// The runner could not open a session.
 void session_failed(App& app, const RankKey& key, std::string_view id, std::string_view why);
 /// The rank that a runner's request is from, if its query says so and its token is that attempt's;

@@ -2,6 +2,7 @@
 #include <pwd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "base/text.h"
@@ -24,19 +25,38 @@ std::string user_name(uid_t uid) {
   return fmt::format("uid-{}", uid);
 }
 
-/// Whether this is the token of an attempt that is under way.
-bool is_attempt_token(const App& app, std::string_view given) {
+/// The job whose live attempt's token this is, or null.
+std::shared_ptr<const job::Job> job_of_token(const App& app, std::string_view given) {
   const auto parts = split(given, '.');
   if (parts.size() != 3 || parts[0].size() > 18 || parts[1].size() > 9) {
-    return false;
+    return nullptr;
   }
   const JobId job(std::strtoll(std::string(parts[0]).c_str(), nullptr, 10));
   const Epoch epoch(
       static_cast<std::int32_t>(std::strtol(std::string(parts[1]).c_str(), nullptr, 10)));
-  const auto record = app.control->snapshot()->find(job);
+  auto record = app.control->snapshot()->find(job);
   const job::Attempt* attempt = record == nullptr ? nullptr : record->live();
-  return attempt != nullptr && attempt->epoch == epoch &&
-         equal_constant_time(given, app.control->attempt_token(job, epoch));
+  const bool valid = attempt != nullptr && attempt->epoch == epoch &&
+                     equal_constant_time(given, app.control->attempt_token(job, epoch));
+  return valid ? std::move(record) : nullptr;
+}
+
+/// Whether the job is to be brought this upload.
+bool brings_blob(const App& app, const job::Job& job, std::string_view hash) {
+  const auto text = store::body_of(*app.store, job);
+  const auto body = text.ok() ? parse_json_object(*text) : Result<json::object>(text.error());
+  if (!body.ok()) {
+    return false;
+  }
+  const json::object* workdir = get_object(*body, "workdir");
+  if (workdir != nullptr && get_string(*workdir, "blob") == hash) {
+    return true;
+  }
+  const json::array* mounts = get_array(*body, "mounts");
+  return mounts != nullptr && std::any_of(mounts->begin(), mounts->end(), [&](const auto& mount) {
+           const json::object* one = mount.if_object();
+           return one != nullptr && get_string(*one, "blob") == hash;
+         });
 }
 
 }  // namespace
@@ -68,6 +88,12 @@ const Caller& caller_of(const net::Exchange& exchange) {
 
 bool is_known(const App& app, const Caller& caller) {
   return caller.token.empty() || app.tokens.contains(caller.token);
+}
+
+bool is_user(const App& app, std::string_view user) {
+  return user == user_name(::geteuid()) ||
+         std::any_of(app.tokens.begin(), app.tokens.end(),
+                     [&](const auto& one) { return one.second.user == user; });
 }
 
 StreamPlace::StreamPlace(App& app, net::Wakeup& wakeup, std::size_t& count)
@@ -114,11 +140,15 @@ void authenticate(App& app, net::Exchange& exchange) {
       exchange.context = Caller{it->second.user, it->second.role, it->first};
       return;
     }
-    // Runners fetch their blobs with the token of their attempt, which names it: JOB.EPOCH.MAC.
-    if (request.path.starts_with("/v1/blobs/") &&
-        (request.method == "GET" || request.method == "HEAD") && is_attempt_token(app, given)) {
-      exchange.context = Caller{"runner", Role::kViewer, {}};
-      return;
+    // Runners fetch their job's blobs with the token of their attempt, which names it:
+    // JOB.EPOCH.MAC.
+    constexpr std::string_view kBlobs = "/v1/blobs/";
+    if (request.path.starts_with(kBlobs) && (request.method == "GET" || request.method == "HEAD")) {
+      const auto job = job_of_token(app, given);
+      if (job != nullptr && brings_blob(app, *job, request.path.substr(kBlobs.size()))) {
+        exchange.context = Caller{"runner", Role::kViewer, {}};
+        return;
+      }
     }
   } else if (request.peer_uid && *request.peer_uid == ::geteuid()) {
     // The socket file lets in only the server's own user, who could read the database as well.

@@ -52,6 +52,7 @@ struct Asked {
   std::string actor;
   std::string who;  ///< the beginning of a sentence: "alice", "Rank 0"
   Caller caller;
+  bool by_rank = false;  ///< a rank reaches another of its job
 };
 
 net::Response not_running(std::string message) {
@@ -130,6 +131,9 @@ std::string must_end(App& app, const Asked& asked) {
     return "its token was revoked";
   }
   const auto job = app.control->snapshot()->find(asked.key.job);
+  if (job != nullptr && asked.by_rank && !is_user(app, job->request->owner)) {
+    return "its owner's last token was revoked";
+  }
   const job::Attempt* attempt = job == nullptr ? nullptr : job->live();
   // A rank's end closes the runner's side by itself; this is for one on a lost node.
   return attempt == nullptr || attempt->epoch != asked.key.epoch ? "the attempt has ended" : "";
@@ -162,7 +166,9 @@ asio::awaitable<void> serve_session(App& app, net::Exchange& exchange, Asked ask
   const std::string id = random_hex(16);
   const auto session = std::make_shared<RankSession>(asked.key, exchange.executor());
   const Place place(app, id, session);
-  if (!tell_runner(app, *asked.job, asked.key, {{"type", "session"}, {"id", id}})) {
+  // The runner lets the other end do what its kind says, so that the record is true.
+  if (!tell_runner(app, *asked.job, asked.key,
+                   {{"type", "session"}, {"id", id}, {"kind", asked.kind}})) {
     exchange.respond(not_running(fmt::format(
         "The runner of rank {} of job {} is out of touch at present; try again in a moment", rank,
         asked.key.job.value())));
@@ -279,6 +285,21 @@ asio::awaitable<void> reach_rank(App& app, net::Exchange& exchange) {
     exchange.respond(net::error_response(410, "gone", "That attempt has ended"));
     co_return;
   }
+  if (!is_user(app, job->request->owner)) {
+    exchange.respond_error(
+        error(ErrorCode::kDenied, fmt::format("The last token of {}, who owns job {}, was revoked",
+                                              job->request->owner, job->id.value())));
+    co_return;
+  }
+  // The token alone is not enough: whoever has read it may be anywhere.
+  if (!is_at_runner(app, *job, *from, exchange.request().peer)) {
+    exchange.respond_error(
+        error(ErrorCode::kDenied,
+              fmt::format("Only rank {} of job {} itself may ask for this, from where "
+                          "its runner is",
+                          from->rank.value(), job->id.value())));
+    co_return;
+  }
   const std::string host = exchange.request().query_value("host").value_or("");
   const auto rank = rank_at(*job, host);
   if (!rank) {
@@ -293,6 +314,7 @@ asio::awaitable<void> reach_rank(App& app, net::Exchange& exchange) {
   asked.kind = "exec";
   asked.actor = "runner";
   asked.who = fmt::format("Rank {}", from->rank.value());
+  asked.by_rank = true;
   co_await serve_session(app, exchange, std::move(asked));
 }
 

@@ -22,16 +22,34 @@ namespace asio = boost::asio;
 
 constexpr Millis kOutputWait{30'000};
 
+namespace {
+
+const job::RankRecord* record_of(const job::Job& job, const RankKey& key) {
+  const auto attempt =
+      std::find_if(job.attempts.begin(), job.attempts.end(),
+                   [&](const job::Attempt& one) { return one.epoch == key.epoch; });
+  const auto at = static_cast<std::size_t>(key.rank.value());
+  return attempt == job.attempts.end() || at >= attempt->ranks.size() ? nullptr
+                                                                      : &attempt->ranks[at];
+}
+
+bool has_ended(const job::RankRecord& rank) {
+  return rank.end && rank.end->confirmed;
+}
+
+}  // namespace
+
 /// One connection. Its reader is the route's handler; its writer is a coroutine of its own that
 /// lives as long.
 class RunnerSession : public std::enable_shared_from_this<RunnerSession> {
  public:
   RunnerSession(App& app, net::RawStream stream, RankKey key, std::string nonce,
-                const asio::any_io_executor& executor)
+                std::string_view peer, const asio::any_io_executor& executor)
       : app_(app),
         stream_(std::move(stream)),
         key_(key),
         nonce_(std::move(nonce)),
+        machine_(machine_of(peer)),
         more_(executor) {}
 
   void send(const json::object& message) { send_frame(runner::encode_message(message)); }
@@ -48,6 +66,22 @@ class RunnerSession : public std::enable_shared_from_this<RunnerSession> {
   /// Whether it has said hello: what it said there of its tasks is older than anything that it is
   /// told from then on.
   [[nodiscard]] bool greeted() const { return greeted_; }
+
+  /// Whether this is the runner that the records name for its rank: nothing that another one says
+  /// counts. It stays so for as long as it is connected, so that what it had sent when its end was
+  /// recorded is taken.
+  bool accepted() {
+    if (!accepted_) {
+      const auto job = app_.control->snapshot()->find(key_.job);
+      const job::RankRecord* rank = job == nullptr ? nullptr : record_of(*job, key_);
+      accepted_ =
+          rank != nullptr && !rank->nonce.empty() && rank->nonce == nonce_ && !has_ended(*rank);
+    }
+    return accepted_;
+  }
+
+  /// Whether a connection from there is from the machine that the runner is on.
+  [[nodiscard]] bool is_of(std::string_view peer) const { return machine_of(peer) == machine_; }
 
   asio::awaitable<void> write_loop(std::shared_ptr<RunnerSession> self) {
     while (!self->closed_) {
@@ -91,6 +125,10 @@ class RunnerSession : public std::enable_shared_from_this<RunnerSession> {
   }
 
  private:
+  static std::string machine_of(std::string_view peer) {
+    return std::string(peer.substr(0, peer.rfind(':')));
+  }
+
   bool take_all(runner::FrameReader& frames) {
     for (;;) {
       const auto frame = frames.next_view();
@@ -105,7 +143,11 @@ class RunnerSession : public std::enable_shared_from_this<RunnerSession> {
       if (view.type == runner::kLogFrame) {
         const auto chunk = runner::decode_log(view.payload);
         if (!chunk.ok()) {
+          spdlog::warn("rank {}: {}", to_string(key_), chunk.error().message);
           return false;
+        }
+        if (!accepted()) {
+          return false;  // it has no order yet, so there is nothing of its rank to tell
         }
         app_.logs->append(key_, chunk->offset, chunk->bytes, app_.clock->now().wall);
         acknowledge_ = true;
@@ -124,6 +166,9 @@ class RunnerSession : public std::enable_shared_from_this<RunnerSession> {
   void take(const json::object& message) {
     const std::string_view type = get_string(message, "type");
     const Epoch epoch = key_.epoch;
+    if ((type == "heartbeat" || type == "progress" || type == "gap") && !accepted()) {
+      return;  // what else it tells is recorded, which asks for its nonce
+    }
     if (type == "heartbeat") {
       live_.rss_bytes = get_int(message, "rss_bytes");
       live_.cpu_percent = get_double(message, "cpu_percent");
@@ -219,7 +264,7 @@ class RunnerSession : public std::enable_shared_from_this<RunnerSession> {
         static_cast<std::uint64_t>(std::max<std::int64_t>(get_int(*ended_, "log_end"), 0));
     const std::uint64_t held = app_.logs->end(key_);
     const Now now = app_.clock->now();
-    if (held < log_end) {
+    if (held < log_end && accepted()) {
       if (now.mono - ended_at_ < kOutputWait) {
         return;
       }
@@ -296,10 +341,12 @@ class RunnerSession : public std::enable_shared_from_this<RunnerSession> {
   net::RawStream stream_;
   RankKey key_;
   std::string nonce_;
+  const std::string machine_;
   net::Wakeup more_;
   std::string outgoing_;
   bool closed_ = false;
   bool greeted_ = false;
+  bool accepted_ = false;
   bool acknowledge_ = false;
   int undurable_ = 0;               ///< reports whose record control has not confirmed
   std::int64_t needs_nothing_ = 0;  ///< newest message that is not recorded
@@ -336,8 +383,14 @@ std::optional<RankKey> runner_of(App& app, net::Exchange& exchange) {
     return std::nullopt;
   }
   const auto record = app.control->snapshot()->find(key.job);
-  if (record == nullptr || key.epoch > record->epoch() || *rank >= record->request->ranks) {
+  const job::RankRecord* known = record == nullptr ? nullptr : record_of(*record, key);
+  if (known == nullptr) {
     exchange.respond(net::error_response(410, "gone", "There is no such rank"));
+    return std::nullopt;
+  }
+  // Its own runner may come back for the answer to what it told last.
+  if (has_ended(*known) && known->nonce != request.query_value("nonce")) {
+    exchange.respond(net::error_response(410, "gone", "That rank has ended"));
     return std::nullopt;
   }
   return key;
@@ -361,8 +414,8 @@ asio::awaitable<void> serve_runner(App& app, net::Exchange& exchange) {
     exchange.respond_error(upgraded.error());
     co_return;
   }
-  const auto session = std::make_shared<RunnerSession>(app, std::move(upgraded).value(), key, nonce,
-                                                       exchange.executor());
+  const auto session = std::make_shared<RunnerSession>(
+      app, std::move(upgraded).value(), key, nonce, exchange.request().peer, exchange.executor());
   auto& slot = app.sessions[{key, nonce}];
   if (slot != nullptr) {
     slot->close();  // its connection had broken without a word
@@ -373,7 +426,9 @@ asio::awaitable<void> serve_runner(App& app, net::Exchange& exchange) {
   if (const auto it = app.sessions.find({key, nonce});
       it != app.sessions.end() && it->second == session) {
     app.sessions.erase(it);
-    app.control->disconnected(key);
+    if (session->accepted()) {
+      app.control->disconnected(key);
+    }
   }
 }
 
@@ -410,6 +465,11 @@ void send_to_all(App& app, const RankKey& key, const json::object& message) {
 
 void add_runner_routes(App& app, net::Router& router) {
   router.get("/v1/runner", [&app](net::Exchange& exchange) { return serve_runner(app, exchange); });
+}
+
+bool is_at_runner(App& app, const job::Job& job, const RankKey& key, std::string_view peer) {
+  const auto session = session_of(app, key, job);
+  return session != nullptr && session->is_of(peer);
 }
 
 bool tell_runner(App& app, const job::Job& job, const RankKey& key, const json::object& message) {
