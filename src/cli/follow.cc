@@ -12,10 +12,12 @@
 #include <map>
 #include <thread>
 
+#include "base/prefixed_lines.h"
 #include "base/time.h"
 #include "cli/log_frames.h"
 #include "cli/output.h"
 #include "cli/terminal.h"
+#include "cli/terminal_filter.h"
 #include "net/message.h"
 
 namespace quad::cli {
@@ -102,7 +104,9 @@ SafeText live_text(const json::object& state) {
 class Follower {
  public:
   Follower(const Globals& globals, const LogOptions& options)
-      : globals_(globals), options_(options) {}
+      : globals_(globals),
+        options_(options),
+        filters_(!options.raw && ::isatty(STDOUT_FILENO) == 1) {}
 
   Status run(Client& client);
   [[nodiscard]] const json::object& last() const { return last_; }
@@ -121,10 +125,13 @@ class Follower {
 
   const Globals& globals_;
   const LogOptions& options_;
+  const bool filters_;
+  std::map<std::int64_t, TerminalFilter> filter_;  ///< by rank
   Screen screen_;
   LogPlace place_;
   json::object last_;  ///< the job's row
   std::string lines_;  ///< what is being written
+  PrefixedLines prefixed_;
   std::map<std::int64_t, std::string>
       begun_;  ///< with -o json: lines whose end has not come yet, by rank
   std::int64_t attempt_ = 0;
@@ -164,20 +171,26 @@ bool Follower::take_output(const json::object& head, std::string_view bytes) {
     return true;
   }
   const std::string_view prefix = get_string(head, "prefix");
+  // On a terminal another's output must not act.
+  std::string safe;
+  if (filters_ && !globals_.json()) {
+    safe = filter_[get_int(head, "rank")].filter(bytes);
+    bytes = safe;
+  }
   if (prefix.empty() && !globals_.json()) {
     return screen_.output(bytes);
   }
   lines_.clear();
   const std::int64_t rank = get_int(head, "rank");
   attempt_ = get_int(head, "attempt");
+  if (!globals_.json()) {
+    prefixed_.add(lines_, rank, printable(prefix), bytes);
+    return screen_.output(lines_);
+  }
   for (std::size_t start = 0; start < bytes.size();) {
     const std::size_t end = bytes.find('\n', start);
     const std::string_view line = bytes.substr(start, end - start);
-    if (!globals_.json()) {
-      lines_ += printable(prefix);
-      lines_ += line;
-      lines_ += '\n';
-    } else if (std::string& begun = begun_[rank]; end == std::string_view::npos) {
+    if (std::string& begun = begun_[rank]; end == std::string_view::npos) {
       begun += line;
     } else {
       add_object(attempt_, rank, begun.empty() ? line : std::string_view(begun += line));
@@ -200,6 +213,7 @@ bool Follower::finish_lines() {
       add_object(attempt_, rank, std::exchange(begun, {}));
     }
   }
+  prefixed_.finish(lines_);
   return screen_.output(lines_);
 }
 

@@ -20,6 +20,7 @@ struct LogOptions {
   std::int64_t tail = -1;  ///< -1: not given
   std::int64_t line = 0;   ///< 0: not given
   std::string since, grep;
+  bool raw = false;    ///< escape sequences reach a terminal too
   bool quiet = false;  ///< waits for the end without showing anything
 };
 

@@ -302,6 +302,7 @@ void add_logs(CLI::App& app, Program& program, bool follow) {
       ->check(whole_number(1, "a line's number, from 1"));
   verb->add_option("--since", options->since, "From a time on, or since so long ago: 10m");
   verb->add_option("--grep", options->grep, "Only lines with this text");
+  verb->add_flag("--raw", options->raw, "On a terminal, its escape sequences too");
   verb->callback([&program, options] {
     program.chosen = [&program, options] { return show_logs(program, *options); };
   });

@@ -11,8 +11,9 @@ namespace quad::server {
 
 namespace {
 
-constexpr std::size_t kPiece = 1024 * 1024;    ///< read at once, of all ranks together
-constexpr std::size_t kLeastPiece = 4 * 1024;  ///< read at once of one rank
+constexpr std::size_t kPiece = 1024 * 1024;  ///< read at once, of all ranks together
+/// How long a line without an end is waited with, so that its parts are not torn apart by others.
+constexpr Millis kStill{200};
 constexpr std::size_t kLongestLine =
     1U << 20U;  ///< a longer one is cut, so that a reader without newlines is bounded
 
@@ -54,6 +55,7 @@ std::optional<LogCursor> parse_log_cursor(std::string_view text) {
 
 void LogReader::begin(const job::Job& job, Epoch epoch, bool first) {
   sources_.clear();
+  skip_ = 0;
   const auto& attempt = job.attempts[static_cast<std::size_t>(epoch.value() - 1)];
   several_ = attempt.ranks.size() > 1 && !wanted_.rank;
   for (std::size_t i = 0; i < attempt.ranks.size(); ++i) {
@@ -75,44 +77,111 @@ void LogReader::begin(const job::Job& job, Epoch epoch, bool first) {
     }
     sources_.push_back(std::move(source));
   }
+  if (first && wanted_.tail && !wanted_.from) {
+    leave_out_all_but(static_cast<std::uint64_t>(*wanted_.tail));
+  }
 }
 
-bool LogReader::next(const job::Job& job, bool last, std::vector<Piece>& out) {
-  bool moved = false;
-  const std::size_t share =
-      std::max(kPiece / std::max<std::size_t>(sources_.size(), 1), kLeastPiece);
+void LogReader::leave_out_all_but(std::uint64_t lines) {
+  std::uint64_t all = 0;
+  for (const Source& source : sources_) {
+    all += std::min(lines, logs_.lines(source.key));
+  }
+  skip_ = several_ && all > lines ? all - lines : 0;
+}
+
+LogReader::Source* LogReader::earliest() {
+  if (!several_) {
+    Source& only = sources_.front();
+    return only.at < logs_.size(only.key) ? &only : nullptr;
+  }
+  Source* found = nullptr;
   for (Source& source : sources_) {
-    Piece piece;
-    auto bytes = logs_.read(source.key, source.at, share);
-    if (bytes.ok() && !bytes->empty()) {
-      source.at += bytes->size();
-      if (by_lines()) {
-        take_lines(source, *bytes, piece.text);
-      } else {
-        piece.text = std::move(*bytes);
+    if (!source.stretch || source.at >= source.stretch->end) {
+      source.stretch.reset();
+      if (source.at >= logs_.size(source.key)) {
+        continue;
       }
-    } else if (last && !source.partial.empty()) {
-      take_line(std::exchange(source.partial, {}) + "\n", piece.text);
-    } else {
-      continue;
+      source.stretch = logs_.stretch(source.key, source.at);
+    }
+    if (found == nullptr || source.stretch->time_ms < found->stretch->time_ms) {
+      found = &source;
+    }
+  }
+  return found;
+}
+
+bool LogReader::next(const job::Job& job, MonoTime now, bool last, std::vector<Piece>& out) {
+  bool moved = false;
+  std::size_t left = kPiece;
+  while (left > 0) {
+    Source* source = earliest();
+    if (source == nullptr) {
+      break;
+    }
+    const std::uint64_t here = several_ ? source->stretch->end - source->at : left;
+    auto bytes = logs_.read(source->key, source->at, std::min<std::uint64_t>(here, left));
+    if (!bytes.ok() || bytes->empty()) {
+      break;
     }
     moved = true;
-    if (piece.text.empty()) {
+    left -= bytes->size();
+    source->at += bytes->size();
+    std::string text;
+    if (by_lines()) {
+      take_lines(*source, *bytes, text);
+      source->grown_at = now;
+    } else {
+      text = std::move(*bytes);
+    }
+    give(job, *source, std::move(text), out);
+  }
+  for (Source& source : sources_) {
+    const bool still = wanted_.grep.empty() && now - source.grown_at >= kStill;
+    if (moved || source.partial.empty() || !(last || still)) {
       continue;
     }
-    piece.rank = source.key.rank;
-    piece.next = source.at - source.partial.size();
-    if (several_) {
-      // The address is known only once the rank has said hello, which may be after the reader
-      // began.
-      const auto& ranks =
-          job.attempts[static_cast<std::size_t>(source.key.epoch.value() - 1)].ranks;
-      piece.prefix =
-          prefix_of(ranks[static_cast<std::size_t>(piece.rank.value())], piece.rank.value());
-    }
-    out.push_back(std::move(piece));
+    std::string text;
+    take_line(std::exchange(source.partial, {}) + (last ? "\n" : ""), text);
+    give(job, source, std::move(text), out);
+    moved = true;
   }
   return moved;
+}
+
+std::optional<Millis> LogReader::gives_rest_in(MonoTime now) const {
+  std::optional<Millis> least;
+  for (const Source& source : sources_) {
+    if (!source.partial.empty() && wanted_.grep.empty()) {
+      const Millis wait = std::max(Millis(0), kStill - (now - source.grown_at));
+      least = least ? std::min(*least, wait) : wait;
+    }
+  }
+  return least;
+}
+
+void LogReader::give(const job::Job& job, const Source& source, std::string text,
+                     std::vector<Piece>& out) {
+  if (text.empty()) {
+    return;
+  }
+  Piece piece;
+  piece.text = std::move(text);
+  piece.rank = source.key.rank;
+  piece.next = source.at - source.partial.size();
+  if (several_) {
+    // The address is known only once the rank has said hello, which may be after the reader began.
+    const auto& ranks = job.attempts[static_cast<std::size_t>(source.key.epoch.value() - 1)].ranks;
+    piece.prefix =
+        prefix_of(ranks[static_cast<std::size_t>(piece.rank.value())], piece.rank.value());
+  }
+  // What came of one rank at one time is one piece.
+  if (!out.empty() && out.back().rank == piece.rank && out.back().prefix == piece.prefix) {
+    out.back().text += piece.text;
+    out.back().next = piece.next;
+  } else {
+    out.push_back(std::move(piece));
+  }
 }
 
 std::vector<std::pair<Rank, std::uint64_t>> LogReader::places() const {
@@ -137,7 +206,7 @@ void LogReader::unwatch() {
   watched_.clear();
 }
 
-void LogReader::take_lines(Source& source, std::string_view bytes, std::string& out) const {
+void LogReader::take_lines(Source& source, std::string_view bytes, std::string& out) {
   source.partial += bytes;
   std::size_t start = 0;
   for (std::size_t end = source.partial.find('\n'); end != std::string::npos;
@@ -145,14 +214,22 @@ void LogReader::take_lines(Source& source, std::string_view bytes, std::string& 
     take_line(std::string_view(source.partial).substr(start, end - start + 1), out);
     start = end + 1;
   }
+  // A progress bar has no line end until it is full.
+  if (const std::size_t end = source.partial.rfind('\r');
+      end != std::string::npos && end > start && wanted_.grep.empty() && skip_ == 0) {
+    out.append(source.partial, start, end - start);
+    start = end;
+  }
   source.partial.erase(0, start);
   if (source.partial.size() > kLongestLine) {
     take_line(std::exchange(source.partial, {}) + "\n", out);
   }
 }
 
-void LogReader::take_line(std::string_view line, std::string& out) const {
-  if (wanted_.grep.empty() || line.find(wanted_.grep) != std::string_view::npos) {
+void LogReader::take_line(std::string_view line, std::string& out) {
+  if (skip_ > 0) {
+    --skip_;
+  } else if (wanted_.grep.empty() || line.find(wanted_.grep) != std::string_view::npos) {
     out += line;
   }
 }

@@ -5,8 +5,9 @@
 // rank has been read. Gives pieces; how they look on the wire is the route's. Io thread only;
 // bounded memory for each rank.
 //
-// A piece of several ranks' output, or of a search, is whole lines; of one rank alone it is the
-// bytes as they came.
+// The output of several ranks comes by time, to the precision of the logs' indexes. A piece of it
+// ends with a line or a carriage return; what has neither yet is given once it has been still for a
+// moment. A search gives whole lines, one rank alone the bytes as they came.
 
 #pragma once
 
@@ -17,6 +18,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/time.h"
 #include "job/job.h"
 #include "server/log_store.h"
 
@@ -58,9 +60,11 @@ class LogReader {
     std::string text;
     std::uint64_t next = 0;  ///< where to go on after it
   };
-  /// What there is after what was given before. `last`: also what has no line end yet. False if
-  /// nothing was read.
-  bool next(const job::Job& job, bool last, std::vector<Piece>& out);
+  /// What there is after what was given before, at most 1 MiB of it. `last`: also what has no line
+  /// end yet. False if nothing was read or given.
+  bool next(const job::Job& job, MonoTime now, bool last, std::vector<Piece>& out);
+  /// How long until next() gives what has no line end yet, if nothing comes meanwhile.
+  [[nodiscard]] std::optional<Millis> gives_rest_in(MonoTime now) const;
   /// Where each rank goes on.
   [[nodiscard]] std::vector<std::pair<Rank, std::uint64_t>> places() const;
 
@@ -73,15 +77,23 @@ class LogReader {
     RankKey key;
     std::uint64_t at = 0;
     std::string partial;  ///< a line whose end has not come yet, where lines matter
+    MonoTime grown_at;    ///< when that was last added to
+    std::optional<LogStore::Stretch> stretch;  ///< that `at` is in
   };
 
   [[nodiscard]] bool by_lines() const { return several_ || !wanted_.grep.empty(); }
-  void take_lines(Source& source, std::string_view bytes, std::string& out) const;
-  void take_line(std::string_view line, std::string& out) const;
+  /// Of all ranks together, the last so many lines count.
+  void leave_out_all_but(std::uint64_t lines);
+  /// Whose output goes on: of those that have any, the one that came first. Null: nobody's.
+  Source* earliest();
+  void give(const job::Job& job, const Source& source, std::string text, std::vector<Piece>& out);
+  void take_lines(Source& source, std::string_view bytes, std::string& out);
+  void take_line(std::string_view line, std::string& out);
 
   LogStore& logs_;
   LogWanted wanted_;
   bool several_ = false;
+  std::uint64_t skip_ = 0;  ///< lines still to be left out, of all ranks together
   std::vector<Source> sources_;
   std::vector<std::pair<RankKey, std::uint64_t>> watched_;
 };

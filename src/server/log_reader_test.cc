@@ -31,6 +31,7 @@ class Reading : public testing::Test {
       std::filesystem::temp_directory_path() / ("quad-log-reader-" + random_hex(6));
   LogStore logs_{folder_};
   job::Job job_;
+  MonoTime now_{1'000};
 
   Reading() {
     job_.id = JobId(7);
@@ -42,14 +43,14 @@ class Reading : public testing::Test {
   }
   ~Reading() override { std::filesystem::remove_all(folder_); }
 
-  void write(int rank, std::uint64_t offset, std::string_view bytes) {
-    logs_.append({job_.id, Epoch(1), Rank(rank)}, offset, bytes, WallTime{1});
+  void write(int rank, std::uint64_t offset, std::string_view bytes, std::int64_t at_ms = 1) {
+    logs_.append({job_.id, Epoch(1), Rank(rank)}, offset, bytes, WallTime{at_ms});
   }
   /// What a reader gives, piece by piece, up to what is not yet a whole line.
   std::string read(LogReader& reader, bool last = false) const {
     std::string all;
     std::vector<LogReader::Piece> pieces;
-    while (reader.next(job_, last, pieces)) {
+    while (reader.next(job_, now_, last, pieces)) {
     }
     for (const auto& piece : pieces) {
       all += piece.prefix + "<" + piece.text + ">";
@@ -107,6 +108,61 @@ TEST_F(Reading, TheLastLineNeedsNoEndOnceAllIsOver) {
   reader.begin(job_, Epoch(1), true);
   EXPECT_EQ(read(reader), "");
   EXPECT_EQ(read(reader, true), "(head, rank=0) <two\n>");
+}
+
+TEST_F(Reading, SeveralRanksComeByTime) {
+  std::string expected;
+  for (int i = 0; i < 4; ++i) {
+    for (const int rank : {0, 1}) {
+      const std::string line = "t" + std::to_string(i) + "\n";
+      write(rank, static_cast<std::uint64_t>(3 * i), line, 1'000 + 400 * i + 10 * rank);
+      expected +=
+          (rank == 0 ? "(head, rank=0) <" : "(worker1, rank=1, ip=127.64.0.2) <") + line + ">";
+    }
+  }
+  LogReader reader(logs_, {});
+  reader.begin(job_, Epoch(1), true);
+  EXPECT_EQ(read(reader), expected);
+  // So it is when the server has begun anew since.
+  for (const int rank : {0, 1}) {
+    logs_.close({job_.id, Epoch(1), Rank(rank)});
+  }
+  LogReader again(logs_, {});
+  again.begin(job_, Epoch(1), true);
+  EXPECT_EQ(read(again), expected);
+}
+
+TEST_F(Reading, ATailIsOfAllRanksTogether) {
+  for (int i = 0; i < 4; ++i) {
+    write(0, static_cast<std::uint64_t>(3 * i), "a" + std::to_string(i) + "\n", 1'000 + 400 * i);
+  }
+  write(1, 0, "b0\n", 2'300);
+  LogWanted wanted;
+  wanted.tail = 3;
+  LogReader reader(logs_, wanted);
+  reader.begin(job_, Epoch(1), true);
+  EXPECT_EQ(read(reader), "(head, rank=0) <a2\na3\n>(worker1, rank=1, ip=127.64.0.2) <b0\n>");
+  LogWanted none;
+  none.tail = 0;
+  LogReader nothing(logs_, none);
+  nothing.begin(job_, Epoch(1), true);
+  EXPECT_EQ(read(nothing), "");
+}
+
+TEST_F(Reading, AProgressBarIsSeenWhileItMoves) {
+  LogReader reader(logs_, {});
+  reader.begin(job_, Epoch(1), true);
+  write(0, 0, "\r1/9");
+  EXPECT_EQ(read(reader), "");
+  EXPECT_EQ(reader.gives_rest_in(now_), Millis(200));
+  write(0, 4, "\r2/9");
+  EXPECT_EQ(read(reader), "(head, rank=0) <\r1/9>");
+  now_ = now_ + Millis(250);
+  EXPECT_EQ(reader.gives_rest_in(now_), Millis(0));
+  EXPECT_EQ(read(reader), "(head, rank=0) <\r2/9>");
+  EXPECT_FALSE(reader.gives_rest_in(now_));
+  write(0, 8, "\r9/9\n");
+  EXPECT_EQ(read(reader), "(head, rank=0) <\r9/9\n>");
 }
 
 }  // namespace

@@ -23,6 +23,15 @@ std::uint64_t newlines(std::string_view bytes) {
   return static_cast<std::uint64_t>(std::count(bytes.begin(), bytes.end(), '\n'));
 }
 
+/// When the file was last written, in milliseconds of wall time.
+std::optional<std::int64_t> written_at(const std::filesystem::path& file) {
+  struct stat info {};
+  if (::stat(file.c_str(), &info) != 0) {
+    return std::nullopt;
+  }
+  return static_cast<std::int64_t>(info.st_mtim.tv_sec) * 1000 + info.st_mtim.tv_nsec / 1'000'000;
+}
+
 }  // namespace
 
 std::filesystem::path LogStore::file(const RankKey& key, std::string_view suffix) const {
@@ -207,16 +216,39 @@ Result<std::string> LogStore::read(const RankKey& key, std::uint64_t offset,
   return bytes;
 }
 
-std::uint64_t LogStore::tail(const RankKey& key, std::uint64_t lines) const {
+std::uint64_t LogStore::lines(const RankKey& key) const {
   const std::uint64_t end = size(key);
-  if (lines == 0 || end == 0) {
-    return end;
+  if (end == 0) {
+    return 0;
   }
   const auto open = open_.find(key);
   const std::uint64_t ended = open != open_.end() ? open->second.lines : end_mark(key, end).line;
   const auto last = read(key, end - 1, 1);
-  const std::uint64_t all = ended + (last.ok() && *last == "\n" ? 0 : 1);
+  return ended + (last.ok() && *last == "\n" ? 0 : 1);
+}
+
+std::uint64_t LogStore::tail(const RankKey& key, std::uint64_t lines) const {
+  if (lines == 0) {
+    return size(key);
+  }
+  const std::uint64_t all = this->lines(key);
   return lines >= all ? 0 : seek_line(key, all - lines + 1);
+}
+
+LogStore::Stretch LogStore::stretch(const RankKey& key, std::uint64_t at) const {
+  const Neighbours near = find_marks(key, [&](const Mark& one) { return one.offset <= at; });
+  Stretch found{0, near.after ? near.after->offset : size(key)};
+  const auto open = open_.find(key);
+  if (near.before) {
+    found.time_ms = near.before->time_ms;
+  } else if (near.after) {
+    found.time_ms = near.after->time_ms;
+  } else if (open != open_.end() && open->second.size > 0) {
+    found.time_ms = open->second.last.time_ms;
+  } else {
+    found.time_ms = written_at(file(key)).value_or(0);
+  }
+  return found;
 }
 
 LogStore::Neighbours LogStore::find_marks(const RankKey& key,
@@ -270,11 +302,8 @@ std::uint64_t LogStore::seek_time(const RankKey& key, WallTime time) const {
   const Neighbours near = find_marks(key, [&](const Mark& one) { return one.time_ms < earliest; });
   if (!near.before && !near.after) {
     // All of it came at once: in the 200 ms before the file was last written.
-    struct stat info {};
-    const bool known = ::stat(file(key).c_str(), &info) == 0;
-    const std::int64_t written =
-        static_cast<std::int64_t>(info.st_mtim.tv_sec) * 1000 + info.st_mtim.tv_nsec / 1'000'000;
-    return known && written + kMarkMillis >= time.millis ? 0 : size(key);
+    const auto written = written_at(file(key));
+    return written && *written + kMarkMillis >= time.millis ? 0 : size(key);
   }
   // What lies before the first mark may be of any time.
   return !near.before ? 0 : !near.after ? size(key) : near.after->offset;

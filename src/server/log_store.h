@@ -54,6 +54,15 @@ class LogStore {
   /// At most `limit` bytes from `offset`; fewer, or none, at the end.
   [[nodiscard]] Result<std::string> read(const RankKey& key, std::uint64_t offset,
                                          std::size_t limit) const;
+  /// How many lines there are, one that has no end yet included.
+  [[nodiscard]] std::uint64_t lines(const RankKey& key) const;
+  struct Stretch {
+    std::int64_t time_ms = 0;
+    std::uint64_t end = 0;  ///< offset of the first byte that came later
+  };
+  /// When what stands at this offset came, to the precision of the index (200 ms or 64 KiB), and
+  /// how far what came then goes.
+  [[nodiscard]] Stretch stretch(const RankKey& key, std::uint64_t at) const;
   /// Where the last `lines` lines begin; 0 if there are no more than that.
   [[nodiscard]] std::uint64_t tail(const RankKey& key, std::uint64_t lines) const;
   /// Where the output of this time or later begins, to the precision of the index (200 ms).

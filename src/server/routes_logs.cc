@@ -8,6 +8,7 @@
 #include <boost/asio/post.hpp>
 #include <boost/asio/use_awaitable.hpp>
 
+#include "base/prefixed_lines.h"
 #include "server/app.h"
 #include "server/input.h"
 #include "server/log_reader.h"
@@ -100,12 +101,7 @@ class Writer {
     } else if (piece.prefix.empty()) {
       out_ += piece.text;
     } else {
-      for (std::size_t start = 0; start < piece.text.size();) {
-        const std::size_t end = std::min(piece.text.find('\n', start), piece.text.size() - 1);
-        out_ += piece.prefix;
-        out_.append(piece.text, start, end - start + 1);
-        start = end + 1;
-      }
+      lines_.add(out_, piece.rank.value(), piece.prefix, piece.text);
     }
   }
   /// `before`: why the attempt before it ended; null if the reader did not see that one.
@@ -120,6 +116,7 @@ class Writer {
              {"before", before == nullptr ? json::value(nullptr) : json::value(*before)},
              {"places", std::move(places)}});
     } else if (before != nullptr) {
+      lines_.finish(out_);
       out_ += fmt::format("[quad: attempt {} ended: {}; attempt {} follows]\n", attempt.value() - 1,
                           *before, attempt.value());
     }
@@ -136,6 +133,8 @@ class Writer {
   void end() {
     if (frames_) {
       frame({{"type", "end"}});
+    } else {
+      lines_.finish(out_);
     }
   }
   [[nodiscard]] bool frames() const { return frames_; }
@@ -148,6 +147,7 @@ class Writer {
   }
 
   bool frames_;
+  PrefixedLines lines_;
   std::string out_;
 };
 
@@ -192,7 +192,8 @@ asio::awaitable<void> serve_log(App& app, net::Exchange& exchange, JobId id, con
     const bool job_over = job::is_terminal(job->status);
     const bool complete = attempt_over || !wanted.follow || (job_over && !has_epoch);
     pieces.clear();
-    const bool moved = has_epoch && reader.next(*job, complete, pieces);
+    const MonoTime now = app.clock->now().mono;
+    const bool moved = has_epoch && reader.next(*job, now, complete, pieces);
     for (const LogReader::Piece& piece : pieces) {
       writer.piece(epoch, piece);
     }
@@ -206,7 +207,6 @@ asio::awaitable<void> serve_log(App& app, net::Exchange& exchange, JobId id, con
     } else {
       over = !moved && (!wanted.follow || job_over || (fixed && attempt_over));
     }
-    const MonoTime now = app.clock->now().mono;
     if (tells_state && (over || !told_at || now - *told_at >= kStateEvery || job->status != told)) {
       writer.state(*job, app.control->live(id), *snapshot);
       told_at = now;
@@ -225,10 +225,17 @@ asio::awaitable<void> serve_log(App& app, net::Exchange& exchange, JobId id, con
         // A long search writes nothing for a while: others have their turn in between.
         co_await asio::post(exchange.executor(), asio::use_awaitable);
       }
-    } else if (out.empty() && tells_state) {
-      co_await wakeup.wait_for(kStateEvery - std::min(kStateEvery, now - *told_at) + Millis(1));
     } else if (out.empty()) {
-      co_await wakeup.wait();
+      auto wait = has_epoch ? reader.gives_rest_in(now) : std::nullopt;
+      if (tells_state) {
+        const Millis state = kStateEvery - std::min(kStateEvery, now - *told_at);
+        wait = wait ? std::min(*wait, state) : state;
+      }
+      if (wait) {
+        co_await wakeup.wait_for(*wait + Millis(1));
+      } else {
+        co_await wakeup.wait();
+      }
     }
   }
 }
