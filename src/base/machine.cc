@@ -1,7 +1,10 @@
 #include "base/machine.h"
 
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 
 #include "base/file.h"
@@ -23,6 +26,20 @@ Result<std::string> read_boot_id() {
     return std::string("unknown");
   }
   return text.error();
+}
+
+std::uint64_t allow_open_files(std::uint64_t count) {
+  rlimit files{};
+  if (::getrlimit(RLIMIT_NOFILE, &files) != 0) {
+    return 0;
+  }
+  const rlim_t before = files.rlim_cur;
+  files.rlim_cur = std::min<rlim_t>(files.rlim_max, std::max<rlim_t>(before, count));
+  return ::setrlimit(RLIMIT_NOFILE, &files) == 0 ? files.rlim_cur : before;
+}
+
+void forbid_core_dumps() {
+  ::prctl(PR_SET_DUMPABLE, 0);
 }
 
 }  // namespace quad

@@ -78,6 +78,8 @@ struct Local {
   std::int64_t memory_bytes = 0;  ///< 0: as the machine
   /// Those that users get who have no account on this machine.
   std::uint32_t first_reserved_uid = 0, last_reserved_uid = 0;
+  int processes = 0;  ///< of a rank, threads included; 0: the engine's own default
+  std::vector<std::string> environment;  ///< variables of the server's that jobs get too
 };
 
 /// Which of the cluster's objects a task may name, and which it gets.

@@ -1,3 +1,6 @@
+#include <algorithm>
+#include <array>
+
 #include "config/keys.h"
 #include "config/words.h"
 
@@ -84,6 +87,14 @@ bool is_variable(std::string_view name) {
              std::string_view::npos;
 }
 
+/// That may come to jobs from the server: not what Quad itself says to them, or their account does.
+bool is_passed_on(std::string_view name) {
+  constexpr std::array<std::string_view, 9> kOwn = {"HOME", "USER",   "LOGNAME", "SHELL", "PWD",
+                                                    "_",    "OLDPWD", "SHLVL",   "TERM"};
+  return is_variable(name) && !name.starts_with("QUAD_") && !name.starts_with("SKYPILOT_") &&
+         std::find(kOwn.begin(), kOwn.end(), name) == kOwn.end();
+}
+
 RuleRef toleration() {
   return group("a toleration",
                {{"key", label_name()},
@@ -157,7 +168,13 @@ RuleRef engines() {
                         {"reserved_uids", spec::text_matching(is_uid_range,
                                                               "a range of uids, each 1000 or "
                                                               "more, such as "
-                                                              "2010000000-2010065535")}})}});
+                                                              "2010000000-2010065535")},
+                        {"processes", spec::integer(16, 4'000'000)},
+                        {"environment",
+                         spec::list_of(spec::text_matching(
+                             is_passed_on,
+                             "the name of a variable such as HTTPS_PROXY; QUAD_*, SKYPILOT_*, "
+                             "HOME, USER and the like are each job's own"))}})}});
   rule.item = group("a Kubernetes engine", std::move(fields));
   rule.key_matches = is_engine_name;
   rule.key_shape = "a name that can stand after k8s/ in infra: it has no blanks, / or *";

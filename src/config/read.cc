@@ -299,6 +299,8 @@ class Reader {
     if (const auto range = uid_range_of(text(e + "reserved_uids"))) {
       std::tie(local.first_reserved_uid, local.last_reserved_uid) = *range;
     }
+    local.processes = static_cast<int>(integer(e + "processes").value_or(0));
+    local.environment = texts(e + "environment");
     for (const char* name : {"gpus", "cpus", "memory"}) {
       if (local.nodes == 0 && settings_.value(e + name) != nullptr) {
         fail(e + name,

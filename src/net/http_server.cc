@@ -328,6 +328,16 @@ Status HttpServer::listen_unix(const std::string& path, unsigned mode) {
     ::unlink(made.c_str());
     return errno_error("Cannot listen on '" + path + "'", cause);
   }
+  // One whose file was removed is reached by nobody any more.
+  std::erase_if(state_->listeners, [&](const std::shared_ptr<Listener>& other) {
+    const bool replaced = other->socket_file == path;
+    if (replaced) {
+      ErrorValue ignored;
+      other->acceptor.close(ignored);
+      other->pause.cancel();
+    }
+    return replaced;
+  });
   listener->socket_file = path;
   state_->listeners.push_back(listener);
   state_->start_tick();

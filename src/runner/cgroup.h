@@ -1,22 +1,31 @@
 // runner/cgroup.h
 //
-// A memory limit for a rank, where the runner may set one: cgroup v2 if a delegated, writable group
-// is there, cgroup v1 as root; and the count of kills for memory, of that group or of the
+// What a rank may use, where the kernel's control groups hold it to that: memory, processes and
+// CPUs. Version 2 if a delegated, writable group is there, version 1 as root; then each kind of
+// limit is in a hierarchy of its own. And what the kernel has refused: of these groups, or of the
 // container's own. Blocks for a few small files.
+//
+// Always holds: a group with limits holds no process itself; the rank's are in the group `rank`
+// below it. So whoever owns the group that they are in, and may change it, as root of a rank may,
+// changes no limit.
 
 #pragma once
-
-#include <sys/types.h>
 
 #include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <string>
 #include <utility>
-
-#include "base/result.h"
+#include <vector>
 
 namespace quad::runner {
+
+/// 0 and none: no limit.
+struct Limits {
+  std::uint64_t memory_bytes = 0;
+  std::uint64_t processes = 0;  ///< threads included, as the kernel counts them
+  std::vector<int> cpus;
+};
 
 struct MemoryFacts {
   std::uint64_t oom_kills = 0;
@@ -30,28 +39,43 @@ struct CgroupPlaces {
   std::filesystem::path own = "/proc/self/cgroup";
 };
 
-class MemoryGroup {
+/// Of a group with limits: where the processes are that it limits.
+inline constexpr const char* kGroupOfProcesses = "rank";
+
+class ControlGroups {
  public:
-  explicit MemoryGroup(CgroupPlaces places = {}) : places_(std::move(places)) {}
-  MemoryGroup(const MemoryGroup&) = delete;
-  MemoryGroup& operator=(const MemoryGroup&) = delete;
-  /// Removes the group; everything in it must be dead.
-  ~MemoryGroup();
+  explicit ControlGroups(CgroupPlaces places = {}) : places_(std::move(places)) {}
+  ControlGroups(const ControlGroups&) = delete;
+  ControlGroups& operator=(const ControlGroups&) = delete;
+  ~ControlGroups() { remove(); }
 
-  /// Makes a group named `name` with a limit. kDenied, in a sentence, where that is not permitted.
-  Status create(const std::string& name, std::uint64_t limit_bytes);
-  /// Moves a process into it; its children follow.
-  Status add(pid_t process);
+  /// Makes groups named `name` for those of `limits` that can be set here.
+  void create(const std::string& name, const Limits& limits);
+  /// Everything in them must be dead.
+  void remove();
 
-  [[nodiscard]] bool limited() const { return !folder_.empty(); }
-  [[nodiscard]] const std::filesystem::path& folder() const { return folder_; }
-  /// Of this group; without one, of the container that the runner is in, if it is in one.
-  [[nodiscard]] MemoryFacts read() const;
+  [[nodiscard]] bool limit_memory() const { return memory_.has_value(); }
+  [[nodiscard]] bool limit_processes() const { return processes_.has_value(); }
+  /// Those with limits, each in another hierarchy.
+  [[nodiscard]] std::vector<std::filesystem::path> folders() const;
+
+  /// Of these groups; without a limit of memory, of the container that the runner is in, if any.
+  [[nodiscard]] MemoryFacts memory() const;
+  /// How often a process of the rank was refused another one; 0 without such a limit.
+  [[nodiscard]] std::uint64_t refused_processes() const;
 
  private:
+  struct Group {
+    std::filesystem::path folder;
+    bool v2 = false;
+  };
+  void create_v1(const std::string& controller, const std::filesystem::path& own,
+                 const std::string& name, const Limits& limits);
+  void create_v2(const std::filesystem::path& own, const std::string& name, const Limits& limits);
+
   CgroupPlaces places_;
-  std::filesystem::path folder_;
-  bool v2_ = false;
+  std::vector<Group> groups_;
+  std::optional<Group> memory_, processes_;  ///< those of groups_ that have such a limit
 };
 
 /// "killed: memory 64.0 of 64.0 GiB".

@@ -7,18 +7,21 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
+#include <cstddef>
+
 namespace quad::runner {
 
 void keep_only_files(std::initializer_list<int> files) {
-  constexpr int kHigh =
-      100;  // above what a runner has open, so that no move overwrites what is moved later
-  int count = 0;
-  for (const int file : files) {
-    ::dup2(file, kHigh + count);
-    ++count;
-  }
+  constexpr std::size_t kMost = 8;
+  std::array<int, kMost> aside{};
+  const int count = static_cast<int>(std::min(files.size(), kMost));
+  // First out of the way, so that no move overwrites what is moved later.
+  std::transform(files.begin(), files.begin() + count, aside.begin(),
+                 [&](int file) { return ::fcntl(file, F_DUPFD, 3 + count); });
   for (int i = 0; i < count; ++i) {
-    ::dup2(kHigh + i, 3 + i);
+    ::dup2(aside[static_cast<std::size_t>(i)], 3 + i);
   }
   const auto first = static_cast<unsigned>(3 + count);
   if (::syscall(SYS_close_range, first, ~0U, 0U) == 0) {

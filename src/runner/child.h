@@ -9,7 +9,8 @@
 
 namespace quad::runner {
 
-/// Keeps 0, 1 and 2, moves `files` to 3, 4, … in this order, and closes every other file.
+/// Keeps 0, 1 and 2, moves `files` (8 at most) to 3, 4, … in this order, and closes every other
+/// file.
 void keep_only_files(std::initializer_list<int> files);
 
 /// Default handlers and an empty mask.

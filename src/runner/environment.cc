@@ -108,6 +108,7 @@ std::vector<std::string> process_environment(const std::vector<std::string>& inh
   add_missing("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
   if (!order.user.empty()) {
     add_missing("USER", order.user);
+    add_missing("LOGNAME", order.user);
   }
   add_missing("SKYPILOT_POD_NODE_TYPE", start.key.rank.value() == 0 ? "head" : "worker");
   if (start.cpu_milli > 0) {

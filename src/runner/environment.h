@@ -3,7 +3,9 @@
 // The environment of a rank, exactly as SkyPilot gives it, plus MASTER_* and QUAD_*. Pure.
 //
 // It reaches user code in two ways. The process environment is what bash starts with: the runner's
-// own, with the rank's HOME and what the platform says about the node. The exports are lines of the
+// own, with the rank's HOME and what the platform says about the node. The runner's own is made by
+// the engine for the job and nobody else: an image's in a pod, one by a list on the local engine
+// (engine/local/environment.h). The exports are lines of the
 // script, after ~/.bashrc and conda: first defaults that the task may replace, then the task's envs
 // and secrets, then what only Quad may say. No name appears twice in the exports.
 

@@ -96,6 +96,7 @@ class RunnerProcess {
     std::int32_t epoch = 1;
     std::uint64_t spool_bytes = 1ULL << 30U;
     std::int64_t memory_bytes = 0;
+    std::int64_t processes = 0;
     std::string server;  ///< empty: the fake server's socket
     std::string ca;
     std::string termination_message;

@@ -318,7 +318,10 @@ RunnerProcess::RunnerProcess(const fs::path& folder, const fs::path& socket,
       {"memory_bytes", options.memory_bytes},
       {"hot", ""},
       {"termination_message", options.termination_message},
-      {"limits", {{"spool_bytes", options.spool_bytes}, {"namespaces", options.namespaces}}}};
+      {"limits",
+       {{"spool_bytes", options.spool_bytes},
+        {"namespaces", options.namespaces},
+        {"processes", options.processes}}}};
   QUAD_CHECK(write_file_atomically(folder / "start.json", to_text(start),
                                    options.image.empty() ? 0600 : 0644)
                  .ok(),

@@ -4,7 +4,8 @@
 
 #pragma once
 
-#include "runner/process.h"
+#include "runner/cgroup.h"
+#include "runner/order.h"
 #include "runner/result_file.h"
 
 namespace quad::runner {
@@ -12,9 +13,14 @@ namespace quad::runner {
 /// By the script's wait status. Pure.
 RankResult result_of_script(int wait_status);
 
-/// Adds to `result`, of a rank that began with `rank`, that the kernel has killed a process of it
-/// for want of memory, if it has and if that may be why the script ended as it did. Blocks for two
-/// small files.
-void tell_of_memory(RankResult& result, const RankProcess& rank);
+/// Adds to `result`, of a rank with these limits, that the kernel has killed a process of it for
+/// want of memory since `at_start`, if it has and if that may be why the script ended as it did.
+/// Blocks for a few small files.
+void tell_of_memory(RankResult& result, const ControlGroups& groups, const MemoryFacts& at_start);
+
+/// Adds to `result` of a script that ended because programs could not be started (126), which
+/// variables the kernel takes to none: it has bounds on the length of one, and of all. Pure, but
+/// for a look at the limit of the stack, from which the second follows.
+void tell_of_long_variables(RankResult& result, const Order& order);
 
 }  // namespace quad::runner

@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/machine.h"
 #include "base/time.h"
 #include "runner/folder_lock.h"
 #include "runner/install.h"
@@ -60,6 +61,9 @@ int main(int argc, char** argv) {
   if (argc != 2 || argv[1][0] == '-') {
     return fail("give one folder that holds start.json");
   }
+  constexpr std::uint64_t kUsualOpenFiles = 1024;  // a shell's may be too few for it and its rank
+  quad::allow_open_files(kUsualOpenFiles);
+  quad::forbid_core_dumps();
   // As the first process of a container it would otherwise not even be told of a SIGTERM.
   quad::runner::prepare_signals();
   std::error_code missing;

@@ -115,6 +115,7 @@ Result<Order> read_order(const json::object& message) {
     }
   }
   order.stop_grace = Millis(get_int(message, "stop_grace_ms", 30'000));
+  order.stop_signal_to_all = get_string(message, "stop_signal_to") == "all";
   order.hold = get_bool(message, "hold");
   if (const json::object* checkpoint = get_object(message, "checkpoint")) {
     order.checkpoint.job_dir = get_string(*checkpoint, "job_dir");

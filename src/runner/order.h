@@ -60,6 +60,7 @@ struct Order {
   std::vector<Variable> secrets;
   std::vector<Mount> mounts;  ///< the workdir first, if there is one
   Millis stop_grace{30'000};
+  bool stop_signal_to_all = false;  ///< else to the script first (rank_init.h)
   bool hold = false;  ///< it runs nothing of its own, but tasks that the server has started here
   CheckpointOrder checkpoint;
 };

@@ -68,13 +68,6 @@ unsigned long clone_flags(Isolation isolation) {
 Result<std::unique_ptr<RankProcess>> RankProcess::start(const RankOptions& options) {
   std::unique_ptr<RankProcess> rank(new RankProcess());
   rank->marks_ = options.marks;
-  if (options.memory_bytes > 0) {
-    // Another server's job may have the same number and the same parent group.
-    const std::string name = fmt::format("quad-{}-{}", options.name, random_hex(4));
-    if (auto made = rank->memory_.create(name, options.memory_bytes); !made.ok()) {
-      rank->notes_.push_back(made.error().message);
-    }
-  }
   if (options.isolation.has_value()) {
     const int failure = rank->try_start(options, *options.isolation);
     return failure == 0 ? Result<std::unique_ptr<RankProcess>>(std::move(rank))
@@ -139,17 +132,11 @@ int RankProcess::try_start(const RankOptions& options, Isolation isolation) {
   init_ = static_cast<pid_t>(child);
   far_end.reset();
   write_end.reset();
-  if (memory_.limited()) {
-    if (auto added = memory_.add(init_); !added.ok()) {
-      notes_.push_back(added.error().message);
-    }
-  }
   if (const int failure = bind_to(init_, options.cpus); failure != 0) {
     notes_.push_back(
         errno_error("The rank cannot be kept to its own CPUs here, so it may use all", failure)
             .message);
   }
-  memory_at_start_ = memory_.read();
   InitReport ready;
   pollfd polled{control_.get(), POLLIN, 0};
   while (::poll(&polled, 1, kReadyTimeoutMillis) < 0 && errno == EINTR) {
@@ -157,6 +144,10 @@ int RankProcess::try_start(const RankOptions& options, Isolation isolation) {
   const ssize_t got = ::recv(control_.get(), &ready, sizeof ready, MSG_DONTWAIT);
   if (got == sizeof ready && ready.kind == InitReport::Kind::kReady) {
     isolation_ = isolation;
+    if (ready.value != 0) {
+      notes_.push_back(
+          errno_error("The rank cannot be held to all of its limits here", ready.value).message);
+    }
     return 0;
   }
   ::kill(init_, SIGKILL);

@@ -1,7 +1,7 @@
 // runner/process.h
 //
 // The process tree of a rank, seen from the runner: its init (rank_init.h), the pipe that carries
-// its output, and its limits: memory, and the CPUs it runs on. Owned by the runner's one thread.
+// its output, and the CPUs it runs on. Owned by the runner's one thread.
 // Starting one blocks for a few hundred microseconds.
 //
 // Always holds: when the tree has ended (ended() is true) no process of it is alive, and its end
@@ -19,18 +19,15 @@
 
 #include "base/file.h"
 #include "base/result.h"
-#include "runner/cgroup.h"
 #include "runner/rank_init.h"
 
 namespace quad::runner {
 
 struct RankOptions {
   InitOptions init;  ///< isolation is chosen by start()
-  std::string name;  ///< "17-2-0"
   std::vector<std::string>
-      marks;  ///< entries of its processes' environment that no other rank's have
-  std::uint64_t memory_bytes = 0;      ///< 0: no limit
-  std::vector<int> cpus;               ///< that it may run on; empty: all
+      marks;              ///< entries of its processes' environment that no other rank's have
+  std::vector<int> cpus;  ///< that it may run on; empty: all
   std::optional<Isolation> isolation;  ///< only this one; else the best that is permitted
 };
 
@@ -63,8 +60,6 @@ class RankProcess {
   [[nodiscard]] Isolation isolation() const { return isolation_; }
   /// What could not be done, for the job's story; empty sentences left out.
   [[nodiscard]] const std::vector<std::string>& notes() const { return notes_; }
-  [[nodiscard]] const MemoryGroup& memory() const { return memory_; }
-  [[nodiscard]] MemoryFacts memory_at_start() const { return memory_at_start_; }
 
  private:
   RankProcess() = default;
@@ -77,8 +72,6 @@ class RankProcess {
   bool ended_ = false;
   UniqueFd control_;
   UniqueFd output_;
-  MemoryGroup memory_;
-  MemoryFacts memory_at_start_;
   std::vector<std::string> notes_;
 };
 

@@ -16,8 +16,13 @@
 #include <cstring>
 #include <optional>
 #include <string_view>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
 
 #include "base/file.h"
+#include "base/text.h"
+#include "runner/confine.h"
 #include "runner/process_table.h"
 #include "runner/remote_session.h"
 #include "runner/shell.h"
@@ -37,11 +42,14 @@ class RankInit {
       report(InitReport::Kind::kFailed, failure);
       ::_exit(1);
     }
-    report(InitReport::Kind::kReady, 0);
+    report(InitReport::Kind::kReady, not_limited_);
     for (;;) {
       const bool childless = reap();
       if (over_ && (!stopping_ || childless)) {
         end();
+      }
+      if (stopping_ && main_ == 0 && !options_.stop_signal_to_all) {
+        tell_the_top();
       }
       pollfd control{kInitControl, POLLIN, 0};
       if (::ppoll(&control, 1, nullptr, &unblocked_) > 0) {
@@ -70,6 +78,9 @@ class RankInit {
   // 0, or why not.
   int isolate() {
     ::prctl(PR_SET_NAME, "quad-rank");
+    not_limited_ = join_groups(options_.groups);
+    hide_groups_above();
+    limit_processes_of_user(options_.processes);
     if (options_.isolation == Isolation::kSubreaper) {
       // Here the end of the control socket says that the runner is gone: there is a sweep to do
       // then.
@@ -77,15 +88,23 @@ class RankInit {
     }
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (options_.isolation == Isolation::kUserNamespace) {
+      // Else these files would be root's.
+      ::prctl(PR_SET_DUMPABLE, 1);
       write_to("/proc/self/setgroups", "deny");
       if (!write_to("/proc/self/uid_map", fmt::format("{0} {0} 1", options_.uid)) ||
           !write_to("/proc/self/gid_map", fmt::format("{0} {0} 1", options_.gid))) {
         return errno != 0 ? errno : EPERM;
       }
+      ::prctl(PR_SET_DUMPABLE, 0);
     }
     if (::mount(nullptr, "/", nullptr, MS_REC | MS_SLAVE, nullptr) != 0 ||
         ::mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr) != 0) {
       return errno;
+    }
+    protect_kernel_files(options_.groups, options_.uid == 0);
+    if (options_.uid == 0) {
+      const int failure = give_up_capabilities();
+      not_limited_ = not_limited_ != 0 ? not_limited_ : failure;
     }
     return 0;
   }
@@ -152,9 +171,7 @@ class RankInit {
         usage();
         break;
       case InitCommand::kSession:
-        if (file && ::fork() == 0) {
-          run_remote_session(file.get());
-        }
+        start_session(file);
         break;
     }
   }
@@ -238,14 +255,76 @@ class RankInit {
     main_ = child;
   }
 
+  static void start_session(const UniqueFd& order) {
+    const pid_t session = order ? ::fork() : -1;
+    if (session == 0) {
+      run_remote_session(order.get());
+    }
+    report(InitReport::Kind::kSession, session > 0 ? 0 : order ? errno : EBADF);
+  }
+
   void terminate() {
-    if (options_.isolation != Isolation::kSubreaper) {
+    if (!options_.stop_signal_to_all) {
+      tell_the_top();
+    } else if (options_.isolation != Isolation::kSubreaper) {
       ::kill(-1, SIGTERM);  // everything in the namespace but this process
-      return;
+    } else {
+      for (const ProcessFacts& process : descendants_of(::getpid())) {
+        ::kill(process.pid, SIGTERM);
+      }
     }
-    for (const ProcessFacts& process : descendants_of(::getpid())) {
-      ::kill(process.pid, SIGTERM);
+  }
+
+  // Tells the script of a stop, and once those that were told have ended, what is left at the top.
+  void tell_the_top() {
+    std::unordered_multimap<pid_t, pid_t> children;
+    std::unordered_set<pid_t> alive;
+    for (const ProcessFacts& process : processes_of_rank()) {
+      if (process.state != 'Z') {
+        children.emplace(process.parent, process.pid);
+        alive.insert(process.pid);
+      }
     }
+    std::erase_if(told_, [&](pid_t process) { return !alive.contains(process); });
+    std::vector<pid_t> to_tell;
+    if (main_ != 0) {
+      to_tell.push_back(main_);
+    } else {
+      const auto [begin, end] = children.equal_range(::getpid());
+      for (auto it = begin; it != end; ++it) {
+        if (told_.contains(it->second)) {
+          return;
+        }
+        to_tell.push_back(it->second);
+      }
+    }
+    while (!to_tell.empty()) {
+      const pid_t process = to_tell.back();
+      to_tell.pop_back();
+      if (!told_.insert(process).second) {
+        continue;
+      }
+      ::kill(process, SIGTERM);
+      if (is_shell(process)) {
+        const auto [begin, end] = children.equal_range(process);
+        for (auto it = begin; it != end; ++it) {
+          to_tell.push_back(it->second);
+        }
+      }
+    }
+  }
+
+  // A shell acts on the signal only when what it waits for has ended.
+  static bool is_shell(pid_t process) {
+    const std::string name = read_file(fmt::format("/proc/{}/comm", process), 64).value_or("");
+    const std::string_view shell = trim(name);
+    return shell == "bash" || shell == "sh" || shell == "dash" || shell == "ash" ||
+           shell == "busybox" || shell == "zsh" || shell == "ksh";
+  }
+
+  [[nodiscard]] std::vector<ProcessFacts> processes_of_rank() const {
+    return options_.isolation == Isolation::kSubreaper ? descendants_of(::getpid())
+                                                       : all_processes();
   }
 
   [[noreturn]] void end() {
@@ -264,9 +343,7 @@ class RankInit {
     } else {
       static const auto kPage = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
       static const auto kTicks = static_cast<std::uint64_t>(::sysconf(_SC_CLK_TCK));
-      const auto processes = options_.isolation == Isolation::kSubreaper
-                                 ? descendants_of(::getpid())
-                                 : all_processes();
+      const auto processes = processes_of_rank();
       std::uint64_t pages = 0;
       std::uint64_t ticks = 0;
       for (const ProcessFacts& process : processes) {
@@ -285,8 +362,10 @@ class RankInit {
   pid_t main_ = 0;        // the script's shell
   bool running_ = false;  // the run script was started
   bool stopping_ = false;
-  bool over_ = false;  // the last script has ended
+  std::unordered_set<pid_t> told_;  // of a stop, and alive
+  bool over_ = false;               // the last script has ended
   bool told_of_sh_ = false;
+  int not_limited_ = 0;  // an errno
   std::size_t skip_usage_ = 0;
   std::uint64_t rss_ = 0;
   std::uint64_t cpu_ = 0;

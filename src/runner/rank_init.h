@@ -6,12 +6,20 @@
 // because the run is over, or because the runner is gone. So nothing escapes by setsid or a double
 // fork, and nothing outlives a runner that was killed.
 //
+// A stop's SIGTERM goes to every process at once if the task says so; else to the script first,
+// that is, to its shell, what that has started, and so on below further shells. What it has started
+// in turn (workers of a data loader, ranks of a launcher, what setup left running) is for the
+// script to end, and still there while it saves. When all that were told have ended, those that are
+// left at the top are told, so that a launcher which dies of the signal does not keep it from what
+// it launched. No process is told twice.
+//
 // It is a fork of the runner without exec, so it needs no file of its own in the image. rank_init()
 // runs in the child and never returns; the records are what goes over its socket.
 
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -31,28 +39,31 @@ struct InitOptions {
   std::string setup_script;
   std::string run_script;
   std::string home;  ///< where the shell starts
+  bool stop_signal_to_all = false;
+  std::vector<std::filesystem::path> groups;  ///< with its limits (cgroup.h)
+  std::uint64_t processes = 0;                ///< the bound where no group holds it to one; 0: none
 };
 
 /// To the init.
 enum class InitCommand : char {
-  kSetup = 'S',  ///< start the setup script
-  kRun = 'R',    ///< start the run script
-  kTerminate =
-      'T',       ///< SIGTERM to every process; when the main one ends, the others have until kKill
-  kKill = 'K',   ///< SIGKILL to every process, and end
-  kUsage = 'U',  ///< report kUsage
+  kSetup = 'S',      ///< start the setup script
+  kRun = 'R',        ///< start the run script
+  kTerminate = 'T',  ///< SIGTERM, as below; when the script ends, the others have until kKill
+  kKill = 'K',       ///< SIGKILL to every process, and end
+  kUsage = 'U',      ///< report kUsage
   kSession = 'V',  ///< start a session (remote_session.h), whose order is the file that comes along
 };
 
 /// From the init: one record each.
 struct InitReport {
   enum class Kind : char {
-    kReady = 'r',       ///< the namespaces are made
+    kReady = 'r',       ///< the namespaces are made; value is why not all limits hold, or 0
     kFailed = 'f',      ///< they cannot be; value is an errno. The init has ended
     kNoShell = 'e',     ///< no shell can be started; value is an errno, 0 if the image has none
     kPlainShell = 's',  ///< the scripts run under sh, as the image has no bash
     kExited = 'x',      ///< the script has ended; value is its wait status
     kUsage = 'u',
+    kSession = 'v',  ///< of each session in turn; value is why there is no process for it, or 0
   };
   Kind kind = Kind::kReady;
   std::int32_t value = 0;

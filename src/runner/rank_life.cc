@@ -28,12 +28,15 @@ constexpr Millis kCheckpointDelay{2000};
 constexpr Millis kLastLook{2000};        // for checkpoints, at the longest
 constexpr Millis kOutputAfterEnd{5000};  // how long output is waited for once every process is dead
 
-// For whoever clears up after a runner that was killed. Without it an empty group stays behind, no
+// For whoever clears up after a runner that was killed. Without it empty groups stay behind, no
 // more.
-void leave_word_of_group(const fs::path& folder, const MemoryGroup& group) {
-  const auto file = create_own_file(folder / "cgroup", 0600);
-  if (file.ok()) {
-    (void)write_all(file.value().get(), group.folder().string());
+void leave_word_of_groups(const fs::path& folder, const ControlGroups& groups) {
+  std::string text;
+  for (const fs::path& group : groups.folders()) {
+    text += group.string() + "\n";
+  }
+  if (const auto file = create_own_file(folder / "cgroup", 0600); file.ok() && !text.empty()) {
+    (void)write_all(file.value().get(), text);
   }
 }
 
@@ -51,7 +54,7 @@ RankLife::RankLife(const Start& start, const fs::path& folder, const Clock& cloc
       port_(hold_port()),
       output_(spool, uplink),
       vitals_(places_.progress, uplink),
-      tasks_(start, folder, places_.home, uplink, log),
+      tasks_(start, folder, places_.home, groups_, uplink, log),
       fence_([this](const WorkerOutput& output) { watch_fence(start_, *order_, output); }),
       checkpoints_([this](const WorkerOutput& output) {
         watch_checkpoints(start_, *order_, resumed_from_, output);
@@ -196,16 +199,50 @@ bool RankLife::start_processes(MonoTime now) {
 }
 
 Status RankLife::make_processes() {
-  QUAD_ASSIGN(rank_, RankProcess::start(rank_options(start_, *order_, places_)));
-  if (rank_->memory().limited()) {
-    leave_word_of_group(places_.folder, rank_->memory());
-  }
-  // What holds for one rank holds for all of them, as a rule, and at each attempt: once is enough.
-  const bool first = start_.key.epoch == Epoch(1) && start_.key.rank == Rank(0);
-  for (const std::string& sentence : first ? rank_->notes() : std::vector<std::string>()) {
-    uplink_.note("limit", sentence);
+  limit();
+  memory_at_start_ = groups_.memory();
+  QUAD_ASSIGN(rank_, RankProcess::start(rank_options(start_, *order_, places_, groups_)));
+  for (const std::string& sentence : rank_->notes()) {
+    note_limit(sentence);
   }
   return {};
+}
+
+void RankLife::limit() {
+  if (std::exchange(limited_, true)) {
+    return;
+  }
+  Limits limits;
+  limits.memory_bytes = static_cast<std::uint64_t>(std::max<std::int64_t>(0, start_.memory_bytes));
+  limits.processes = start_.processes;
+  limits.cpus = start_.cpus;
+  // Another server's job may have the same number and the same parent group.
+  groups_.create(fmt::format("quad-{}-{}", to_string(start_.key), random_hex(4)), limits);
+  leave_word_of_groups(places_.folder, groups_);
+  if (limits.memory_bytes > 0 && !groups_.limit_memory()) {
+    note_limit("A memory limit cannot be set here, so none is enforced by Quad.");
+  }
+  if (limits.processes > 0 && !groups_.limit_processes() && ::geteuid() == 0) {
+    note_limit("The number of processes cannot be limited here, so Quad enforces no bound on it.");
+  }
+}
+
+// What holds for one rank holds for all of them, as a rule, and at each attempt: once is enough.
+void RankLife::note_limit(const std::string& sentence) {
+  if (start_.key.epoch == Epoch(1) && start_.key.rank == Rank(0)) {
+    uplink_.note("limit", sentence);
+  }
+}
+
+void RankLife::tell_of_refused_processes() {
+  if (told_of_refused_processes_ || groups_.refused_processes() == 0) {
+    return;
+  }
+  told_of_refused_processes_ = true;
+  uplink_.note("limit", fmt::format("Rank {} has had as many processes and threads as it may, {}: "
+                                    "the start of another was refused. engines.local.processes in "
+                                    "the server's configuration sets how many.",
+                                    start_.key.rank.value(), start_.processes));
 }
 
 void RankLife::go(const json::object& message, MonoTime now) {
@@ -255,7 +292,9 @@ void RankLife::script_ended(int wait_status, MonoTime now) {
     result.by_quad = true;
     result.detail = stop_->reason;
   }
-  tell_of_memory(result, *rank_);
+  tell_of_memory(result, groups_, memory_at_start_);
+  tell_of_long_variables(result, *order_);
+  tell_of_refused_processes();
   end(std::move(result), now);
 }
 
@@ -333,8 +372,9 @@ void RankLife::finish_when_dead(MonoTime now) {
     if (rank_->output_fd() >= 0 && now < *dead_since_ + kOutputAfterEnd) {
       return;
     }
-    rank_.reset();  // and with it its output and its memory group
+    rank_.reset();  // and with it its output
   }
+  groups_.remove();
   if (looks_once_more(now)) {
     return;
   }
@@ -470,6 +510,7 @@ void RankLife::on_task_message(std::string_view type, const json::object& messag
   } else if (type == "forget_task") {
     tasks_.forget(key);
   } else if (phase_ == Phase::kRunning && holds() && !stop_) {
+    limit();
     tasks_.start(message);
   }
 }

@@ -16,6 +16,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -24,6 +25,7 @@
 
 #include "base/json.h"
 #include "base/time.h"
+#include "runner/cgroup.h"
 #include "runner/environment.h"
 #include "runner/errand.h"
 #include "runner/held_port.h"
@@ -138,6 +140,10 @@ class RankLife {
   Status make_processes();
   void leave_termination_message() const;
   void tell_end(MonoTime now);
+  void limit();
+  void note_limit(const std::string& sentence);
+  void tell_of_refused_processes();
+  void tell_session_failed(const std::string& id, std::string_view why);
   [[nodiscard]] bool holds() const { return order_ && order_->hold; }
   void kill_processes();
   [[nodiscard]] bool is_ending() const { return phase_ >= Phase::kEnding; }
@@ -154,6 +160,11 @@ class RankLife {
   std::optional<Order> order_;
   std::optional<Go> go_;  // once it runs
   HeldPort port_;
+  ControlGroups groups_;  // from limit() on; for all that the rank runs, tasks too
+  bool limited_ = false;
+  bool told_of_refused_processes_ = false;
+  MemoryFacts memory_at_start_;
+  std::deque<std::string> sessions_;   // that the init is starting
   std::unique_ptr<RankProcess> rank_;  // from setup on; of a holder, once something is for it to do
   OutputReader output_;
   Vitals vitals_;

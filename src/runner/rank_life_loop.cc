@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <sys/wait.h>
 
+#include <cerrno>
 #include <optional>
 #include <utility>
 
@@ -19,6 +20,7 @@ constexpr Millis kEndingLook{100};
 void RankLife::beat(MonoTime now) {
   if (rank_ != nullptr && !rank_->ended() && phase_ != Phase::kEnding) {
     rank_->command(InitCommand::kUsage);  // its answer is told
+    tell_of_refused_processes();
   } else {
     vitals_.tell_heartbeat(now);
   }
@@ -35,9 +37,15 @@ void RankLife::open_session(const std::string& id, const std::string& kind) {
     opened = rank_->open_session(
         to_text(remote_session_order(start_, *order_, go_ ? &*go_ : nullptr, places_, id, kind)));
   }
-  if (!opened.ok()) {
-    uplink_.tell({{"type", "session_failed"}, {"id", id}, {"message", opened.error().message}});
+  if (opened.ok()) {
+    sessions_.push_back(id);
+  } else {
+    tell_session_failed(id, opened.error().message);
   }
+}
+
+void RankLife::tell_session_failed(const std::string& id, std::string_view why) {
+  uplink_.tell({{"type", "session_failed"}, {"id", id}, {"message", why}});
 }
 
 void RankLife::tick(MonoTime now) {
@@ -151,6 +159,19 @@ void RankLife::on_rank_reports(MonoTime now) {
         uplink_.note("shell",
                      "the image has no bash, so setup and run are run by its sh, which knows "
                      "nothing of bash's own features such as [[ ]], arrays and source");
+        break;
+      case InitReport::Kind::kSession:
+        if (sessions_.empty()) {
+          break;
+        }
+        if (report.value != 0) {
+          tell_session_failed(
+              sessions_.front(),
+              report.value == EAGAIN
+                  ? "the rank has as many processes as it may, so none can be started for a session"
+                  : errno_error("no process can be started for a session", report.value).message);
+        }
+        sessions_.pop_front();
         break;
       case InitReport::Kind::kUsage:
         vitals_.tell_usage(report, now);

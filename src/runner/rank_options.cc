@@ -34,6 +34,14 @@ void give_temporary_folder(std::vector<std::string>& environment,
   }
 }
 
+std::vector<std::string> environment_of_processes(const Start& start, const Order& order,
+                                                  const Places& places) {
+  std::vector<std::string> environment =
+      process_environment(own_environment(), start, order, places);
+  give_temporary_folder(environment, places.folder);
+  return environment;
+}
+
 }  // namespace
 
 std::filesystem::path setup_script_of(const Places& places) {
@@ -44,20 +52,21 @@ std::filesystem::path run_script_of(const Places& places) {
   return places.folder / "run.sh";
 }
 
-RankOptions rank_options(const Start& start, const Order& order, const Places& places) {
+RankOptions rank_options(const Start& start, const Order& order, const Places& places,
+                         const ControlGroups& groups) {
   RankOptions options;
-  options.name = to_string(start.key);
-  options.marks = {fmt::format("{}={}", kRankKeyVariable, options.name),
+  options.marks = {fmt::format("{}={}", kRankKeyVariable, to_string(start.key)),
                    fmt::format("{}={}/", kRankFolderVariable, places.folder.string())};
-  options.memory_bytes = static_cast<std::uint64_t>(std::max<std::int64_t>(0, start.memory_bytes));
   options.cpus = start.cpus;
+  options.init.groups = groups.folders();
+  options.init.processes = groups.limit_processes() ? 0 : start.processes;
   options.init.uid = ::geteuid();
   options.init.gid = ::getegid();
-  options.init.environment = process_environment(own_environment(), start, order, places);
-  give_temporary_folder(options.init.environment, places.folder);
+  options.init.environment = environment_of_processes(start, order, places);
   options.init.setup_script = setup_script_of(places).string();
   options.init.run_script = run_script_of(places).string();
   options.init.home = places.home.string();
+  options.init.stop_signal_to_all = order.stop_signal_to_all;
   if (!start.namespaces) {
     options.isolation = Isolation::kSubreaper;
   }
@@ -84,7 +93,7 @@ RemoteSessionOrder remote_session_order(const Start& start, const Order& order, 
     exported.insert(variable.name);
     session.environment.push_back(fmt::format("{}={}", variable.name, variable.value));
   }
-  for (std::string& entry : rank_options(start, order, places).init.environment) {
+  for (std::string& entry : environment_of_processes(start, order, places)) {
     if (!exported.contains(std::string_view(entry).substr(0, entry.find('=')))) {
       session.environment.push_back(std::move(entry));
     }

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <string_view>
 
+#include "runner/cgroup.h"
 #include "runner/environment.h"
 #include "runner/order.h"
 #include "runner/process.h"
@@ -20,7 +21,9 @@ namespace quad::runner {
 std::filesystem::path setup_script_of(const Places& places);
 std::filesystem::path run_script_of(const Places& places);
 
-RankOptions rank_options(const Start& start, const Order& order, const Places& places);
+/// `groups` hold its limits.
+RankOptions rank_options(const Start& start, const Order& order, const Places& places,
+                         const ControlGroups& groups);
 
 /// What the process of a session is told: it gets what the rank's script has. `go` is null before
 /// the barrier: then it is the setup's.

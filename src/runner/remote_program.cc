@@ -78,6 +78,12 @@ Error cannot_run(const std::string& name, int failure) {
                      ? fmt::format("there is no program '{}' in the rank's PATH", name)
                      : fmt::format("there is no program '{}' on the rank", name));
   }
+  if (failure == E2BIG) {
+    return error(ErrorCode::kDenied,
+                 fmt::format("'{}' cannot be started on the rank: the task's variables, or the "
+                             "arguments, are longer than the kernel takes (128 KiB for one)",
+                             name));
+  }
   return error(ErrorCode::kDenied,
                errno_error(fmt::format("'{}' cannot be run on the rank", name), failure).message);
 }

@@ -18,8 +18,10 @@ namespace {
 // is: no process is started, and nothing at all where there is no conda. A SIGTERM is a stop: bash
 // would carry on with the next line once the command that it waits for has died of it, so the
 // script ends, unless the task sets a trap of its own. An interactive bash writes a history of what
-// it ran, secrets too; here nobody would ever read it. An image without bash has sh run all of
-// this, which must be able to read it, hence the eval; its users have no ~/.bashrc and no conda.
+// it ran, secrets too; here nobody would ever read it. And it would take a `!` for an old command,
+// even in double quotes: both end here, whatever ~/.bashrc has set. An image without bash has sh
+// run all of this, which must be able to read it, hence the eval; its users have no ~/.bashrc and
+// no conda.
 constexpr std::string_view kBegin = R"(exec 2>&1
 unset HISTFILE
 if [ -n "$BASH_VERSION" ]; then
@@ -35,6 +37,7 @@ if [ -n "$BASH_VERSION" ]; then
     set +a
   fi
   set --
+  set +o history +o histexpand
 fi
 )";
 

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -171,6 +172,69 @@ TEST_P(EachWay, AProcessThatDoesNotHeedAStopIsKilledAfterTheGrace) {
   EXPECT_TRUE(get_bool(*server.find("exited"), "by_quad"));
 }
 
+// A trainer with three workers. Told to stop, it waits a moment for one of them to end, counts
+// those that are there, and ends them.
+constexpr std::string_view kTrainer = R"(cat > trainer.py <<'END'
+import signal, subprocess, sys, time
+workers = [subprocess.Popen(["sleep", "1000"]) for _ in range(3)]
+told = 0
+def stop(number, frame):
+    global told
+    told += 1
+signal.signal(signal.SIGTERM, stop)
+print("up", flush=True)
+while not told:
+    time.sleep(0.01)
+try:
+    workers[0].wait(timeout=20 if "for-all" in sys.argv else 0.3)
+    for worker in workers[1:]:
+        worker.wait(timeout=20)
+except subprocess.TimeoutExpired:
+    pass
+print(f"told {told} time, {sum(worker.poll() is None for worker in workers)} of 3 workers are there", flush=True)
+for worker in workers:
+    worker.kill()
+END
+)";
+
+TEST_P(EachWay, AStopIsToldToTheScriptAloneAtFirst) {
+  FakeServer server(socket());
+  // Through a further shell, and with something that setup has left running.
+  server.order = order(fmt::format("{}echo 'python3 trainer.py; exit' > train.sh; bash train.sh\n"
+                                   "echo the next line must not run",
+                                   kTrainer),
+                       fmt::format("setsid bash -c 'exec -a {} sleep 1000' &", marker_));
+  RunnerProcess runner(folder(), socket(), options());
+  ASSERT_TRUE(server.until([&] { return server.output == "up\n" && marked() == 1; }));
+  server.send({{"type", "stop"}, {"grace_ms", 20000}, {"reason", "cancelled"}});
+  ASSERT_TRUE(server.until([&] { return runner.ended(); }, 15));
+  EXPECT_EQ(server.output, "up\ntold 1 time, 3 of 3 workers are there\n");
+  EXPECT_EQ(get_int(*server.find("exited"), "code"), 143);
+  EXPECT_EQ(marked(), 0U);
+}
+
+TEST_P(EachWay, WhatALauncherLeavesIsToldOfAStopOnce) {
+  FakeServer server(socket());
+  server.order = order(fmt::format(
+      "{}python3 -c 'import subprocess; subprocess.run([\"python3\", \"trainer.py\"])'", kTrainer));
+  RunnerProcess runner(folder(), socket(), options());
+  ASSERT_TRUE(server.until([&] { return server.output == "up\n"; }));
+  server.send({{"type", "stop"}, {"grace_ms", 20000}, {"reason", "cancelled"}});
+  ASSERT_TRUE(server.until([&] { return runner.ended(); }, 15));
+  EXPECT_EQ(server.output, "up\ntold 1 time, 3 of 3 workers are there\n");
+}
+
+TEST_P(EachWay, AStopIsToldToAllAtOnceWhereTheTaskSaysSo) {
+  FakeServer server(socket());
+  server.order = order(fmt::format("{}python3 trainer.py for-all", kTrainer));
+  (*server.order)["stop_signal_to"] = "all";
+  RunnerProcess runner(folder(), socket(), options());
+  ASSERT_TRUE(server.until([&] { return server.output == "up\n"; }));
+  server.send({{"type", "stop"}, {"grace_ms", 20000}, {"reason", "cancelled"}});
+  ASSERT_TRUE(server.until([&] { return runner.ended(); }, 15));
+  EXPECT_EQ(server.output, "up\ntold 1 time, 0 of 3 workers are there\n");
+}
+
 TEST_P(EachWay, AThousandProcessesAreCleanedUp) {
   FakeServer server(socket());
   server.order =
@@ -302,6 +366,103 @@ TEST_F(Ranks, AKillForMemorySaysHowMuch) {
   const json::object& exited = *server.find("exited");
   EXPECT_TRUE(get_bool(exited, "out_of_memory"));
   EXPECT_EQ(get_string(exited, "detail"), "killed: memory 64.0 of 64.0 MiB");
+}
+
+// Starts processes until it is refused one, or 500.
+constexpr std::string_view kCountsProcesses = R"(python3 - <<'END'
+import os, time
+children = []
+try:
+    while len(children) < 500:
+        child = os.fork()
+        if child == 0:
+            time.sleep(1000)
+        children.append(child)
+except OSError as refused:
+    print(refused.strerror, flush=True)
+print("more than 30" if len(children) > 30 else "few", "no more than 64" if len(children) < 64 else len(children))
+END
+)";
+
+TEST_P(EachWay, ARankHasNoMoreProcessesThanItMay) {
+  FakeServer server(socket());
+  RunnerProcess::Options limited = options();
+  limited.processes = 64;
+  server.order = order(kCountsProcesses, "true");
+  RunnerProcess runner(folder(), socket(), limited);
+  ASSERT_TRUE(server.until([&] { return runner.ended(); }, 30));
+  const json::object* note = server.find("note");
+  if (note != nullptr && get_string(*note, "message").find("cannot be") != std::string::npos) {
+    GTEST_SKIP() << "no bound can be set here: " << get_string(*note, "message");
+  }
+  EXPECT_EQ(server.output, "Resource temporarily unavailable\nmore than 30 no more than 64\n");
+  if (limited.namespaces && note != nullptr) {
+    EXPECT_EQ(get_string(*note, "kind"), "limit");
+    EXPECT_NE(get_string(*note, "message").find("as many processes and threads as it may, 64"),
+              std::string::npos);
+  }
+}
+
+TEST_F(Ranks, ARootRankHasTheUsualCapabilitiesOfAContainerAndNoMore) {
+  if (::geteuid() != 0) {
+    GTEST_SKIP() << "needs root";
+  }
+  FakeServer server(socket());
+  server.order = order(
+      "grep -E '^Cap(Eff|Prm|Bnd)' /proc/self/status | sort -u -k 2 | cut -f 2\n"
+      "grep ^CapEff /proc/1/status | cut -f 2\n"
+      "mount -t tmpfs none /mnt 2> /dev/null || echo no mount\n"
+      "echo x 2> /dev/null > /proc/sys/kernel/hostname || echo no setting\n"
+      "touch home && chown 12345 home && echo chown");
+  RunnerProcess runner(folder(), socket(), {});
+  ASSERT_TRUE(server.until([&] { return runner.ended(); }, 30));
+  // chown, dac_override, fowner, fsetid, kill, setgid, setuid, setpcap, net_bind_service, net_raw,
+  // ipc_lock, sys_chroot, sys_ptrace, audit_write, setfcap
+  EXPECT_EQ(server.output, "00000000a00c65fb\n00000000a00c65fb\nno mount\nno setting\nchown\n");
+}
+
+TEST_F(Ranks, AVariableThatIsTooLongForTheKernelIsNamed) {
+  FakeServer server(socket());
+  server.order = order("ls");
+  (*server.order)["envs"] = json::array{json::array{"LONG", std::string(200'000, 'x')}};
+  RunnerProcess runner(folder(), socket(), {});
+  ASSERT_TRUE(server.until([&] { return runner.ended(); }));
+  EXPECT_EQ(get_int(*server.find("exited"), "code"), 126);
+  EXPECT_EQ(get_string(*server.find("exited"), "detail"),
+            "the variable LONG is too long: no program can be started with one of more than 131071 "
+            "bytes");
+}
+
+TEST_F(Ranks, ARunnerDumpsNoCoreButItsJobMay) {
+  FakeServer server(socket());
+  RunnerProcess::Options options;
+  options.as_nobody = ::geteuid() == 0;
+  server.order = order("ulimit -c; [ -O /proc/self/environ ] && echo mine; sleep 1000");
+  RunnerProcess runner(folder(), socket(), options);
+  ASSERT_TRUE(server.until([&] { return server.output.ends_with("mine\n"); })) << server.output;
+  // Of a process that dumps no core these files are root's.
+  struct stat facts {};
+  ASSERT_EQ(::stat(fmt::format("/proc/{}/environ", runner.pid()).c_str(), &facts), 0);
+  EXPECT_EQ(facts.st_uid, 0U);
+  rlimit core{};
+  ::getrlimit(RLIMIT_CORE, &core);
+  const std::string limit =
+      core.rlim_cur == RLIM_INFINITY ? "unlimited" : std::to_string(core.rlim_cur / 1024);
+  EXPECT_EQ(server.output, limit + "\nmine\n");
+}
+
+TEST_F(Ranks, AFewOpenFilesAreEnoughForARunner) {
+  FakeServer server(socket());
+  server.order = order("echo out", "echo setup");
+  rlimit before{};
+  ::getrlimit(RLIMIT_NOFILE, &before);
+  rlimit few = before;
+  few.rlim_cur = 64;
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &few), 0);
+  RunnerProcess runner(folder(), socket(), {});
+  ::setrlimit(RLIMIT_NOFILE, &before);
+  ASSERT_TRUE(server.until([&] { return runner.ended(); }));
+  EXPECT_EQ(server.output, "setup\nout\n");
 }
 
 }  // namespace

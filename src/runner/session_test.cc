@@ -17,6 +17,19 @@ namespace {
 
 namespace fs = std::filesystem;
 
+TEST_F(Ranks, AnExclamationMarkInAScriptIsText) {
+  FakeServer server(socket());
+  constexpr std::string_view kScript =
+      "set -e; TOKEN=\"s3cr!et\"; echo \"token has ${#TOKEN} characters\"; echo \"!!! done\"";
+  fs::create_directories(folder() / "home");
+  std::ofstream(folder() / "home/.bashrc") << "set -o history -o histexpand\n";
+  server.order = order(kScript, kScript);
+  RunnerProcess runner(folder(), socket(), {});
+  ASSERT_TRUE(server.until([&] { return runner.ended(); }));
+  EXPECT_EQ(server.output, "token has 7 characters\n!!! done\ntoken has 7 characters\n!!! done\n");
+  EXPECT_EQ(get_int(*server.find("exited"), "code"), 0);
+}
+
 TEST_F(Ranks, WhatSetupStartsLivesOnIntoRun) {
   FakeServer server(socket());
   server.order =

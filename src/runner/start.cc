@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "base/file.h"
 #include "base/json.h"
 #include "runner/endpoint.h"
@@ -66,6 +68,8 @@ Result<Start> parse_start(std::string_view text) {
     const std::int64_t bytes = get_int(*limits, "spool_bytes", 1LL << 30U);
     start.spool_bytes = bytes < 0 ? 0 : static_cast<std::uint64_t>(bytes);
     start.namespaces = get_bool(*limits, "namespaces", true);
+    start.processes =
+        static_cast<std::uint64_t>(std::max<std::int64_t>(0, get_int(*limits, "processes")));
   }
   if (start.server.empty()) {
     return error(ErrorCode::kInvalid, "start.json: \"server\" is missing");

@@ -30,6 +30,7 @@ struct Start {
   std::int64_t cpu_milli = 0;
   std::vector<int> cpus;            ///< that the rank may run on; empty: all
   std::int64_t memory_bytes = 0;    ///< 0: no limit
+  std::uint64_t processes = 0;      ///< threads included; 0: no limit
   std::string hot;                  ///< the hot tier; empty: none
   std::string home;                 ///< the rank's HOME; empty: `home` in the runner's folder
   std::string termination_message;  ///< the file that a pod's end is told in; empty: none

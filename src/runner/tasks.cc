@@ -17,6 +17,7 @@
 #include "base/file.h"
 #include "base/text.h"
 #include "runner/child.h"
+#include "runner/confine.h"
 #include "runner/environment.h"
 #include "runner/own_file.h"
 #include "runner/process_table.h"
@@ -93,19 +94,21 @@ Result<json::object> task_start(const Start& holder, const fs::path& home,
   start["memory_bytes"] = holder.memory_bytes;
   start["hot"] = holder.hot;
   start["home"] = home.string();
-  start["limits"] =
-      json::object{{"spool_bytes", holder.spool_bytes}, {"namespaces", holder.namespaces}};
+  start["limits"] = json::object{{"spool_bytes", holder.spool_bytes},
+                                 {"namespaces", holder.namespaces},
+                                 {"processes", holder.processes}};
   if (const auto read = parse_start(to_text(start)); !read.ok()) {
     return read.error();
   }
   return start;
 }
 
-Tasks::Tasks(const Start& start, fs::path folder, fs::path home, Uplink& uplink,
-             const RunnerLog& log)
+Tasks::Tasks(const Start& start, fs::path folder, fs::path home, const ControlGroups& groups,
+             Uplink& uplink, const RunnerLog& log)
     : start_(start),
       folder_(std::move(folder)),
       home_(std::move(home)),
+      groups_(groups),
       uplink_(uplink),
       log_(log) {}
 
@@ -166,6 +169,7 @@ Status Tasks::spawn(const RankKey& key, Task& task, const json::object& start) {
     if (::getppid() != parent) {
       ::_exit(127);
     }
+    (void)join_groups(groups_.folders());
     reset_signals();
     ::setsid();
     for (const int fd : {0, 1, 2}) {

@@ -25,6 +25,7 @@
 #include "base/json.h"
 #include "base/result.h"
 #include "base/time.h"
+#include "runner/cgroup.h"
 #include "runner/rank_result.h"
 #include "runner/runner_log.h"
 #include "runner/start.h"
@@ -39,8 +40,9 @@ Result<json::object> task_start(const Start& holder, const std::filesystem::path
 
 class Tasks {
  public:
+  /// Tasks are started in `groups`, and so held to the rank's limits, all together.
   Tasks(const Start& start, std::filesystem::path folder, std::filesystem::path home,
-        Uplink& uplink, const RunnerLog& log);
+        const ControlGroups& groups, Uplink& uplink, const RunnerLog& log);
   Tasks(const Tasks&) = delete;
   Tasks& operator=(const Tasks&) = delete;
   ~Tasks();  ///< kills what is left
@@ -78,6 +80,7 @@ class Tasks {
   const Start& start_;
   const std::filesystem::path folder_;
   const std::filesystem::path home_;
+  const ControlGroups& groups_;
   Uplink& uplink_;
   const RunnerLog& log_;
   std::map<RankKey, Task> tasks_;

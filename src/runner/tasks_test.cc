@@ -16,6 +16,7 @@ Start holder() {
   start.cpu_milli = 8'000;
   start.cpus = {2, 3};
   start.memory_bytes = 1LL << 34U;
+  start.processes = 500;
   start.hot = "/hot";
   start.namespaces = false;
   return start;
@@ -49,6 +50,7 @@ TEST(TaskStart, SharesWhatTheHolderHasAndNamesItsOwnGpus) {
   EXPECT_EQ(read->hot, "/hot");
   EXPECT_EQ(read->cpus, (std::vector<int>{2, 3}));
   EXPECT_EQ(read->memory_bytes, 1LL << 34U);
+  EXPECT_EQ(read->processes, 500U);
   EXPECT_FALSE(read->namespaces);
   EXPECT_EQ(read->termination_message, "");
 }

@@ -35,6 +35,8 @@ Result<std::unique_ptr<engine::Engine>> local_engine(const config::Config& confi
   local.cpu_milli = machine.cpu_milli;
   local.memory_bytes = machine.memory_bytes;
   local.spool_bytes = static_cast<std::uint64_t>(config.spool_bytes);
+  local.processes = machine.processes;
+  local.environment = machine.environment;
   return engine::make_local(std::move(local));
 }
 

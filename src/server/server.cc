@@ -14,6 +14,7 @@
 #include <boost/asio/post.hpp>
 #include <boost/asio/signal_set.hpp>
 #include <boost/asio/steady_timer.hpp>
+#include <cerrno>
 
 #include "base/file.h"
 #include "base/machine.h"
@@ -83,16 +84,21 @@ Result<std::uint16_t> listen(net::HttpServer& http, const config::Config& config
 }
 
 /// Lets this process open as many files as it may: each connection and each log that is written to
-/// takes one. Returns the limit that was there before, which is the right one for users' programs.
+/// takes one. Returns the limit that was there before, which is the right one for users' programs,
+/// unless it is lower than what programs count on.
 std::uint64_t raise_open_files() {
-  constexpr rlim_t kEnough = 65'536;
-  rlimit files{};
-  if (::getrlimit(RLIMIT_NOFILE, &files) != 0) {
-    return 0;
+  constexpr std::uint64_t kUsual = 1024;
+  constexpr std::uint64_t kEnough = 65'536;
+  constexpr std::uint64_t kFew = 256;
+  const std::uint64_t before = allow_open_files(kUsual);
+  const std::uint64_t now = allow_open_files(kEnough);
+  if (now < kFew) {
+    spdlog::warn(
+        "this server and each of its jobs may open {} files only, which may not be enough "
+        "for either; raise the hard limit (ulimit -Hn)",
+        now);
   }
-  const rlim_t before = files.rlim_cur;
-  files.rlim_cur = std::min(files.rlim_max, std::max(files.rlim_cur, kEnough));
-  return ::setrlimit(RLIMIT_NOFILE, &files) == 0 ? before : 0;
+  return before;
 }
 
 /// Connections over TCP: at most half of the files, so that strangers leave enough for runners,
@@ -189,6 +195,30 @@ void look_after_certificate(asio::steady_timer& timer, CertificateWatch& watch, 
   });
 }
 
+/// Each second, until the timer is cancelled: a socket that somebody has removed is made again, as
+/// runners and the command line find this server by it.
+void look_after_socket(asio::steady_timer& timer, net::HttpServer& http, const std::string& socket,
+                       bool missing = false) {
+  constexpr std::chrono::seconds kEvery{1};
+  timer.expires_after(kEvery);
+  timer.async_wait([&, missing](const boost::system::error_code& failure) {
+    if (failure) {
+      return;
+    }
+    struct stat facts {};
+    const bool gone = ::lstat(socket.c_str(), &facts) != 0 && errno == ENOENT;
+    if (gone) {
+      const Status again = http.listen_unix(socket);
+      if (again.ok()) {
+        spdlog::warn("{} had been removed, and is there again", socket);
+      } else if (!missing) {
+        spdlog::error("{} was removed and cannot be made again: {}", socket, again.error().message);
+      }
+    }
+    look_after_socket(timer, http, socket, gone);
+  });
+}
+
 void take_commit(App& app, std::vector<job::Event> events) {
   for (job::Event& event : events) {
     app.newest = std::max(app.newest, event.revision);
@@ -241,6 +271,7 @@ Status serve(const ServeOptions& options) {
                                               : config.hot_tier.host_path;
   app.logs = std::make_unique<LogStore>(app.data_dir / "logs");
 
+  forbid_core_dumps();
   const std::uint64_t open_files = raise_open_files();
   net::ServerOptions http_options;
   http_options.max_connections = most_connections();
@@ -330,6 +361,9 @@ Status serve(const ServeOptions& options) {
     look_after_certificate(certificate_timer, certificate, app);
   }
 
+  asio::steady_timer socket_timer(app.io);
+  look_after_socket(socket_timer, http, socket);
+
   asio::signal_set signals(app.io, SIGTERM, SIGINT);
   signals.async_wait([&](const boost::system::error_code& failure, int /*signal*/) {
     if (failure) {
@@ -338,6 +372,7 @@ Status serve(const ServeOptions& options) {
     spdlog::info("stopping; jobs run on, and the next server on this data directory finds them");
     app.stopping = true;
     certificate_timer.cancel();
+    socket_timer.cancel();
     wake_streams(app);
     http.stop(kStopGrace);
   });

@@ -487,6 +487,9 @@ void Preparer::add(const spec::Task& task) {
     body["sealed"] = seal(context_.secret_key, context_.owner, to_text(sealed));
   }
   body["checkpoint"] = std::move(checkpoint);
+  if (task.quad && task.quad->stop_signal_to_all) {
+    body["stop_signal_to"] = "all";
+  }
   body["task"] = spec::to_json(task, spec::Redact::kYes);
   request.body = to_text(body);
   out_.requests.push_back(std::move(request));
@@ -580,6 +583,7 @@ Result<json::object> make_order(const job::Job& job, std::string_view body_text,
     order["hold"] = true;
   }
   order["stop_grace_ms"] = job.request->stop_grace.count();
+  order["stop_signal_to"] = get_string(body, "stop_signal_to", "main");
   json::object checkpoint = body.contains("checkpoint") && body.at("checkpoint").is_object()
                                 ? body.at("checkpoint").get_object()
                                 : json::object();

@@ -89,6 +89,7 @@ constexpr Row kTable[] = {
     {"quad.array", kRefused, "quad: {array: 3}"},
     {"quad.notify", kWarned, "quad: {notify: [me@example.org]}"},
     {"quad.stop_grace", kHonoured, "quad: {stop_grace: 5s}"},
+    {"quad.stop_signal_to", kHonoured, "quad: {stop_signal_to: all}"},
 
     {"resources.infra", kWarned, "resources: {infra: k8s}"},
     {"resources.cloud", kRefused, "resources: {cloud: aws}"},

@@ -173,6 +173,7 @@ Rule build_quad() {
           {"array", either({integer(1, 1'000'000), text()})},
           {"notify", list_of(filled_text())},
           {"stop_grace", duration()},
+          {"stop_signal_to", choice({"main", "all"})},
       });
 }
 

@@ -316,7 +316,7 @@ TEST(QuadBlock, IsReadWhole) {
       "run: x\nquad:\n  kind: session\n  checkpoint: {path: ckpt, interval: 30m, keep: 3, "
       "framework: marker, marker: DONE}\n  max_duration: 12h\n  queue: q\n  preemptible: true\n"
       "  exclude_nodes: [n1]\n  fence: strict\n  depends_on: [17, prep]\n  array: 0-9\n"
-      "  notify: [mail]\n  stop_grace: 90s\n");
+      "  notify: [mail]\n  stop_grace: 90s\n  stop_signal_to: all\n");
   ASSERT_TRUE(task.quad);
   const QuadBlock& q = *task.quad;
   EXPECT_EQ(q.kind, JobKind::kSession);
@@ -328,6 +328,7 @@ TEST(QuadBlock, IsReadWhole) {
   EXPECT_THAT(q.depends_on, ElementsAre("17", "prep"));
   EXPECT_EQ(q.array->last, 9);
   EXPECT_EQ(q.stop_grace, std::chrono::seconds(90));
+  EXPECT_TRUE(q.stop_signal_to_all);
   EXPECT_TRUE(to_json(task).contains("quad"));
 }
 
@@ -335,6 +336,7 @@ TEST(QuadBlock, HasDefaults) {
   const Task task = task_of("quad: {queue: q}\n");
   EXPECT_EQ(task.quad->kind, JobKind::kBatch);
   EXPECT_EQ(task.quad->stop_grace, std::chrono::seconds(30));
+  EXPECT_FALSE(task.quad->stop_signal_to_all);
   EXPECT_EQ(task.quad->checkpoint, std::nullopt);
 }
 

@@ -91,6 +91,7 @@ void read_quad(const Node& node, Task& task, Issues& issues) {
   block.fence = word(node, "fence") == "strict" ? Fence::kStrict : Fence::kNormal;
   block.max_duration = duration(node, "max_duration");
   block.stop_grace = duration(node, "stop_grace").value_or(block.stop_grace);
+  block.stop_signal_to_all = word(node, "stop_signal_to") == "all";
   block.queue = word(node, "queue");
   block.exclude_nodes = words(node, "exclude_nodes");
   block.depends_on = words(node, "depends_on");

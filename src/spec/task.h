@@ -227,6 +227,7 @@ struct QuadBlock {
   std::optional<ArrayRange> array;
   std::vector<std::string> notify;
   Millis stop_grace = std::chrono::seconds(30);
+  bool stop_signal_to_all = false;  ///< else to the script first, to what it leaves afterwards
   json::object written;
 };
 

@@ -132,9 +132,11 @@ def processes_of(text, command=""):
             arguments = Path(f"/proc/{pid}/cmdline").read_bytes()
             if command.encode() not in arguments:
                 continue
-            told = Path(f"/proc/{pid}/environ").read_bytes() + arguments + os.readlink(f"/proc/{pid}/cwd").encode()
         except OSError:
             continue
+        told = arguments
+        with contextlib.suppress(OSError):  # of a server and a runner these are root's
+            told += Path(f"/proc/{pid}/environ").read_bytes() + os.readlink(f"/proc/{pid}/cwd").encode()
         if needle in told:
             found.append(pid)
     return found

@@ -6,6 +6,7 @@ import os
 import pwd
 import re
 import tempfile
+import unittest.mock
 from pathlib import Path
 
 import quadtest
@@ -262,6 +263,66 @@ class Wrapper(quadtest.TestCase):
         self.assertEqual(lines.count("rc was sourced"), 4)
         # Nothing of bash's own about a terminal that is not there.
         self.assertNotIn("job control", log)
+
+    def test_the_servers_own_environment_stays_with_it(self):
+        venv = Path(tempfile.mkdtemp())
+        (venv / "bin").mkdir()
+        program = venv / "bin" / "python3"
+        program.write_text("#!/bin/sh\necho of the venv\n")
+        program.chmod(0o755)
+        of_the_server = {
+            "ADMIN_API_KEY": "sk-of-the-admin", "AWS_SECRET_ACCESS_KEY": "secret", "WHERE": "old", "PYTHONPATH": "/gone/lib",
+            "VIRTUAL_ENV": str(venv), "LD_PRELOAD": "/gone/lib.so", "DATABASE_URL": "postgres://admin:pw@db",
+            "GIT_CONFIG_COUNT": "1", "TERM": "xterm", "HTTPS_PROXY": "http://admin:pw@proxy:3128",
+            "PATH": f"{venv}/bin:{os.environ['PATH']}",
+        }  # fmt: skip
+        named = {"LD_LIBRARY_PATH": "/opt/named/lib", "LC_ALL": "C.UTF-8", "TZ": "Asia/Tokyo"}
+        with unittest.mock.patch.dict(os.environ, of_the_server | named):
+            server = self.server(nodes=1, gpus="", start=False)
+            server.data.mkdir()
+            (server.data / "config.yaml").write_text("engines: {local: {environment: [LD_LIBRARY_PATH, NOT_SET]}}\n")
+            server.start()
+        folder = task_folder({"workdir": ".", "setup": "python3 show.py setup", "envs": {"WHERE": "task"},
+                              "run": "python3 show.py run; until [ -e ~/go ]; do sleep 0.05; done"})  # fmt: skip
+        job = server.launch("task.yaml", cwd=folder, env={"WHERE": "new", "PRIVATE": "of the client"})
+        quadtest.wait_until(lambda: "run " in server.ok("logs", job, "--no-follow"), 30, "it has printed")
+        seen = {}
+        for line in server.ok("logs", job, "--no-follow").splitlines():
+            word, _, text = line.partition(" ")
+            seen[word] = json.loads(text)
+        seen["exec"] = json.loads(server.ok("exec", job, "--", "python3", "show.py", "exec").partition(" ")[2])
+        Path(seen["run"]["HOME"], "go").touch()
+        server.wait_for_status(job, "SUCCEEDED")
+        account = pwd.getpwuid(os.geteuid()).pw_name
+        for word, variables in seen.items():
+            for name, value in of_the_server.items():
+                self.assertNotEqual(variables.get(name), value, f"{word}: {name}")
+            self.assertNotIn("PRIVATE", variables)
+            self.assertEqual({name: variables.get(name) for name in named}, named, word)
+            self.assertEqual((variables["WHERE"], variables["USER"], variables["LOGNAME"]), ("task", account, account), word)
+            self.assertEqual(variables["PATH"].split(":"), [p for p in os.environ["PATH"].split(":") if p != f"{venv}/bin"])
+            # What is not Quad's word, SkyPilot's or the shell's is on the list.
+            known = {"PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TMPDIR", "PWD", "OLDPWD", "SHLVL", "_",
+                     "PYTHONUNBUFFERED", "WHERE", "CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES", *named}  # fmt: skip
+            others = {name for name in variables if name not in known and not name.startswith(
+                ("SKYPILOT_", "QUAD_", "MASTER_", "LC_", "NVIDIA_"))}  # fmt: skip
+            self.assertEqual(others, set(), word)
+        self.assertIn("names NOT_SET", server.log_tail())
+        # The same for a task of a cluster.
+        server.ok("launch", "-c", "dev", "true")
+        code, out, err = server.quad("exec", "dev", "env")
+        self.assertEqual(code, 0, err)
+        for name, value in of_the_server.items():
+            self.assertNotIn(f"{name}={value}\n", out)
+        self.assertIn("LD_LIBRARY_PATH=/opt/named/lib\n", out)
+
+    def test_a_server_that_a_launch_starts_catches_nothing_of_the_users_shell(self):
+        server = self.server(nodes=0, gpus="", start=False)
+        self.addCleanup(lambda: server.quad("api", "stop"))
+        code, out, err = server.quad("launch", "env", env={"ADMIN_API_KEY": "sk", "PYTHONPATH": "/gone/lib", "WHERE": "here"})
+        self.assertEqual(code, 0, err)
+        for name in ("ADMIN_API_KEY", "PYTHONPATH", "WHERE"):
+            self.assertNotIn(f"{name}=", out)
 
     def test_the_exit_code_is_that_of_the_last_command(self):
         server = self.shared

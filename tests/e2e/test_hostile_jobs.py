@@ -166,13 +166,110 @@ os.execve("/bin/sleep", ["sleep", "4322"], {})
         # A runner that is killed cannot remove the group of its limit itself.
         job = server.launch("resources: {memory: 1}\nrun: sleep 4325\n")
         quadtest.wait_until(lambda: self.processes("4325"), 20, "it runs")
-        groups = [Path(path.read_text()) for path in server.data.glob(f"nodes/*/{job}-1-0/cgroup")]
-        self.assertEqual([group.name.rpartition("-")[0] for group in groups], [f"quad-{job}-1-0"])
-        self.assertTrue(groups[0].is_dir())
+        groups = [Path(line) for path in server.data.glob(f"nodes/*/{job}-1-0/cgroup") for line in path.read_text().splitlines()]
+        self.assertEqual({group.name.rpartition("-")[0] for group in groups}, {f"quad-{job}-1-0"})
+        self.assertTrue(all(group.is_dir() for group in groups))
         os.kill(server.job(job)["attempts"][0]["ranks"][0]["pid"], signal.SIGKILL)
-        quadtest.wait_until(lambda: not groups[0].exists(), 20, "the group is gone")
+        quadtest.wait_until(lambda: not any(group.exists() for group in groups), 20, "the groups are gone")
         server.ok("cancel", job)
         server.wait_for_status(job, "CANCELLED")
+
+    @quadtest.quick
+    def test_a_fork_bomb_stops_at_its_bound(self):
+        server = self.server(nodes=1, gpus="", start=False)
+        server.data.mkdir()
+        (server.data / "config.yaml").write_text("engines: {local: {processes: 200}}\n")
+        server.start()
+        job = server.launch("run: |\n  bomb() { bomb | bomb & }; bomb; sleep 4326\n")
+        told = "as many processes and threads as it may, 200"
+        quadtest.wait_until(lambda: told in server.ok("story", job) or "cannot be limited" in server.ok("story", job), 60,
+                            "the story tells of it")  # fmt: skip
+        if told not in server.ok("story", job):
+            server.ok("cancel", job)
+            self.skipTest("a bound on processes is not permitted here")
+        self.assertLessEqual(len(quadtest.processes_of(f"QUAD_RANK_KEY={job}-1-0")), 210)
+        code, out, err = server.quad("exec", job, "--", "true")
+        if code != 0:  # unless one of its processes has just ended
+            self.assertIn("as many processes as it may", err)
+        # Everybody else goes on.
+        self.assertEqual(server.ok("launch", "echo still here"), "still here\n")
+        server.ok("cancel", job)
+        server.wait_for_status(job, "CANCELLED")
+        quadtest.wait_until(lambda: not quadtest.processes_of(f"{server.data}/nodes/", "4326"), 20, "nothing of it is left")
+
+    @quadtest.quick
+    def test_a_root_rank_stays_within_its_limits(self):
+        server = self.shared
+        folder = task_folder(leave__py="""
+import glob, os, subprocess
+tried = []
+def attempt(what, action):
+    try:
+        action()
+        tried.append(what)
+    except (OSError, subprocess.CalledProcessError):
+        pass
+def write(path, text):
+    with open(path, "w") as file:
+        file.write(text)
+def run(*command):
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+for path in glob.glob("/sys/fs/cgroup/**/cgroup.procs", recursive=True) + glob.glob("/sys/fs/cgroup/**/tasks", recursive=True):
+    attempt(f"moved by {path}", lambda: write(path, "0"))
+for name, more in ("memory.limit_in_bytes", 1 << 40), ("memory.max", "max"), ("pids.max", "max"), ("cpuset.cpus", "0-1"):
+    for path in glob.glob(f"/sys/fs/cgroup/**/{name}", recursive=True):
+        attempt(f"changed {path}", lambda: write(path, str(more)))
+os.makedirs("there", exist_ok=True)
+for kind, options in ("cgroup2", ""), ("cgroup", "memory"), ("cgroup", "pids"), ("tmpfs", ""):
+    attempt(f"mounted {kind} {options}", lambda: run("mount", "-t", kind, *(["-o", options] if options else []), "none", "there"))
+attempt("remounted", lambda: run("mount", "-o", "remount,rw", "/sys/fs/cgroup/memory"))
+attempt("left a namespace", lambda: run("nsenter", "-t", "1", "-m", "-C", "mount", "-t", "tmpfs", "none", "there"))
+# In a user namespace of its own, root may mount its view of the groups, and change what is in that.
+subprocess.run(["unshare", "-UrmC", "sh", "-c", "for kind in memory pids; do mount -t cgroup -o $kind none there && { echo 0 > there/cgroup.procs; "
+                "echo max > there/pids.max; echo -1 > there/memory.limit_in_bytes; umount there; }; done; mount -t cgroup2 none there && { "
+                "echo 0 > there/cgroup.procs; echo max > there/memory.max; }"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+try:
+    os.sched_setaffinity(0, range(os.cpu_count()))
+except OSError:
+    pass
+print("escapes:", tried, "CPUs:", len(os.sched_getaffinity(0)), flush=True)
+while not os.path.exists(os.path.expanduser("~/go")):
+    run("sleep", "0.05")
+x = bytearray(700 << 20)
+print("took 700 MiB")
+""", task__yaml="workdir: .\nresources: {cpus: 1, memory: 256MB}\nrun: python3 leave.py\n")  # fmt: skip
+        job = server.launch("task.yaml", cwd=folder)
+        quadtest.wait_until(lambda: "escapes:" in server.ok("logs", job, "--no-follow"), 60, "it has tried")
+        story = server.ok("story", job)
+        pid = next(iter(self.processes("leave.py")))
+        groups = {line.split(":")[1] or "v2": line.split(":")[2] for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()}
+        next(server.data.glob(f"nodes/*/{job}-1-0/home")).joinpath("go").touch()
+        if "cannot be" in story:
+            server.ok("cancel", job)
+            self.skipTest("limits are not permitted here")
+        server.wait_for_status(job, "FAILED")
+        log = server.ok("logs", job, "--no-follow")
+        self.assertIn("escapes: [] ", log)
+        self.assertNotIn("took", log)
+        self.assertEqual(server.job(job)["cause"], "limit", server.describe(job))
+        held = [path for path in groups.values() if f"/quad-{job}-1-0-" in path]
+        self.assertTrue(held, groups)
+        if "cpuset" in groups:
+            self.assertIn(f"/quad-{job}-1-0-", groups["cpuset"])
+            self.assertIn("CPUs: 1\n", log)
+
+    def test_tasks_and_sessions_of_a_cluster_share_its_limits(self):
+        server = self.shared
+        server.ok("launch", "-c", "small", "--memory", "0.3", "true", timeout=120)
+        take = "python3 -c 'import os, time; x = b\"x\" * 200_000_000; print(\"taken\", flush=True); time.sleep({})'"
+        first = server.json("exec", "small", "-d", take.format(600))["job"]
+        quadtest.wait_until(lambda: "taken" in server.ok("logs", first, "--no-follow"), 30, "the first has its part")
+        if "cannot be set" in server.ok("story", first):
+            self.skipTest("a memory limit is not permitted here")
+        second = server.json("exec", "small", "-d", take.format(0))["job"]
+        quadtest.wait_until(lambda: any(server.job(job)["status"] == "FAILED" for job in (first, second)), 60,
+                            "one is killed, as both together take more than the cluster has")  # fmt: skip
+        server.quad("down", "-y", "small")
 
     def test_more_output_than_is_kept_while_the_server_is_away(self):
         # What a runner keeps while the server is away is small here, so that it overflows soon. (So it would when the

@@ -237,7 +237,10 @@ class Machine(quadtest.TestCase):
         for name, value in {"LD_PRELOAD": str(folder / "clock.so"), "CLOCK_SHIFT_FILE": str(shift)}.items():
             os.environ[name] = value
             self.addCleanup(os.environ.pop, name)
-        server = self.server(nodes=2, gpus="", options=("--node-lost-after", "3"))
+        server = self.server(nodes=2, gpus="", options=("--node-lost-after", "3"), start=False)
+        server.data.mkdir()
+        (server.data / "config.yaml").write_text("engines: {local: {environment: [LD_PRELOAD, CLOCK_SHIFT_FILE]}}\n")
+        server.start()
         job = self.waiting_job(server, quad={"max_duration": "1h"},
                                run='(while [ ! -e ~/go ]; do echo "{\\"step\\": $((++i))}" >> $QUAD_PROGRESS; sleep 0.1; done) &')  # fmt: skip
         quadtest.wait_until(lambda: server.job(job)["progress"], 20, "it tells its progress")

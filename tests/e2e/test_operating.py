@@ -269,3 +269,43 @@ class Damage(quadtest.TestCase):
             self.assertNotEqual(code, 0, out)
             self.assertRegex(err, "damaged.*restore the last backup")
             self.assertEqual(quadtest.processes_of(str(server.data)), [])
+
+
+class OddMachines(quadtest.TestCase):
+    """What somebody does to a server's folder, and a shell that allows it little."""
+
+    def test_folders_and_a_socket_that_somebody_removes_are_made_again(self):
+        server = self.server(nodes=1, gpus="")
+        self.assertEqual(server.ok("launch", "echo before"), "before\n")
+        shutil.rmtree(server.data / "nodes")
+        shutil.rmtree(server.data / "trash")
+        self.assertEqual(server.ok("launch", "echo without nodes"), "without nodes\n")
+        (server.data / "quad.sock").unlink()
+        self.assertEqual(server.json("status")["jobs"][0]["status"], "SUCCEEDED")
+        self.assertEqual(server.ok("launch", "echo with a new socket"), "with a new socket\n")
+        self.assertIsNone(server.process.poll())
+        server.restart()
+        self.assertEqual(server.ok("launch", "echo after"), "after\n")
+
+    def test_a_low_soft_limit_of_open_files_is_raised(self):
+        server = self.server(nodes=1, gpus="", start=False)
+        server.prefix = ["prlimit", "--nofile=64:4096"]
+        server.start()
+        self.assertEqual(server.ok("launch", "ulimit -Sn; ulimit -Hn"), "1024\n4096\n")
+
+    def test_a_hard_limit_of_few_open_files_is_told(self):
+        server = self.server(nodes=1, gpus="", start=False)
+        server.prefix = ["prlimit", "--nofile=128:128"]
+        server.start()
+        self.assertIn("may open 128 files only", server.log_tail())
+        self.assertEqual(server.ok("launch", "echo runs"), "runs\n")
+
+    def test_a_server_dumps_no_core(self):
+        server = self.server(nodes=1, gpus="", start=False)
+        server.prefix = ["prlimit", "--core=unlimited"]
+        server.start()
+        self.assertEqual(server.ok("launch", "ulimit -c"), "unlimited\n")
+        os.kill(server.process.pid, signal.SIGSEGV)
+        self.assertEqual(server.process.wait(20), -signal.SIGSEGV)
+        server.process = None
+        self.assertEqual(list(server.folder.glob("core*")), [])

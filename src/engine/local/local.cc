@@ -13,7 +13,9 @@
 
 #include "base/file.h"
 #include "base/machine.h"
+#include "base/text.h"
 #include "engine/local/detect.h"
+#include "engine/local/environment.h"
 #include "engine/local/local_engine.h"
 #include "pool/gpu_names.h"
 
@@ -62,18 +64,25 @@ std::optional<std::string> variable(const char* name) {
   return value == nullptr ? std::nullopt : std::optional<std::string>(value);
 }
 
-// The server's own environment without what is meant for the server alone.
-std::vector<std::string> runner_environment() {
-  std::vector<std::string> environment;
+std::vector<std::string> own_environment() {
+  std::vector<std::string> entries;
   for (char** entry = ::environ; entry != nullptr && *entry != nullptr; ++entry) {
-    const std::string_view one = *entry;
-    if (!one.starts_with("QUAD_") && !one.starts_with("CUDA_DEVICE_ORDER=")) {
-      environment.emplace_back(one);
+    entries.emplace_back(*entry);
+  }
+  return entries;
+}
+
+// Of a rank: more than any training has, and so few that a rank that starts them without end leaves
+// the machine most of what it can have.
+std::int64_t usual_processes() {
+  std::int64_t most = 32'768;
+  for (const char* bound : {"/proc/sys/kernel/pid_max", "/proc/sys/kernel/threads-max"}) {
+    const std::string text = read_file(bound, 64).value_or("");
+    if (const auto number = parse_number(trim(text)); number && *number > 0) {
+      most = std::min(most, std::max<std::int64_t>(*number / 4, 1024));
     }
   }
-  // GPUs are counted as they were detected, whatever the server's own programs prefer.
-  environment.emplace_back("CUDA_DEVICE_ORDER=PCI_BUS_ID");
-  return environment;
+  return most;
 }
 
 LocalNode real_node(const Machine& machine) {
@@ -137,9 +146,14 @@ Result<std::unique_ptr<Engine>> make_local(LocalOptions options) {
   engine.server_url = options.server_url;
   engine.server_ca = options.server_ca;
   engine.open_files = options.open_files;
-  engine.environment = runner_environment();
+  const std::vector<std::string> own = own_environment();
+  engine.environment = environment_of_jobs(own, options.environment);
+  for (const std::string& name : missing_variables(own, options.environment)) {
+    spdlog::warn("engines.local.environment names {}, which this server's environment lacks", name);
+  }
   engine.cpus = usable_cpus();
   engine.spool_bytes = options.spool_bytes;
+  engine.processes = options.processes > 0 ? options.processes : usual_processes();
   if (options.runner.empty() || ::access(engine.runner.c_str(), X_OK) != 0) {
     return error(ErrorCode::kNotFound, fmt::format("The runner program {} is missing or cannot be "
                                                    "executed; it belongs beside 'quad'",

@@ -27,6 +27,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 #include "engine/engine.h"
@@ -48,7 +49,9 @@ struct LocalOptions {
   std::int64_t cpu_milli = 0;     ///< of each pretend node; 0: as the machine, at least 8 CPUs
   std::int64_t memory_bytes = 0;  ///< of each pretend node; 0: as the machine, at least 32 GiB
   std::uint64_t spool_bytes =
-      1ULL << 30U;  ///< of output that each runner keeps for a server that is away
+      1ULL << 30U;             ///< of output that each runner keeps for a server that is away
+  std::int64_t processes = 0;  ///< of a rank, threads included; 0: as the machine can bear
+  std::vector<std::string> environment;  ///< variables of this process's own that ranks get too
 };
 
 /// Detects the machine. kInvalid for options that make no sense, kNotFound if there is no runner

@@ -183,7 +183,7 @@ Result<std::vector<Inventory>> LocalEngine::begin(Sink sink) {
   }
   QUAD_TRY(kill_what_outlived(dead));
   for (const auto& [key, ended] : ended_) {
-    remove_group({read_control_group(ended.folder, key), kGroupTries});
+    remove_groups(ended.folder, key);
   }
 
   for (auto& [id, node] : nodes_) {

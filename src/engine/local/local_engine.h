@@ -55,6 +55,7 @@ struct LocalEngineOptions {
   std::vector<std::string> environment;     ///< of runners: "NAME=value"
   std::vector<int> cpus;                    ///< that ranks may run on
   std::uint64_t spool_bytes = 1ULL << 30U;  ///< of output that a runner keeps
+  std::int64_t processes = 0;               ///< of a rank, threads included; 0: no limit
   std::vector<LocalNode> nodes;
 };
 
@@ -165,6 +166,7 @@ class LocalEngine final : public Engine {
     int tries_left = 0;
   };
   /// Of a dead rank. A busy one is tried again with each beat, for half a minute.
+  void remove_groups(const std::filesystem::path& folder, const RankKey& key);
   void remove_group(const BusyGroup& group);
 
   [[nodiscard]] std::filesystem::path node_folder(const NodeId& id) const;

@@ -206,8 +206,10 @@ void LocalEngine::carry_out(StartOrder& order) {
   file.memory_bytes = order.holding.amount.memory_bytes;
   file.hot = options_.hot.string();
   file.spool_bytes = options_.spool_bytes;
+  file.processes = options_.processes;
   const fs::path folder = node_folder(order.holding.node) / to_string(order.key);
-  if (const Status prepared = prepare_rank_folder(folder, file); !prepared.ok()) {
+  Status prepared = make_folders(folder.parent_path(), 0700);  // somebody may have removed it
+  if (prepared = prepared.ok() ? prepare_rank_folder(folder, file) : prepared; !prepared.ok()) {
     cpu_shares_.give_back(order.key);
     throw_away(order.key, folder);
     sink_(StartFailed{order.key, prepared.error().message});
@@ -474,7 +476,7 @@ void LocalEngine::report(Runner& runner, std::optional<job::RankEnd> result) {
   const RankKey key = runner.key;
   const fs::path folder = runner.folder;
   cpu_shares_.give_back(key);
-  remove_group({read_control_group(folder, key), kGroupTries});
+  remove_groups(folder, key);
   if (!runner.lost_power) {
     sink_(RunnerEnded{key, result, runner.detail});
   }
@@ -492,8 +494,14 @@ void LocalEngine::throw_away(const RankKey& key, const fs::path& folder) {
   }
 }
 
+void LocalEngine::remove_groups(const fs::path& folder, const RankKey& key) {
+  for (const fs::path& group : read_control_groups(folder, key)) {
+    remove_group({group, kGroupTries});
+  }
+}
+
 void LocalEngine::remove_group(const BusyGroup& group) {
-  if (group.path.empty() || remove_control_group(group.path)) {
+  if (remove_control_group(group.path)) {
     return;
   }
   if (group.tries_left == 0) {

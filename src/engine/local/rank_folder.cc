@@ -85,7 +85,8 @@ Status prepare_rank_folder(const fs::path& folder, const StartFile& start) {
   object["cpus"] = json::array(start.cpus.begin(), start.cpus.end());
   object["memory_bytes"] = start.memory_bytes;
   object["hot"] = start.hot;
-  object["limits"] = json::object{{"spool_bytes", start.spool_bytes}};
+  object["limits"] =
+      json::object{{"spool_bytes", start.spool_bytes}, {"processes", start.processes}};
   const fs::path path = folder / "start.json";
   const UniqueFd fd(
       ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
@@ -110,11 +111,18 @@ std::vector<int> read_cpus(const fs::path& folder) {
   return cpus;
 }
 
-fs::path read_control_group(const fs::path& folder, const RankKey& key) {
-  fs::path group = read_regular_file(folder / "cgroup", 4096).value_or("");
-  // The rank may have written there what it liked; an empty folder of this name is all that it can
-  // lose.
-  return group.filename().string().starts_with("quad-" + to_string(key) + "-") ? group : fs::path();
+std::vector<fs::path> read_control_groups(const fs::path& folder, const RankKey& key) {
+  std::vector<fs::path> groups;
+  const std::string text = read_regular_file(folder / "cgroup", 16'384).value_or("");
+  for (const std::string_view line : split(text, '\n')) {
+    // The rank may have written there what it liked; empty folders of this name are all that it can
+    // lose.
+    if (fs::path group = line;
+        group.filename().string().starts_with("quad-" + to_string(key) + "-")) {
+      groups.push_back(std::move(group));
+    }
+  }
+  return groups;
 }
 
 Result<StartRecord> read_start_record(const fs::path& folder, const std::string& boot_id) {

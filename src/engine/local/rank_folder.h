@@ -47,6 +47,7 @@ struct StartFile {
   std::int64_t memory_bytes = 0;
   std::string hot;
   std::uint64_t spool_bytes = 0;
+  std::int64_t processes = 0;  ///< threads included; 0: no limit
 };
 
 /// Makes the folder (0700) and its start.json. Not synced: after a power cut there is no runner to
@@ -64,9 +65,9 @@ struct StartRecord {
   bool this_boot = false;
 };
 
-/// The control group that the rank's runner has made, and removes unless it is killed; empty if
-/// there is none.
-std::filesystem::path read_control_group(const std::filesystem::path& folder, const RankKey& key);
+/// The control groups that the rank's runner has made, and removes unless it is killed.
+std::vector<std::filesystem::path> read_control_groups(const std::filesystem::path& folder,
+                                                       const RankKey& key);
 
 /// kStarting lasts for microseconds: the caller asks again. kIo if the file is there but cannot be
 /// read.

@@ -80,15 +80,17 @@ TEST_F(RankFolder, RemembersTheCpusOfItsRank) {
   EXPECT_TRUE(read_cpus(folder_ / "no-such-folder").empty());
 }
 
-TEST_F(RankFolder, BelievesAControlGroupOfItsOwnNameOnly) {
+TEST_F(RankFolder, BelievesControlGroupsOfItsOwnNameOnly) {
   const RankKey key{JobId(17), Epoch(2), Rank(0)};
-  EXPECT_EQ(read_control_group(folder_, key), "");
-  for (const char* group : {"/groups/quad-17-2-0-ab12", "/groups/quad-17-2-01-ab12", "/etc"}) {
-    const UniqueFd fd(::open((folder_ / "cgroup").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600));
-    ASSERT_TRUE(write_all(fd.get(), group).ok());
-    const bool own = group == std::string("/groups/quad-17-2-0-ab12");
-    EXPECT_EQ(read_control_group(folder_, key), own ? group : "");
-  }
+  EXPECT_TRUE(read_control_groups(folder_, key).empty());
+  const UniqueFd fd(::open((folder_ / "cgroup").c_str(), O_WRONLY | O_CREAT, 0600));
+  ASSERT_TRUE(write_all(fd.get(),
+                        "/groups/memory/quad-17-2-0-ab12\n/groups/quad-17-2-01-ab12\n"
+                        "/etc\n/groups/pids/quad-17-2-0-ab12\n\n")
+                  .ok());
+  EXPECT_EQ(
+      read_control_groups(folder_, key),
+      (std::vector<fs::path>{"/groups/memory/quad-17-2-0-ab12", "/groups/pids/quad-17-2-0-ab12"}));
 }
 
 TEST_F(RankFolder, SaysWhichFileCannotBeWritten) {

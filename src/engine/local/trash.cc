@@ -40,8 +40,11 @@ Trash::~Trash() {
 
 Status Trash::throw_away(const fs::path& path) {
   const fs::path aside = folder_ / random_hex(8);
-  if (::rename(path.c_str(), aside.c_str()) != 0) {
-    const int failure = errno;
+  int failure = ::rename(path.c_str(), aside.c_str()) == 0 ? 0 : errno;
+  if (failure == ENOENT && ::mkdir(folder_.c_str(), 0700) == 0) {  // somebody had removed it
+    failure = ::rename(path.c_str(), aside.c_str()) == 0 ? 0 : errno;
+  }
+  if (failure != 0) {
     Error refused = errno_error(fmt::format("Cannot move {} away", path.string()), failure);
     refused.code = failure == ENOENT ? ErrorCode::kNotFound : refused.code;
     return refused;
