@@ -9,8 +9,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
+#include <functional>
 #include <thread>
 
 #include "base/file.h"
@@ -104,13 +106,36 @@ Result<json::object> Client::read(Result<net::ClientResponse> response) {
   return parse_json_object(response->body);
 }
 
+namespace {
+
+/// Asks again for as long as the server says that it has too much to do, and when to come back: it
+/// has done nothing of what was asked then.
+Result<net::ClientResponse> patiently(const std::function<Result<net::ClientResponse>()>& ask) {
+  constexpr int kTries = 30;
+  constexpr std::int64_t kLongestPause = 10;
+  for (int i = 1;; ++i) {
+    auto answer = ask();
+    const bool busy = answer.ok() && (answer->status == 429 || answer->status == 503);
+    const auto after = busy ? answer->header("Retry-After") : std::nullopt;
+    const auto seconds = after ? parse_number(*after) : std::nullopt;
+    if (!seconds || i == kTries) {
+      return answer;
+    }
+    std::this_thread::sleep_for(
+        std::chrono::seconds(std::clamp<std::int64_t>(*seconds, 1, kLongestPause)));
+  }
+}
+
+}  // namespace
+
 Result<json::object> Client::get(const std::string& target) {
-  return read(http_.get(target));
+  return read(patiently([&] { return http_.get(target); }));
 }
 
 Result<json::object> Client::post(const std::string& target, const json::object& body,
                                   json::object* refused) {
-  auto response = http_.post(target, to_text(body));
+  const std::string text = to_text(body);
+  auto response = patiently([&] { return http_.post(target, text); });
   if (refused != nullptr && response.ok() && !response->ok()) {
     const auto answer = parse_json_object(response->body);
     if (const json::object* inner = answer.ok() ? get_object(*answer, "error") : nullptr) {
@@ -139,13 +164,16 @@ Status Client::upload(const std::string& hash, const fs::path& file) {
   }
   const Millis patience = upload_patience(static_cast<std::uint64_t>(info.st_size));
   const net::ChunkSink no_body = [](std::string_view /*piece*/) { return true; };
-  QUAD_ASSIGN(const net::ClientResponse known, http_.stream("HEAD", target, no_body, patience));
+  QUAD_ASSIGN(const net::ClientResponse known,
+              patiently([&] { return http_.stream("HEAD", target, no_body, patience); }));
   if (known.status == 200) {
     return {};
   }
-  QUAD_ASSIGN(
-      const net::ClientResponse answer,
-      http_.upload("PUT", target, fd.get(), {{"Content-Type", "application/zstd"}}, patience));
+  QUAD_ASSIGN(const net::ClientResponse answer, patiently([&] {
+                (void)::lseek(fd.get(), 0, SEEK_SET);
+                return http_.upload("PUT", target, fd.get(), {{"Content-Type", "application/zstd"}},
+                                    patience);
+              }));
   return answer.ok() ? Status() : Status(answer.to_error());
 }
 

@@ -48,9 +48,13 @@ Connection::Connection(std::shared_ptr<ServerState> state, std::shared_ptr<asio:
       reject_(reject),
       local_(local),
       closed_signal_(state_->io, SteadyClock::time_point::max()) {
-  state_->tcp_connections += local_ ? 0 : 1;
   tune_tcp(transport_->socket());
   peer_ = peer_name(transport_->socket());
+  if (reject_) {
+    ++state_->rejecting;
+  } else {
+    guest_ = state_->room(local_).enter(address_of_peer(peer_), this);
+  }
   request_.peer = peer_;
   request_.peer_uid = peer_user(transport_->socket());
   request_.tls = tls_ != nullptr;
@@ -59,7 +63,9 @@ Connection::Connection(std::shared_ptr<ServerState> state, std::shared_ptr<asio:
 Connection::~Connection() {
   transport_->close();
   state_->connections.erase(place_);
-  state_->tcp_connections -= local_ ? 0 : 1;
+  state_->rejecting -= reject_ ? 1 : 0;
+  give_up_place();
+  release_body();
   state_->connection_ended();
 }
 
@@ -89,6 +95,9 @@ asio::awaitable<void> Connection::run() {
 asio::awaitable<bool> Connection::read_head() {
   const auto& options = state_->options;
   phase_ = Phase::kIdle;
+  if (guest_) {
+    (*guest_)->busy = false;
+  }
   parser_.emplace(arena_, options.header_limit);
   transport_->set_read_deadline(
       state_->ticker->after(reject_ ? kRejectTimeout : options.idle_timeout));
@@ -195,8 +204,8 @@ bool Connection::prepare_request() {
     expects_continue_ = !parser_->is_done();
   }
   if (reject_) {
-    refuse(503, "unavailable", "The server has no room for another connection; try again later.");
-    response_.headers.emplace_back("Retry-After", "1");
+    refuse_busy(error(ErrorCode::kUnavailable,
+                      "The server has no room for another connection; try again later."));
     return false;
   }
   return true;
@@ -232,6 +241,9 @@ const Route* Connection::find_route() {
 
 asio::awaitable<bool> Connection::serve() {
   phase_ = Phase::kExchange;
+  if (guest_) {
+    (*guest_)->busy = true;
+  }
   const auto began = state_->options.on_access ? SteadyClock::now() : SteadyClock::time_point{};
   ++state_->counters.requests;
   Exchange exchange(this);
@@ -249,6 +261,9 @@ asio::awaitable<bool> Connection::serve() {
         answer_ = answer;
       }
     }
+    if (answer_ == Answer::kNone && route->options.allow) {
+      route->options.allow(exchange);
+    }
     bool ready = answer_ == Answer::kNone;
     if (ready && route->options.body == BodyMode::kBuffered) {
       const auto own = route->options.body_limit;
@@ -259,6 +274,7 @@ asio::awaitable<bool> Connection::serve() {
       // They belong to the handler, which is no more: to send the rest of its answer may fail.
       closed_callbacks_.clear();
     }
+    release_body();
   }
   const bool again = co_await finish_answer(exchange);
   report(began);
@@ -358,6 +374,54 @@ void Connection::refuse(int status, std::string_view code, std::string_view mess
   response_ = error_response(status, code, message);
   answer_ = Answer::kResponse;
   linger_ = linger_ || status == 400 || status == 408 || status == 431;
+}
+
+void Connection::refuse_busy(const Error& why) {
+  response_ = busy_response(why);
+  answer_ = Answer::kResponse;
+}
+
+void Connection::give_up_place() {
+  if (guest_) {
+    state_->room(local_).leave(*guest_);
+    guest_.reset();
+  }
+}
+
+void Connection::send_away() {
+  give_up_place();
+  cut();
+}
+
+Status Connection::admit(std::string_view who, bool kept) {
+  if (!guest_) {
+    return {};
+  }
+  Room& room = state_->room(local_);
+  room.belong(*guest_, who, kept);
+  if (kept || who.empty()) {
+    return {};
+  }
+  const auto let_go = [&](std::string_view owner) {
+    const auto idle = room.idle_to_go(owner);
+    if (idle) {
+      ++state_->counters.rejected;
+      (*idle)->connection->send_away();
+    }
+    return idle.has_value();
+  };
+  const std::string name(who);
+  if (room.has_too_many(who) && !let_go(who)) {
+    room.belong(*guest_, {}, false);
+    return error(ErrorCode::kExhausted,
+                 name + " has as many connections as one caller may have; close some of them");
+  }
+  if (room.have_too_many() && !let_go({})) {
+    room.belong(*guest_, {}, false);
+    return error(ErrorCode::kUnavailable,
+                 "The server has no room for another connection; try again later");
+  }
+  return {};
 }
 
 void Connection::report(SteadyClock::time_point began) {

@@ -50,6 +50,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void sweep();      ///< ends what is overdue
   void tell_stop();  ///< the server stops; finish what is under way
   void cut();        ///< end now
+  /// End now, and give the place to another at once.
+  void send_away();
   asio::cancellation_slot cancellation_slot() { return cancel_.slot(); }
 
  private:
@@ -65,9 +67,14 @@ class Connection : public std::enable_shared_from_this<Connection> {
   asio::awaitable<void> run_handler(Exchange& exchange, const Handler& handler);
   asio::awaitable<bool> finish_answer(Exchange& exchange);
   asio::awaitable<void> finish();
+  /// Exchange::admit.
+  Status admit(std::string_view who, bool kept);
   bool prepare_request();
   const Route* find_route();
   void refuse(int status, std::string_view code, std::string_view message);
+  /// For now: the client is told to try again.
+  void refuse_busy(const Error& why);
+  void give_up_place();
   void report(std::chrono::steady_clock::time_point began);
   bool keep_alive() const;
 
@@ -75,6 +82,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   asio::awaitable<IoResult> fill(std::size_t limit);
   asio::awaitable<Result<std::string_view>> read_piece();
   asio::awaitable<bool> read_whole_body(std::uint64_t limit);
+  /// Makes sure that a body of this size may be held; false if not, the refusal is then set.
+  bool hold_body(std::uint64_t bytes);
+  void release_body();
   asio::awaitable<bool> drain_body();
   asio::awaitable<bool> send(std::string_view first, std::string_view second = {});
   asio::awaitable<void> send_response(bool keep);
@@ -102,6 +112,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::string peer_;
   const bool reject_;
   const bool local_;
+  std::optional<Room::Place> guest_;  ///< none: it is only there to be told that there is no room
+  std::string holder_;                ///< whose the bytes are that its body holds
+  std::uint64_t held_ = 0;
 
   Phase phase_ = Phase::kHandshake;
   InputBuffer input_;

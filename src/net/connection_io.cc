@@ -102,6 +102,9 @@ asio::awaitable<bool> Connection::read_whole_body(std::uint64_t limit) {
     too_large();
     co_return false;
   }
+  if (!hold_body(promised.value_or(0))) {
+    co_return false;
+  }
   while (!parser_->is_done()) {
     const auto piece = co_await read_piece();
     if (!piece.ok()) {
@@ -113,9 +116,37 @@ asio::awaitable<bool> Connection::read_whole_body(std::uint64_t limit) {
       too_large();
       co_return false;
     }
+    if (!hold_body(request_.body.size() + piece->size())) {
+      co_return false;
+    }
     request_.body += *piece;
   }
   co_return true;
+}
+
+bool Connection::hold_body(std::uint64_t bytes) {
+  // Small ones are bounded by the connections, and large ones counted in steps.
+  constexpr std::uint64_t kSmall = 64U << 10U;
+  constexpr std::uint64_t kStep = 1U << 20U;
+  if (bytes <= std::max(kSmall, held_)) {
+    return true;
+  }
+  const std::uint64_t wanted = (bytes + kStep - 1) / kStep * kStep;
+  if (held_ == 0) {
+    holder_ = guest_ ? (*guest_)->owner : std::string();
+  }
+  if (const Status held = state_->hold(holder_, wanted - held_); !held.ok()) {
+    refuse_busy(held.error());
+    return false;
+  }
+  held_ = wanted;
+  return true;
+}
+
+void Connection::release_body() {
+  if (held_ > 0) {
+    state_->release(holder_, std::exchange(held_, 0));
+  }
 }
 
 /// Reads what the handler left of the body, which is known to be little. False if that failed.

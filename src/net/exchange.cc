@@ -4,6 +4,12 @@
 
 namespace quad::net {
 
+Response busy_response(const Error& failure) {
+  Response response = error_response(failure);
+  response.headers.emplace_back("Retry-After", "1");
+  return response;
+}
+
 Request& Exchange::request() {
   return connection_->request_;
 }
@@ -13,6 +19,10 @@ const Request& Exchange::request() const {
 
 std::string_view Exchange::parameter(std::string_view name) const {
   return connection_->request_.parameter(name);
+}
+
+Status Exchange::admit(std::string_view who, bool kept) {
+  return connection_->admit(who, kept);
 }
 
 void Exchange::respond(Response response) {

@@ -24,6 +24,9 @@ namespace quad::net {
 /// Takes a piece of a body; an error ends the reading.
 using BodySink = std::function<Status(std::string_view)>;
 
+/// An answer that says what went wrong, and that it may be tried again in a moment (Retry-After).
+Response busy_response(const Error& failure);
+
 class Exchange {
  public:
   /// The request; mutable so that its body can be moved out.
@@ -31,6 +34,12 @@ class Exchange {
   [[nodiscard]] const Request& request() const;
   /// Short for request().parameter(name).
   [[nodiscard]] std::string_view parameter(std::string_view name) const;
+
+  /// The client has shown who it is: from now on its connection is `who`'s, and no stranger's, who
+  /// goes first when there is no room (ServerOptions::max_connections). With `kept` it is one of
+  /// those for whom room is kept. kExhausted if `who` has too many, kUnavailable if all have;
+  /// answer with respond_error.
+  Status admit(std::string_view who, bool kept = false);
 
   /// Sets the answer, which is sent when the handler returns. A later one replaces it.
   void respond(Response response);

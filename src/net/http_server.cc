@@ -37,17 +37,20 @@ asio::awaitable<void> run_connection(std::shared_ptr<Connection> connection) {
 void begin_connection(const std::shared_ptr<ServerState>& state, const Listener& listener,
                       StreamSocket socket) {
   const bool local = !listener.socket_file.empty();
-  const auto open = state->tcp_connections;
-  const bool reject = !local && open >= state->options.max_connections;
+  Room& room = state->room(local);
+  const bool reject = room.full() && !state->make_room(room);
   if (reject) {
     ++state->counters.rejected;
-    if (open >= state->options.max_connections + kMaxRejecting) {
+    if (state->rejecting >= kMaxRejecting) {
       return;
     }
   }
   ++state->counters.accepted;
   auto connection =
       std::make_shared<Connection>(state, listener.tls, std::move(socket), reject, local);
+  if (room.is_crowded()) {
+    state->make_room(room);
+  }
   asio::co_spawn(state->io, run_connection(connection),
                  asio::bind_cancellation_slot(
                      connection->cancellation_slot(),
@@ -151,7 +154,12 @@ Result<std::shared_ptr<asio::ssl::context>> make_tls(const TlsFiles& files) {
 }  // namespace
 
 ServerState::ServerState(asio::io_context& context, Router routes, ServerOptions settings)
-    : io(context), router(std::move(routes)), options(std::move(settings)), tick_timer(io) {
+    : io(context),
+      router(std::move(routes)),
+      options(std::move(settings)),
+      tick_timer(io),
+      tcp_room(options.max_connections),
+      local_room(options.max_local_connections) {
   ticker->tick = options.tick.count();
 }
 
@@ -242,6 +250,42 @@ void ServerState::fault(std::string_view what) {
 void ServerState::connection_ended() {
   if (stopping && connections.empty()) {
     tick_timer.cancel();
+  }
+}
+
+bool ServerState::make_room(Room& room) {
+  auto place = room.stranger_to_go();
+  place = place ? place : room.idle_to_go();
+  if (!place) {
+    return false;
+  }
+  ++counters.rejected;
+  (*place)->connection->send_away();
+  return true;
+}
+
+Status ServerState::hold(const std::string& owner, std::uint64_t bytes) {
+  auto& own = held_of[owner];
+  if (own + bytes > options.buffer_limit / 2) {
+    return error(ErrorCode::kExhausted, "The requests of " + owner +
+                                            " that are under way are as large as one caller's may "
+                                            "be; wait for one of them");
+  }
+  if (held + bytes > options.buffer_limit) {
+    return error(ErrorCode::kUnavailable,
+                 "The requests that are under way are as large as the server can hold; try again "
+                 "in a moment");
+  }
+  own += bytes;
+  held += bytes;
+  return {};
+}
+
+void ServerState::release(const std::string& owner, std::uint64_t bytes) {
+  held -= bytes;
+  const auto own = held_of.find(owner);
+  if (own != held_of.end() && (own->second -= bytes) == 0) {
+    held_of.erase(own);
   }
 }
 

@@ -47,9 +47,16 @@ struct AccessRecord {
 struct ServerOptions {
   std::size_t header_limit = 16U << 10U;   ///< bytes of a request's head; 431 beyond
   std::uint64_t body_limit = 8ULL << 20U;  ///< bytes of a buffered body; 413 beyond
-  /// Over TCP, 503 beyond. Those over a unix socket come from users whom its mode lets in and are
-  /// not counted, so that strangers cannot crowd them out.
+  /// Bytes of large bodies that are buffered at once, for all requests; 503 beyond. One owner's
+  /// requests have at most a half; 429 beyond.
+  std::uint64_t buffer_limit = 256ULL << 20U;
+  /// Over TCP. When there is no room for another, somebody goes: strangers before whoever has shown
+  /// who it is (Exchange::admit), the idle before the busy (net/room.h has the shares). 503 when
+  /// all are at work.
   std::size_t max_connections = 4096;
+  /// The same over unix sockets, which have room of their own: strangers cannot crowd out the users
+  /// whom a socket's mode lets in.
+  std::size_t max_local_connections = 4096;
 
   // Timeouts, kept to the precision of one `tick`.
   Millis header_timeout{10'000};  ///< for a request's head, and for the TLS handshake
@@ -72,7 +79,7 @@ struct TlsFiles {
 
 struct ServerCounters {
   std::uint64_t accepted = 0;
-  std::uint64_t rejected = 0;  ///< for want of room
+  std::uint64_t rejected = 0;  ///< for want of room: answered with 503, or sent away for another
   std::uint64_t requests = 0;
   std::uint64_t faults = 0;
   std::size_t connections = 0;  ///< now

@@ -454,12 +454,40 @@ TEST(HttpServer, AStreamThatIsAbortedIsSeenToBeCutShort) {
   EXPECT_EQ(response.error().code, ErrorCode::kUnavailable);
 }
 
+/// Lets in whoever names itself in the header Who, and keeps room for those who begin with
+/// "runner". GET /follow is a stream that lasts until its client goes.
+Router guarded_router() {
+  Router router = echo_router();
+  router.get("/follow", [](Exchange& exchange) -> awaitable<void> {
+    const std::string type = "text/plain";
+    BodyStream stream = co_await exchange.start_stream(200, type);
+    const Status sent = co_await stream.write("begun");
+    EXPECT_TRUE(sent.ok());
+    co_await stream.wait_closed();
+  });
+  router.before([](Exchange& exchange) {
+    if (const auto who = exchange.request().header("Who")) {
+      const Status admitted = exchange.admit(*who, who->starts_with("runner"));
+      if (!admitted.ok()) {
+        exchange.respond_error(admitted.error());
+      }
+    }
+  });
+  return router;
+}
+
+std::string request_of(std::string_view who, std::string_view target) {
+  return "GET " + std::string(target) + " HTTP/1.1\r\nHost: x\r\nWho: " + std::string(who) +
+         "\r\n\r\n";
+}
+
 TEST(HttpServer, AUnixSocketHasRoomWhenStrangersFilledTheRest) {
   auto options = test_options();
   options.max_connections = 1;
-  TestServer server(echo_router(), options);
-  auto stranger = server.client();
-  ASSERT_EQ(stranger.get("/echo")->status, 200);
+  TestServer server(guarded_router(), options);
+  RawClient follower(server.port());
+  follower.send(request_of("alice", "/follow"));
+  ASSERT_THAT(follower.read_until("begun"), HasSubstr("200 OK"));
   auto second = server.client();
   EXPECT_EQ(second.get("/echo")->status, 503);
   for (int i = 0; i < 3; ++i) {
@@ -468,20 +496,113 @@ TEST(HttpServer, AUnixSocketHasRoomWhenStrangersFilledTheRest) {
   }
 }
 
-TEST(HttpServer, BeyondItsRoomItAnswers503) {
+TEST(HttpServer, BeyondItsRoomItAnswers503WhenAllAreAtWork) {
   auto options = test_options();
   options.max_connections = 2;
-  TestServer server(echo_router(), options);
-  auto first = server.client();
-  auto second = server.client();
-  ASSERT_EQ(first.get("/echo")->status, 200);
-  ASSERT_EQ(second.get("/echo")->status, 200);
+  TestServer server(guarded_router(), options);
+  RawClient runner(server.port());
+  runner.send(request_of("runner", "/follow"));
+  ASSERT_THAT(runner.read_until("begun"), HasSubstr("200 OK"));
+  RawClient follower(server.port());
+  follower.send(request_of("alice", "/follow"));
+  ASSERT_THAT(follower.read_until("begun"), HasSubstr("200 OK"));
   auto third = server.client();
   const auto response = third.get("/echo");
   ASSERT_TRUE(response.ok()) << response.error().message;
   EXPECT_EQ(response->status, 503);
+  EXPECT_EQ(response->header("retry-after"), "1");
   EXPECT_EQ(response->to_error().code, ErrorCode::kUnavailable);
-  EXPECT_EQ(first.get("/echo")->status, 200);
+}
+
+TEST(HttpServer, StrangersWithHalfARequestMakeRoomForOthers) {
+  auto options = test_options();
+  options.max_connections = 20;
+  TestServer server(guarded_router(), options);
+  RawClient follower(server.port());
+  follower.send(request_of("alice", "/follow"));
+  ASSERT_THAT(follower.read_until("begun"), HasSubstr("200 OK"));
+  std::vector<std::unique_ptr<RawClient>> crowd;
+  for (int i = 0; i < 60; ++i) {
+    crowd.push_back(std::make_unique<RawClient>(server.port()));
+    crowd.back()->send("GET /echo HTTP/1.1\r\nHost: x\r\nX-Slow: ");
+  }
+  for (int i = 0; i < 20; ++i) {
+    auto client = server.client();
+    EXPECT_EQ(client.get("/echo")->status, 200);
+  }
+  EXPECT_LE(server.counters().connections, 12U) << "strangers have half of the room";
+  EXPECT_GT(server.counters().rejected, 40U);
+  EXPECT_EQ(crowd.front()->read_all(), "") << "the first of the crowd were sent away";
+}
+
+TEST(HttpServer, OneCallerHasHalfOfTheRoomAndItsIdleConnectionsGoFirst) {
+  auto options = test_options();
+  options.max_connections = 8;
+  TestServer server(guarded_router(), options);
+  RawClient idle(server.port());
+  idle.send(request_of("alice", "/echo"));
+  ASSERT_THAT(idle.read_until("GET /echo "), HasSubstr("200 OK"));
+  std::vector<std::unique_ptr<RawClient>> followers;
+  for (int i = 0; i < 4; ++i) {
+    followers.push_back(std::make_unique<RawClient>(server.port()));
+    followers.back()->send(request_of("alice", "/follow"));
+    ASSERT_THAT(followers.back()->read_until("begun"), HasSubstr("200 OK")) << i;
+  }
+  EXPECT_EQ(idle.read_all(), "") << "it made room for the fourth";
+  RawClient fifth(server.port());
+  fifth.send(request_of("alice", "/follow"));
+  EXPECT_THAT(fifth.read_until("}}"), HasSubstr("alice has as many connections as one caller may"));
+  RawClient other(server.port());
+  other.send(request_of("bob", "/follow"));
+  EXPECT_THAT(other.read_until("begun"), HasSubstr("200 OK"));
+  RawClient runner(server.port());
+  runner.send(request_of("runner", "/follow"));
+  EXPECT_THAT(runner.read_until("begun"), HasSubstr("200 OK"));
+}
+
+TEST(HttpServer, ARouteRefusesBeforeTheBodyIsRead) {
+  Router router;
+  router.add("POST", "/guarded", echo,
+             {BodyMode::kBuffered, 64U << 20U, [](Exchange& exchange) {
+                exchange.respond_error(error(ErrorCode::kDenied, "Not for you"));
+              }});
+  TestServer server(std::move(router));
+  RawClient client(server.port());
+  client.send("POST /guarded HTTP/1.1\r\nHost: x\r\nContent-Length: 50000000\r\n\r\nonly a little");
+  EXPECT_THAT(client.read_until("}}"), StartsWith("HTTP/1.1 403 "));
+}
+
+TEST(HttpServer, LargeBodiesAreBoundedTogetherAndForEachCaller) {
+  Router router = guarded_router();
+  router.add("POST", "/large", echo, {BodyMode::kBuffered, 64U << 20U});
+  auto options = test_options();
+  options.buffer_limit = 8U << 20U;
+  TestServer server(std::move(router), options);
+  const auto begin = [&](std::string_view who, std::string_view length) {
+    auto client = std::make_unique<RawClient>(server.port());
+    client->send("POST /large HTTP/1.1\r\nHost: x\r\nWho: " + std::string(who) +
+                 "\r\nExpect: 100-continue\r\n" + std::string(length) + "\r\n\r\n");
+    return client;
+  };
+  auto first = begin("alice", "Content-Length: 3000000");
+  ASSERT_THAT(first->read_until("\r\n\r\n"), StartsWith("HTTP/1.1 100 "));
+  auto second = begin("alice", "Content-Length: 3000000");
+  EXPECT_THAT(second->read_until("}}"), StartsWith("HTTP/1.1 429 "));
+  auto other = begin("bob", "Content-Length: 3000000");
+  ASSERT_THAT(other->read_until("\r\n\r\n"), StartsWith("HTTP/1.1 100 "));
+  auto third = begin("carol", "Content-Length: 3000000");
+  EXPECT_THAT(third->read_until("}}"), StartsWith("HTTP/1.1 503 "));
+  auto small = server.client();
+  EXPECT_EQ(small.post("/echo", std::string(60'000, 'x'))->status, 200) << "small ones always go";
+  // What an answered request held is there for the next one; a chunked body counts as it comes.
+  first->send(std::string(3'000'000, 'x'));
+  ASSERT_THAT(first->read_until("POST /large"), StartsWith("HTTP/1.1 200 "));
+  auto chunked = begin("alice", "Transfer-Encoding: chunked");
+  ASSERT_THAT(chunked->read_until("\r\n\r\n"), StartsWith("HTTP/1.1 100 "));
+  for (int i = 0; i < 5; ++i) {
+    chunked->send("100000\r\n" + std::string(0x100000, 'x') + "\r\n");
+  }
+  EXPECT_THAT(chunked->read_until("}}"), StartsWith("HTTP/1.1 429 "));
 }
 
 TEST(HttpServer, RunsOutOfDescriptorsWithoutSpinningAndRecovers) {

@@ -41,6 +41,9 @@ enum class BodyMode {
 struct RouteOptions {
   BodyMode body = BodyMode::kBuffered;
   std::uint64_t body_limit = 0;  ///< 0: the server's for kBuffered, none for kStreamed
+  /// Looks at a request for this route after Router::before and before its body is read; if it
+  /// responds, that is the answer.
+  Filter allow = {};
 };
 
 struct Route {
@@ -63,7 +66,9 @@ class Router {
   void add(std::string_view method, std::string_view pattern, Handler handler,
            RouteOptions options = {});
   void get(std::string_view pattern, Handler handler) { add("GET", pattern, std::move(handler)); }
-  void post(std::string_view pattern, Handler handler) { add("POST", pattern, std::move(handler)); }
+  void post(std::string_view pattern, Handler handler, RouteOptions options = {}) {
+    add("POST", pattern, std::move(handler), std::move(options));
+  }
 
   /// Sets the filter that every request passes first, those without a route (404, 405) included.
   void before(Filter filter);

@@ -15,9 +15,11 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "net/http_server.h"
+#include "net/room.h"
 #include "net/transport.h"
 
 namespace quad::net {
@@ -41,6 +43,12 @@ struct ServerState : std::enable_shared_from_this<ServerState> {
   void close_listeners();
   void fault(std::string_view what);
   void connection_ended();
+  [[nodiscard]] Room& room(bool local) { return local ? local_room : tcp_room; }
+  /// Lets somebody go so that another may come in; false if nobody can.
+  bool make_room(Room& room);
+  /// Whether so many more bytes of the owner's bodies may be held; they then are.
+  Status hold(const std::string& owner, std::uint64_t bytes);
+  void release(const std::string& owner, std::uint64_t bytes);
 
   asio::io_context& io;
   const Router router;
@@ -52,7 +60,11 @@ struct ServerState : std::enable_shared_from_this<ServerState> {
 
   std::vector<std::shared_ptr<Listener>> listeners;
   std::list<Connection*> connections;
-  std::size_t tcp_connections = 0;  ///< of them, those that are counted against the bound
+  std::size_t rejecting = 0;  ///< of them, those that are there only to be told so
+  Room tcp_room;
+  Room local_room;
+  std::uint64_t held = 0;                                  ///< bytes of large bodies
+  std::unordered_map<std::string, std::uint64_t> held_of;  ///< by owner
   ServerCounters counters;
   bool ticking = false;
   bool stopping = false;

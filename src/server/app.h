@@ -25,8 +25,12 @@
 #include "net/exchange.h"
 #include "net/http_server.h"
 #include "net/wakeup.h"
+#include "server/allowance.h"
 #include "server/histogram.h"
 #include "server/log_store.h"
+#include "server/report_share.h"
+#include "server/upload_room.h"
+#include "server/work_pool.h"
 #include "store/store.h"
 
 namespace quad::server {
@@ -88,6 +92,8 @@ struct App {
       waiters;  ///< of open streams: woken by each commit, by a revoked token, and at the end
   std::size_t event_streams = 0;
   std::size_t log_streams = 0;
+  std::size_t most_streams = 1024;                ///< of one caller, events and output together
+  std::map<std::string, std::size_t> streams_of;  ///< by user
 
   // For /metrics.
   std::map<int, std::uint64_t> answers;  ///< by class of status: 2 for 2xx
@@ -99,13 +105,32 @@ struct App {
   /// were then (routes_blobs.cc).
   std::map<std::string, std::string> sound_blobs;
 
+  UploadRoom upload_room;
+  ReportShare reports;
+  Allowance allowance;
   bool stopping = false;
+  /// The last, so that its threads end before what they use does.
+  std::unique_ptr<WorkPool> work;
 };
 
 /// The caller of an exchange, as the filter found it. Every route but a few open ones has one.
 const Caller& caller_of(const net::Exchange& exchange);
 /// Answers 403 and returns false unless the caller has at least this role.
 bool require(net::Exchange& exchange, Role role);
+/// The same before the body is read. `body_limit`: 0 is the server's, which is enough for a few
+/// words.
+net::RouteOptions for_role(Role role, std::uint64_t body_limit = 0);
+/// How long a request may hold up the thread that it is on.
+enum class Length {
+  kShort,  ///< done at once if all is well, as another thread would only make it later
+  kLong,
+  kPart,  ///< of an upload: as kLong, but its client is not watched, as it is still sending
+};
+/// Has `work` done when it is the caller's turn (in_turn), and answers with what it gives.
+boost::asio::awaitable<void> answer_in_turn(App& app, net::Exchange& exchange, Length length,
+                                            std::function<std::optional<net::Response>()> work);
+/// Answers with what may be tried again in a moment.
+void respond_busy(net::Exchange& exchange, const Error& why);
 
 /// Whether the caller may still be served: false once the token has been revoked. Streams ask
 /// before each write.
@@ -113,10 +138,13 @@ bool is_known(const App& app, const Caller& caller);
 /// Whether somebody of this name may still do anything here: the server's own user, or whoever has
 /// a token.
 bool is_user(const App& app, std::string_view user);
+/// Whether the caller may have another stream; answers 429 itself.
+bool may_stream(const App& app, net::Exchange& exchange);
 /// One open stream: woken as a waiter, and counted, for as long as it lives.
 class StreamPlace {
  public:
-  StreamPlace(App& app, net::Wakeup& wakeup, std::size_t& count);
+  /// `user`: whose stream it is, if it counts as one of theirs.
+  StreamPlace(App& app, net::Wakeup& wakeup, std::size_t& count, std::string user = {});
   ~StreamPlace();
   StreamPlace(const StreamPlace&) = delete;
   StreamPlace& operator=(const StreamPlace&) = delete;
@@ -125,6 +153,7 @@ class StreamPlace {
   App& app_;
   net::Wakeup& wakeup_;
   std::size_t& count_;
+  const std::string user_;
 };
 void wake_streams(App& app);
 
@@ -167,11 +196,12 @@ control::RunnerOrders runner_orders(App& app);
 /// How the runners of clusters' nodes are told; likewise.
 engine::Holders holders(App& app);
 
-/// What happened up to now and passes the filter, oldest first: read from the store by other
-/// threads, in pieces of bounded work, while the io thread serves others.
-boost::asio::awaitable<Result<std::vector<job::Event>>> read_events(App& app,
-                                                                    net::Exchange& exchange,
-                                                                    store::EventFilter filter);
+/// What is answered with these events; any thread.
+using EventsAnswer = std::function<net::Response(const std::vector<job::Event>&)>;
+/// Answers with what `told` makes of what happened up to now and passes the filter, oldest first.
+/// Both are done by the pool.
+boost::asio::awaitable<void> answer_events(App& app, net::Exchange& exchange,
+                                           store::EventFilter filter, EventsAnswer told);
 
 /// The job that the path names, for readers; answers 404 (or 400) itself.
 std::shared_ptr<const job::Job> job_of(App& app, net::Exchange& exchange);

@@ -96,15 +96,35 @@ bool is_user(const App& app, std::string_view user) {
                      [&](const auto& one) { return one.second.user == user; });
 }
 
-StreamPlace::StreamPlace(App& app, net::Wakeup& wakeup, std::size_t& count)
-    : app_(app), wakeup_(wakeup), count_(count) {
+bool may_stream(const App& app, net::Exchange& exchange) {
+  const std::string& user = caller_of(exchange).user;
+  const auto found = app.streams_of.find(user);
+  if (found == app.streams_of.end() || found->second < app.most_streams) {
+    return true;
+  }
+  respond_busy(exchange, error(ErrorCode::kExhausted,
+                               fmt::format("{} follows events or output in {} places already; "
+                                           "close some of them",
+                                           user, app.most_streams)));
+  return false;
+}
+
+StreamPlace::StreamPlace(App& app, net::Wakeup& wakeup, std::size_t& count, std::string user)
+    : app_(app), wakeup_(wakeup), count_(count), user_(std::move(user)) {
   app_.waiters.insert(&wakeup_);
   ++count_;
+  if (!user_.empty()) {
+    ++app_.streams_of[user_];
+  }
 }
 
 StreamPlace::~StreamPlace() {
   app_.waiters.erase(&wakeup_);
   --count_;
+  if (const auto own = app_.streams_of.find(user_);
+      own != app_.streams_of.end() && --own->second == 0) {
+    app_.streams_of.erase(own);
+  }
 }
 
 void wake_streams(App& app) {
@@ -124,6 +144,40 @@ bool require(net::Exchange& exchange, Role role) {
   return false;
 }
 
+net::RouteOptions for_role(Role role, std::uint64_t body_limit) {
+  net::RouteOptions options;
+  options.body_limit = body_limit;
+  options.allow = [role](net::Exchange& exchange) { (void)require(exchange, role); };
+  return options;
+}
+
+void respond_busy(net::Exchange& exchange, const Error& why) {
+  exchange.respond(net::busy_response(why));
+}
+
+boost::asio::awaitable<void> answer_in_turn(App& app, net::Exchange& exchange, Length length,
+                                            std::function<std::optional<net::Response>()> work) {
+  auto answer = co_await in_turn<net::Response>(app, exchange, length, std::move(work));
+  if (answer.ok()) {
+    exchange.respond(std::move(answer).value());
+  } else {
+    respond_busy(exchange, answer.error());
+  }
+}
+
+namespace {
+
+/// Who asks, from now on; the connection is theirs, if there is room for it.
+void let_in(net::Exchange& exchange, Caller caller, bool runner) {
+  const std::string name = runner ? "a runner" : caller.user;
+  exchange.context = std::move(caller);
+  if (const Status admitted = exchange.admit(name, runner); !admitted.ok()) {
+    respond_busy(exchange, admitted.error());
+  }
+}
+
+}  // namespace
+
 void authenticate(App& app, net::Exchange& exchange) {
   const net::Request& request = exchange.request();
   if (request.path == "/healthz" || request.path == "/v1/runner" ||
@@ -137,8 +191,7 @@ void authenticate(App& app, net::Exchange& exchange) {
       net::equal_ignoring_case(header->substr(0, kBearer.size()), kBearer)) {
     const std::string_view given = header->substr(kBearer.size());
     if (const auto it = app.tokens.find(sha256_hex(given)); it != app.tokens.end()) {
-      exchange.context = Caller{it->second.user, it->second.role, it->first};
-      return;
+      return let_in(exchange, Caller{it->second.user, it->second.role, it->first}, false);
     }
     // Runners fetch their job's blobs with the token of their attempt, which names it:
     // JOB.EPOCH.MAC.
@@ -146,14 +199,12 @@ void authenticate(App& app, net::Exchange& exchange) {
     if (request.path.starts_with(kBlobs) && (request.method == "GET" || request.method == "HEAD")) {
       const auto job = job_of_token(app, given);
       if (job != nullptr && brings_blob(app, *job, request.path.substr(kBlobs.size()))) {
-        exchange.context = Caller{"runner", Role::kViewer, {}};
-        return;
+        return let_in(exchange, Caller{"runner", Role::kViewer, {}}, true);
       }
     }
   } else if (request.peer_uid && *request.peer_uid == ::geteuid()) {
     // The socket file lets in only the server's own user, who could read the database as well.
-    exchange.context = Caller{user_name(*request.peer_uid), Role::kAdmin, {}};
-    return;
+    return let_in(exchange, Caller{user_name(*request.peer_uid), Role::kAdmin, {}}, false);
   }
   net::Response response = net::error_response(error(
       ErrorCode::kUnauthenticated,

@@ -36,9 +36,13 @@ std::vector<Foresight> foresee(const control::Snapshot& snapshot,
       one.shape = start.shape;
     }
   }
-  for (std::size_t i = 0; i < all.size(); ++i) {
-    if (all[i].nodes.empty()) {
-      all[i].why = queue->why(JobId(first + static_cast<std::int64_t>(i)));
+  // Not queue->why() for each, which looks through the whole queue.
+  for (std::size_t at = 0; at < queue->order.size(); ++at) {
+    if (queue->order[at].value() >= first) {
+      plan::Why why = queue->groups[queue->group[at]];
+      why.ahead = static_cast<std::int64_t>(at);
+      why.position = why.ahead + 1;
+      all[static_cast<std::size_t>(queue->order[at].value() - first)].why = std::move(why);
     }
   }
   return all;

@@ -32,9 +32,6 @@ asio::awaitable<void> nodes(App& app, net::Exchange& exchange) {
 }
 
 asio::awaitable<void> act_on_node(App& app, net::Exchange& exchange) {
-  if (!require(exchange, Role::kAdmin)) {
-    co_return;
-  }
   const std::string verb(exchange.parameter("verb"));
   const NodeId node{std::string(exchange.parameter("name"))};
   const std::string by = caller_of(exchange).user;
@@ -108,9 +105,6 @@ std::string engines_of(const App& app) {
 }
 
 asio::awaitable<void> check_store(App& app, net::Exchange& exchange) {
-  if (!require(exchange, Role::kAdmin)) {
-    co_return;
-  }
   const std::function<Result<std::vector<std::string>>()> work = [store = app.store] {
     return store->check();
   };
@@ -161,9 +155,6 @@ bool may_replace(const std::string& file) {
 }
 
 asio::awaitable<void> backup(App& app, net::Exchange& exchange) {
-  if (!require(exchange, Role::kAdmin)) {
-    co_return;
-  }
   const auto file = read_backup_file(exchange.request().body);
   if (!file.ok()) {
     exchange.respond_error(file.error());
@@ -213,11 +204,17 @@ void add_admin_routes(App& app, net::Router& router) {
     co_return;
   });
   router.get("/v1/nodes", [&app](net::Exchange& e) { return nodes(app, e); });
-  router.post("/v1/nodes/{name}/{verb}", [&app](net::Exchange& e) { return act_on_node(app, e); });
+  router.post(
+      "/v1/nodes/{name}/{verb}", [&app](net::Exchange& e) { return act_on_node(app, e); },
+      for_role(Role::kAdmin));
   router.get("/v1/gpus", [&app](net::Exchange& e) { return gpus(app, e); });
   router.get("/v1/check", [&app](net::Exchange& e) { return check_engines_now(app, e); });
-  router.post("/v1/admin/check", [&app](net::Exchange& e) { return check_store(app, e); });
-  router.post("/v1/admin/backup", [&app](net::Exchange& e) { return backup(app, e); });
+  router.post(
+      "/v1/admin/check", [&app](net::Exchange& e) { return check_store(app, e); },
+      for_role(Role::kAdmin));
+  router.post(
+      "/v1/admin/backup", [&app](net::Exchange& e) { return backup(app, e); },
+      for_role(Role::kAdmin));
 }
 
 }  // namespace quad::server

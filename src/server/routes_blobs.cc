@@ -6,12 +6,11 @@
 #include <openssl/evp.h>
 #include <spdlog/spdlog.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
-#include <boost/asio/post.hpp>
-#include <boost/asio/use_awaitable.hpp>
+#include <chrono>
 #include <memory>
+#include <utility>
 
 #include "base/file.h"
 #include "base/text.h"
@@ -25,8 +24,11 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr std::uint64_t kLargestBlob = 64ULL << 30U;
-/// Left free on the disk whatever is uploaded, so that the store and the logs go on.
-constexpr std::uint64_t kKeptFree = 256ULL << 20U;
+
+Error too_large() {
+  return error(ErrorCode::kExhausted,
+               fmt::format("An upload may have {} GiB at most", kLargestBlob >> 30U));
+}
 
 bool is_hash(std::string_view text) {
   return text.size() == 64 && text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
@@ -38,9 +40,48 @@ std::string stamp_of(const struct stat& info) {
                      info.st_mtim.tv_nsec);
 }
 
+class Digest {
+ public:
+  Digest() { EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr); }
+  void add(std::string_view bytes) { EVP_DigestUpdate(context_.get(), bytes.data(), bytes.size()); }
+  std::string hex() {
+    unsigned char sum[EVP_MAX_MD_SIZE];
+    unsigned int length = 0;
+    EVP_DigestFinal_ex(context_.get(), sum, &length);
+    return to_hex({reinterpret_cast<const char*>(sum), length});
+  }
+
+ private:
+  std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context_{EVP_MD_CTX_new(),
+                                                                   &EVP_MD_CTX_free};
+};
+
+/// A file that is read through by the pool; its SHA-256 once that is done, empty if it cannot be
+/// read.
+struct Hashed {
+  UniqueFd fd;
+  Digest digest;
+  off_t at = 0;
+
+  std::optional<std::string> step() {
+    const auto until = std::chrono::steady_clock::now() + kPiece;
+    std::string piece(256 * 1024, '\0');
+    do {
+      const ssize_t got = ::pread(fd.get(), piece.data(), piece.size(), at);
+      if (got <= 0) {
+        return got < 0 ? std::string() : digest.hex();
+      }
+      digest.add({piece.data(), static_cast<std::size_t>(got)});
+      at += got;
+    } while (std::chrono::steady_clock::now() < until);
+    return std::nullopt;
+  }
+};
+
 /// Whether the file still holds what its name says. Reads all of it, but only what this server has
 /// neither taken in nor read already.
-asio::awaitable<bool> is_sound(App& app, net::Exchange& exchange, int fd, const std::string& hash) {
+asio::awaitable<Result<bool>> is_sound(App& app, net::Exchange& exchange, int fd,
+                                       const std::string& hash) {
   struct stat info {};
   if (::fstat(fd, &info) != 0) {
     co_return false;
@@ -50,26 +91,14 @@ asio::awaitable<bool> is_sound(App& app, net::Exchange& exchange, int fd, const 
       known != app.sound_blobs.end() && known->second == stamp) {
     co_return true;
   }
-  const std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> digest(EVP_MD_CTX_new(),
-                                                                       &EVP_MD_CTX_free);
-  EVP_DigestInit_ex(digest.get(), EVP_sha256(), nullptr);
-  std::string piece(256 * 1024, '\0');
-  for (off_t at = 0;;) {
-    const ssize_t got = ::pread(fd, piece.data(), piece.size(), at);
-    if (got < 0) {
-      co_return false;
-    }
-    if (got == 0) {
-      break;
-    }
-    EVP_DigestUpdate(digest.get(), piece.data(), static_cast<std::size_t>(got));
-    at += got;
-    co_await asio::post(exchange.executor(), asio::use_awaitable);  // others have their turn
+  const auto file = std::make_shared<Hashed>();
+  file->fd.reset(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
+  const std::function<std::optional<std::string>()> work = [file] { return file->step(); };
+  const auto sum = co_await in_turn<std::string>(app, exchange, Length::kLong, work);
+  if (!sum.ok()) {
+    co_return sum.error();
   }
-  unsigned char sum[EVP_MAX_MD_SIZE];
-  unsigned int length = 0;
-  EVP_DigestFinal_ex(digest.get(), sum, &length);
-  const bool sound = to_hex({reinterpret_cast<const char*>(sum), length}) == hash;
+  const bool sound = *sum == hash;
   if (sound) {
     app.sound_blobs[hash] = stamp;
   }
@@ -87,62 +116,125 @@ fs::path blob_file(App& app, net::Exchange& exchange) {
   return app.data_dir / "blobs" / std::string(hash);
 }
 
+/// An upload on its way to the disk: by the pool, some hundred KiB at a time, as both the sum and
+/// the writing take longer than the io thread may stop.
+struct Arriving {
+  explicit Arriving(const fs::path& blob)
+      : path(temporary_of(blob)),
+        fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600)) {}
+  Arriving(const Arriving&) = delete;
+  Arriving& operator=(const Arriving&) = delete;
+  ~Arriving() {
+    if (fd) {
+      ::unlink(path.c_str());
+    }
+  }
+
+  Status take(std::string_view bytes) {
+    digest.add(bytes);
+    return write_all(fd.get(), bytes);
+  }
+
+  const std::string path;
+  const UniqueFd fd;
+  Digest digest;
+};
+
+/// Has the bytes written when it is the caller's turn; waits for that while there is too much to
+/// do.
+asio::awaitable<Status> write_piece(App& app, net::Exchange& exchange,
+                                    std::shared_ptr<Arriving> file, std::string bytes) {
+  constexpr Millis kPause{50};
+  constexpr Millis kPatience{30'000};
+  const auto piece = std::make_shared<const std::string>(std::move(bytes));
+  const std::function<std::optional<Status>()> work = [file, piece] { return file->take(*piece); };
+  const MonoTime until = app.clock->now().mono + kPatience;
+  for (net::Wakeup nobody(exchange.executor());;) {
+    auto written = co_await in_turn<Status>(app, exchange, Length::kPart, work);
+    if (written.ok()) {
+      co_return std::move(*written);
+    }
+    if (app.clock->now().mono >= until || app.stopping) {
+      co_return written.error();
+    }
+    co_await nobody.wait_for(kPause);
+  }
+}
+
+/// The body into the file; how many bytes that were.
+asio::awaitable<Result<std::uint64_t>> receive(App& app, net::Exchange& exchange, Upload& upload,
+                                               std::shared_ptr<Arriving> file) {
+  constexpr std::size_t kPieceBytes = 256 * 1024;
+  std::uint64_t total = 0;
+  std::string held;
+  for (bool last = false; !last;) {
+    const auto got = co_await exchange.read_body_some();
+    if (!got.ok()) {
+      co_return got.error();
+    }
+    last = got->empty();
+    held += *got;
+    total += got->size();
+    if (total > kLargestBlob) {
+      co_return too_large();
+    }
+    if (held.size() < kPieceBytes && !last) {
+      continue;
+    }
+    std::string piece = std::exchange(held, {});
+    const std::size_t size = piece.size();
+    if (const Status room = upload.claim(size); !room.ok()) {
+      co_return room.error();
+    }
+    const Status written = co_await write_piece(app, exchange, file, std::move(piece));
+    if (!written.ok()) {
+      co_return written.error();
+    }
+    upload.wrote(size);
+  }
+  co_return total;
+}
+
 asio::awaitable<void> put_blob(App& app, net::Exchange& exchange) {
-  if (!require(exchange, Role::kUser)) {
+  const fs::path blob = blob_file(app, exchange);
+  if (blob.empty()) {
     co_return;
   }
-  const fs::path file = blob_file(app, exchange);
-  if (file.empty()) {
+  const std::string hash = blob.filename().string();
+  Upload upload(app.upload_room, caller_of(exchange).user);
+  if (const Status begun = upload.begin(); !begun.ok()) {
+    respond_busy(exchange, begun.error());
     co_return;
   }
-  const std::string hash = file.filename().string();
-  struct statvfs disk {};
-  if (::statvfs(app.data_dir.c_str(), &disk) == 0 &&
-      static_cast<std::uint64_t>(disk.f_bavail) * disk.f_frsize <
-          exchange.content_length().value_or(0) + kKeptFree) {
-    exchange.respond_error(
-        error(ErrorCode::kExhausted, "The server's disk has no room for this upload"));
+  const std::uint64_t promised = exchange.content_length().value_or(0);
+  const Status room = promised > kLargestBlob ? too_large() : upload.claim(promised);
+  if (!room.ok()) {
+    exchange.respond_error(room.error());
     co_return;
   }
-  const std::string temporary = fmt::format("{}.tmp-{}", file.string(), random_hex(6));
-  const UniqueFd fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
-  if (!fd) {
+  const auto file = std::make_shared<Arriving>(blob);
+  if (!file->fd) {
     exchange.respond_error(errno_error("The upload cannot be kept", errno));
     co_return;
   }
-  struct Remove {
-    const std::string& path;
-    ~Remove() { ::unlink(path.c_str()); }
-  } remove{temporary};
-  const std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> digest(EVP_MD_CTX_new(),
-                                                                       EVP_MD_CTX_free);
-  EVP_DigestInit_ex(digest.get(), EVP_sha256(), nullptr);
-  const net::BodySink sink = [&](std::string_view piece) {
-    EVP_DigestUpdate(digest.get(), piece.data(), piece.size());
-    return write_all(fd.get(), piece);
-  };
-  const auto size = co_await exchange.read_body_to(sink, kLargestBlob);
+  const auto size = co_await receive(app, exchange, upload, file);
   if (!size.ok()) {
     exchange.respond_error(size.error());
     co_return;
   }
-  std::string sum(EVP_MAX_MD_SIZE, '\0');
-  unsigned int length = 0;
-  EVP_DigestFinal_ex(digest.get(), reinterpret_cast<unsigned char*>(sum.data()), &length);
-  sum.resize(length);
-  if (to_hex(sum) != hash) {
+  if (file->digest.hex() != hash) {
     exchange.respond_error(error(
         ErrorCode::kInvalid, "What was sent does not have this SHA-256; send it again", "hash"));
     co_return;
   }
-  const std::function<int()> sync = [at = fd.get()] { return ::fsync(at) != 0 ? errno : 0; };
+  const std::function<int()> sync = [file] { return ::fsync(file->fd.get()) != 0 ? errno : 0; };
   int failure = co_await away<int>(app, exchange, sync);
   // On the io thread, as is every look at what lies under a blob's name: see drop_damaged().
-  if (failure == 0 && ::rename(temporary.c_str(), file.c_str()) != 0) {
+  if (failure == 0 && ::rename(file->path.c_str(), blob.c_str()) != 0) {
     failure = errno;
   }
   struct stat info {};
-  if (failure == 0 && ::fstat(fd.get(), &info) != 0) {
+  if (failure == 0 && ::fstat(file->fd.get(), &info) != 0) {
     failure = errno;
   }
   if (failure != 0) {
@@ -176,8 +268,12 @@ asio::awaitable<void> has_blob(App& app, net::Exchange& exchange, const fs::path
     if (!fd || ::fstat(fd.get(), &info) != 0) {
       break;
     }
-    const bool sound = co_await is_sound(app, exchange, fd.get(), hash);
-    if (sound) {
+    const auto sound = co_await is_sound(app, exchange, fd.get(), hash);
+    if (!sound.ok()) {
+      respond_busy(exchange, sound.error());
+      co_return;
+    }
+    if (*sound) {
       exchange.respond({200,
                         "application/octet-stream",
                         "",
@@ -229,8 +325,11 @@ asio::awaitable<void> get_blob(App& app, net::Exchange& exchange) {
 }  // namespace
 
 void add_blob_routes(App& app, net::Router& router) {
-  router.add("PUT", "/v1/blobs/{hash}", [&app](net::Exchange& e) { return put_blob(app, e); },
-             {net::BodyMode::kStreamed, 0});
+  net::RouteOptions upload = for_role(Role::kUser);
+  upload.body = net::BodyMode::kStreamed;
+  router.add(
+      "PUT", "/v1/blobs/{hash}", [&app](net::Exchange& e) { return put_blob(app, e); },
+      std::move(upload));
   router.get("/v1/blobs/{hash}", [&app](net::Exchange& e) { return get_blob(app, e); });
 }
 

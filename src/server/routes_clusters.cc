@@ -141,9 +141,6 @@ Status read_change(std::string_view text, control::ChangeCluster& change) {
 
 asio::awaitable<void> change_cluster(App& app, net::Exchange& exchange,
                                      control::ChangeCluster::Verb verb) {
-  if (!require(exchange, Role::kUser)) {
-    co_return;
-  }
   control::ChangeCluster change;
   change.name = exchange.parameter("name");
   change.verb = verb;
@@ -196,8 +193,10 @@ void add_cluster_routes(App& app, net::Router& router) {
                                                                    {"down", Verb::kDown},
                                                                    {"autostop", Verb::kAutostop}}};
   for (const auto& [word, verb] : kVerbs) {
-    router.post(fmt::format("/v1/clusters/{{name}}/{}", word),
-                [&app, verb](net::Exchange& e) { return change_cluster(app, e, verb); });
+    router.post(
+        fmt::format("/v1/clusters/{{name}}/{}", word),
+        [&app, verb](net::Exchange& e) { return change_cluster(app, e, verb); },
+        for_role(Role::kUser));
   }
 }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <mutex>
 
 #include "base/text.h"
@@ -99,28 +100,59 @@ Result<JobFilter> read_filter(const net::Request& request, const Caller& caller)
   return filter;
 }
 
+/// A list of jobs, some milliseconds of it at a time; any thread, one at a time.
+class ListWork {
+ public:
+  ListWork(const control::Control& control, JobFilter filter)
+      : control_(control),
+        filter_(std::move(filter)),
+        snapshot_(control.snapshot()),
+        id_(std::min(filter_.before, snapshot_->last_job() + 1) - 1) {}
+
+  std::optional<net::Response> step() {
+    constexpr std::int64_t kLooked = 256;  // between two looks at the clock
+    const auto until = std::chrono::steady_clock::now() + kPiece;
+    while (id_ > filter_.after && rows_.size() < filter_.limit) {
+      add(JobId(id_--));
+      if (id_ % kLooked == 0 && std::chrono::steady_clock::now() >= until) {
+        return std::nullopt;
+      }
+    }
+    json::object answer;
+    answer["revision"] = snapshot_->revision.value();
+    answer["breaker"] = snapshot_->breaker;
+    answer["next"] = id_ > filter_.after ? json::value(id_ + 1) : json::value(nullptr);
+    answer["jobs"] = std::move(rows_);
+    return json_answer(answer);
+  }
+
+ private:
+  void add(JobId id) {
+    const auto job = snapshot_->find(id);
+    if (job != nullptr && filter_.takes(*job)) {
+      rows_.push_back(job_row(*job, job::is_terminal(job->status) ? std::vector<control::RankLive>()
+                                                                  : control_.live(id)));
+    }
+  }
+
+  const control::Control& control_;
+  const JobFilter filter_;
+  const std::shared_ptr<const control::Snapshot> snapshot_;
+  std::int64_t id_;
+  json::array rows_;
+};
+
 asio::awaitable<void> list_jobs(App& app, net::Exchange& exchange) {
-  const auto filter = read_filter(exchange.request(), caller_of(exchange));
+  constexpr std::size_t kShortList = 200;
+  auto filter = read_filter(exchange.request(), caller_of(exchange));
   if (!filter.ok()) {
     exchange.respond_error(filter.error());
     co_return;
   }
-  const auto snapshot = app.control->snapshot();
-  json::array rows;
-  std::int64_t id = std::min(filter->before, snapshot->last_job() + 1) - 1;
-  for (; id > filter->after && rows.size() < filter->limit; --id) {
-    const auto job = snapshot->find(JobId(id));
-    if (job != nullptr && filter->takes(*job)) {
-      rows.push_back(job_row(*job, job::is_terminal(job->status) ? std::vector<control::RankLive>()
-                                                                 : app.control->live(JobId(id))));
-    }
-  }
-  json::object answer;
-  answer["revision"] = snapshot->revision.value();
-  answer["breaker"] = snapshot->breaker;
-  answer["next"] = id > filter->after ? json::value(id + 1) : json::value(nullptr);
-  answer["jobs"] = std::move(rows);
-  exchange.respond(json_answer(answer));
+  const Length length = filter->limit <= kShortList ? Length::kShort : Length::kLong;
+  const auto work = std::make_shared<ListWork>(*app.control, std::move(filter).value());
+  const std::function<std::optional<net::Response>()> step = [work] { return work->step(); };
+  co_await answer_in_turn(app, exchange, length, step);
 }
 
 /// Whether the caller may change what is this job's, or reach into it.
@@ -195,10 +227,11 @@ asio::awaitable<void> cancel_job(App& app, net::Exchange& exchange) {
   exchange.respond(json_answer(job_row(*app.control->snapshot()->find(job->id), {})));
 }
 
-/// The jobs that a POST to /v1/jobs:cancel names, which the caller may all cancel.
-Result<std::vector<JobId>> read_cancel(const net::Request& request, const Caller& caller,
+/// The jobs that a POST to /v1/jobs:cancel names, which the caller may all cancel. Any thread.
+Result<std::vector<JobId>> read_cancel(std::string_view text, const Caller& caller,
                                        const control::Snapshot& snapshot) {
-  QUAD_ASSIGN(const json::object body, parse_json_object(request.body));
+  constexpr std::size_t kMostIds = 10'000;
+  QUAD_ASSIGN(const json::object body, parse_json_object(text));
   ObjectReader reader(body);
   const json::array* ids = reader.array("ids");
   const auto name = reader.text("name");
@@ -207,6 +240,9 @@ Result<std::vector<JobId>> read_cancel(const net::Request& request, const Caller
   const auto cluster = reader.text("cluster");  // only those on it
   if ((ids != nullptr ? 1 : 0) + (name ? 1 : 0) + (mine ? 1 : 0) + (all ? 1 : 0) != 1) {
     reader.fail(error(ErrorCode::kInvalid, "Give one of 'ids', 'name', 'mine' and 'all'"));
+  }
+  if (ids != nullptr && ids->size() > kMostIds) {
+    reader.refuse("ids", fmt::format("at most {} numbers", kMostIds));
   }
   QUAD_TRY(reader.finish());
   std::vector<JobId> jobs;
@@ -251,10 +287,19 @@ Result<std::vector<JobId>> read_cancel(const net::Request& request, const Caller
 }
 
 asio::awaitable<void> cancel_many(App& app, net::Exchange& exchange) {
-  if (!require(exchange, Role::kUser)) {
+  constexpr std::size_t kShortRequest = 4U << 10U;
+  const auto text = std::make_shared<const std::string>(std::move(exchange.request().body));
+  const std::function<std::optional<Result<std::vector<JobId>>>()> work =
+      [text, caller = caller_of(exchange), snapshot = app.control->snapshot()] {
+        return read_cancel(*text, caller, *snapshot);
+      };
+  const auto read = co_await in_turn<Result<std::vector<JobId>>>(
+      app, exchange, text->size() <= kShortRequest ? Length::kShort : Length::kLong, work);
+  if (!read.ok()) {
+    respond_busy(exchange, read.error());
     co_return;
   }
-  const auto jobs = read_cancel(exchange.request(), caller_of(exchange), *app.control->snapshot());
+  const Result<std::vector<JobId>>& jobs = *read;
   if (!jobs.ok()) {
     exchange.respond_error(jobs.error());
     co_return;
@@ -283,17 +328,12 @@ asio::awaitable<void> job_events(App& app, net::Exchange& exchange, bool story) 
   filter.job = job->id;
   filter.limit = 10'000;
   filter.kind_prefix = story ? "" : "checkpoint.";
-  const auto events = co_await read_events(app, exchange, filter);
-  if (!events.ok()) {
-    exchange.respond_error(events.error());
-    co_return;
-  }
-  if (story) {
-    exchange.respond(json_answer(story_view(*job, *events)));
-    co_return;
-  }
-  exchange.respond(json_answer(
-      json::object{{"id", job->id.value()}, {"checkpoints", checkpoints_view(*events)}}));
+  const EventsAnswer told = [job, story](const std::vector<job::Event>& events) {
+    return json_answer(
+        story ? story_view(*job, events)
+              : json::object{{"id", job->id.value()}, {"checkpoints", checkpoints_view(events)}});
+  };
+  co_await answer_events(app, exchange, std::move(filter), told);
 }
 
 asio::awaitable<void> show_task(App& app, net::Exchange& exchange) {
@@ -301,28 +341,44 @@ asio::awaitable<void> show_task(App& app, net::Exchange& exchange) {
   if (job == nullptr) {
     co_return;
   }
-  const auto body = app.store->body(job->id);
-  const auto object = body.ok() ? parse_json_object(*body) : Result<json::object>(body.error());
-  if (!object.ok()) {
-    exchange.respond_error(object.error());
+  const std::function<std::optional<net::Response>()> work = [store = app.store, id = job->id] {
+    const auto body = store->body(id);
+    const auto object = body.ok() ? parse_json_object(*body) : Result<json::object>(body.error());
+    if (!object.ok()) {
+      return net::error_response(object.error());
+    }
+    const json::object* task = get_object(*object, "task");
+    return json_answer(task == nullptr ? json::object() : *task);
+  };
+  co_await answer_in_turn(app, exchange, Length::kLong, work);
+}
+
+asio::awaitable<void> show_job(App& app, net::Exchange& exchange) {
+  constexpr std::size_t kFewRanks = 256;
+  const auto job = job_of(app, exchange);
+  if (job == nullptr) {
     co_return;
   }
-  const json::object* task = get_object(*object, "task");
-  exchange.respond(json_answer(task == nullptr ? json::object() : *task));
+  const std::size_t ranks =
+      job->attempts.size() * static_cast<std::size_t>(std::max(job->request->ranks, 1));
+  const std::function<std::optional<net::Response>()> work = [control = app.control, job] {
+    return json_answer(job_detail(*job, control->live(job->id)));
+  };
+  co_await answer_in_turn(app, exchange, ranks <= kFewRanks ? Length::kShort : Length::kLong, work);
 }
 
 }  // namespace
 
 void add_job_routes(App& app, net::Router& router) {
   router.get("/v1/jobs", [&app](net::Exchange& e) { return list_jobs(app, e); });
-  router.get("/v1/jobs/{id}", [&app](net::Exchange& e) -> asio::awaitable<void> {
-    if (const auto job = job_of(app, e)) {
-      e.respond(json_answer(job_detail(*job, app.control->live(job->id))));
-    }
-    co_return;
-  });
-  router.post("/v1/jobs:cancel", [&app](net::Exchange& e) { return cancel_many(app, e); });
-  router.post("/v1/jobs/{id}/cancel", [&app](net::Exchange& e) { return cancel_job(app, e); });
+  router.get("/v1/jobs/{id}", [&app](net::Exchange& e) { return show_job(app, e); });
+  constexpr std::uint64_t kCancelBytes = 1ULL << 20U;
+  router.post(
+      "/v1/jobs:cancel", [&app](net::Exchange& e) { return cancel_many(app, e); },
+      for_role(Role::kUser, kCancelBytes));
+  router.post(
+      "/v1/jobs/{id}/cancel", [&app](net::Exchange& e) { return cancel_job(app, e); },
+      for_role(Role::kUser));
   router.get("/v1/jobs/{id}/why", [&app](net::Exchange& e) -> asio::awaitable<void> {
     if (const auto job = job_of(app, e)) {
       e.respond(json_answer(why_view(*job, *app.control->snapshot())));

@@ -157,8 +157,8 @@ asio::awaitable<void> serve_log(App& app, net::Exchange& exchange, JobId id, con
   const LogWanted& wanted = asked.wanted;
   net::Wakeup wakeup(exchange.executor());
   stream.on_closed([&wakeup] { wakeup.notify(); });
-  const StreamPlace place(app, wakeup, app.log_streams);
   const Caller caller = caller_of(exchange);
+  const StreamPlace place(app, wakeup, app.log_streams, caller.user);
   LogReader reader(*app.logs, wanted);
   Writer writer(asked.frames);
   const bool tells_state = asked.frames && wanted.follow;
@@ -248,6 +248,9 @@ asio::awaitable<void> logs(App& app, net::Exchange& exchange) {
   const auto asked = read_asked(exchange.request(), *job, app.clock->now().wall);
   if (!asked.ok()) {
     exchange.respond_error(asked.error());
+    co_return;
+  }
+  if (!may_stream(app, exchange)) {
     co_return;
   }
   const net::Headers headers = {{"Cache-Control", "no-store"}};

@@ -21,6 +21,7 @@ namespace asio = boost::asio;
 constexpr std::string_view kSessionProtocol = "quad-session/1";
 constexpr Millis kDialBack{15'000};
 constexpr std::size_t kMostOfRank = 32;
+constexpr std::size_t kMostOfUser = 128;
 constexpr std::size_t kMostOfServer = 512;
 
 /// One session, from the request to its end.
@@ -28,6 +29,7 @@ struct RankSession {
   RankSession(const RankKey& rank, const asio::any_io_executor& executor)
       : key(rank), arrived(executor), over(executor) {}
   RankKey key;
+  std::string user;     ///< who reaches in; empty for a launch agent
   net::Wakeup arrived;  ///< the runner's end came, or its refusal, or the client has gone
   net::Wakeup over;     ///< the runner's request may be answered to its end
   std::optional<net::RawStream> runner;
@@ -139,6 +141,26 @@ std::string must_end(App& app, const Asked& asked) {
   return attempt == nullptr || attempt->epoch != asked.key.epoch ? "the attempt has ended" : "";
 }
 
+/// Why there is no room for another session; empty if there is.
+std::string why_full(const App& app, const Asked& asked) {
+  std::size_t of_rank = 0;
+  std::size_t of_user = 0;
+  for (const auto& [id, session] : app.rank_sessions) {
+    of_rank += session->key == asked.key ? 1 : 0;
+    of_user += !session->user.empty() && session->user == asked.caller.user ? 1 : 0;
+  }
+  if (of_rank >= kMostOfRank) {
+    return fmt::format("Rank {} has {} sessions already; end one first", asked.key.rank.value(),
+                       kMostOfRank);
+  }
+  if (of_user >= kMostOfUser) {
+    return fmt::format("{} has {} sessions already; end one first", asked.who, kMostOfUser);
+  }
+  return app.rank_sessions.size() < kMostOfServer
+             ? ""
+             : fmt::format("The server has {} sessions already; try again later", kMostOfServer);
+}
+
 asio::awaitable<void> serve_session(App& app, net::Exchange& exchange, Asked asked) {
   if (!exchange.request().header("Upgrade")) {
     exchange.respond_error(
@@ -152,19 +174,13 @@ asio::awaitable<void> serve_session(App& app, net::Exchange& exchange, Asked ask
     exchange.respond(not_running(std::move(why)));
     co_return;
   }
-  const auto of_rank = std::count_if(app.rank_sessions.begin(), app.rank_sessions.end(),
-                                     [&](const auto& one) { return one.second->key == asked.key; });
-  if (static_cast<std::size_t>(of_rank) >= kMostOfRank ||
-      app.rank_sessions.size() >= kMostOfServer) {
-    exchange.respond_error(error(
-        ErrorCode::kExhausted,
-        static_cast<std::size_t>(of_rank) >= kMostOfRank
-            ? fmt::format("Rank {} has {} sessions already; end one first", rank, kMostOfRank)
-            : fmt::format("The server has {} sessions already; try again later", kMostOfServer)));
+  if (const std::string full = why_full(app, asked); !full.empty()) {
+    exchange.respond_error(error(ErrorCode::kExhausted, full));
     co_return;
   }
   const std::string id = random_hex(16);
   const auto session = std::make_shared<RankSession>(asked.key, exchange.executor());
+  session->user = asked.caller.user;
   const Place place(app, id, session);
   // The runner lets the other end do what its kind says, so that the record is true.
   if (!tell_runner(app, *asked.job, asked.key,

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
+#include <variant>
 
 #include "job/record.h"
 #include "server/app.h"
@@ -18,7 +20,14 @@ namespace asio = boost::asio;
 namespace {
 
 constexpr std::size_t kMostAtOnce = 10'000;
+constexpr std::uint64_t kTaskBytes = 8ULL << 20U;  // a text, written as JSON
 constexpr std::uint64_t kBulkBytes = 64ULL << 20U;
+/// Of one request together: alternatives of resources, each of which is weighed against the nodes,
+/// and bytes that its tasks are when all is filled in.
+constexpr std::size_t kMostAlternatives = 20'000;
+constexpr std::size_t kMostMade = 128U << 20U;
+/// A request up to this size is usually answered sooner than a thread is woken.
+constexpr std::size_t kShortRequest = 4U << 10U;
 
 json::array to_json(const std::vector<spec::Diagnostic>& diagnostics) {
   json::array array;
@@ -148,7 +157,8 @@ Status read_cluster(App& app, const Caller& caller, const control::Snapshot& sna
   return {};
 }
 
-/// An Error is a fault of the message itself; faults of the task are in `prepared`.
+/// An Error is a fault of the message itself; faults of the task are in `prepared`. Any thread: of
+/// the App it uses only what stays as it was at the start.
 Result<Taken> take(App& app, const Caller& caller, const json::object& body,
                    const control::Snapshot& snapshot, bool only_validate) {
   Taken taken;
@@ -270,83 +280,196 @@ json::object plan_of(const job::Request& request) {
   return plan;
 }
 
-asio::awaitable<void> submit(App& app, net::Exchange& exchange, bool bulk) {
-  if (!require(exchange, Role::kUser)) {
-    co_return;
+/// A POST with submissions, read and checked piece by piece, and if it is a dry run also answered;
+/// any thread, one at a time.
+class SubmitWork {
+ public:
+  struct Accepted {
+    std::vector<control::Submission> submissions;
+    json::array warnings;
+  };
+  using Outcome = std::variant<net::Response, Accepted>;
+
+  SubmitWork(App& app, Caller caller, std::string body, bool bulk)
+      : app_(app),
+        caller_(std::move(caller)),
+        body_(std::move(body)),
+        bulk_(bulk),
+        snapshot_(app.control->snapshot()) {}
+
+  std::optional<Outcome> step() {
+    auto outcome = advance();
+    if (outcome) {
+      // Here, as to free a large request takes its time as well.
+      bodies_ = std::vector<const json::object*>();
+      parsed_.reset();
+      requests_ = {};
+      foreseen_.reset();
+    }
+    return outcome;
   }
-  const Caller caller = caller_of(exchange);
-  const auto parsed = parse_json(exchange.request().body);
-  const auto bodies = parsed.ok() ? bodies_of(*parsed, bulk)
-                                  : Result<std::vector<const json::object*>>(parsed.error());
-  if (!bodies.ok()) {
-    exchange.respond_error(bodies.error());
-    co_return;
+
+ private:
+  std::optional<Outcome> advance() {
+    if (!parsed_) {
+      parsed_.emplace(parse_json(body_));
+      body_ = {};
+      bodies_ = parsed_->ok() ? bodies_of(**parsed_, bulk_)
+                              : Result<std::vector<const json::object*>>(parsed_->error());
+      if (!bodies_.ok()) {
+        return net::error_response(bodies_.error());
+      }
+    }
+    const auto until = std::chrono::steady_clock::now() + kPiece;
+    while (next_ < bodies_->size()) {
+      if (auto refused = take_next()) {
+        return std::move(*refused);
+      }
+      if (std::chrono::steady_clock::now() >= until && next_ < bodies_->size()) {
+        return std::nullopt;
+      }
+    }
+    if (dryrun_) {
+      return foresee_next();
+    }
+    return Accepted{std::move(submissions_), std::move(warnings_)};
   }
-  const auto snapshot = app.control->snapshot();
-  std::vector<control::Submission> submissions;
-  json::array warnings;
-  json::array plans;
-  bool dryrun = false;
-  std::vector<job::Request> requests;  // of a dry run
-  for (std::size_t i = 0; i < bodies->size(); ++i) {
-    auto taken = take(app, caller, *(*bodies)[i], *snapshot, false);
+
+  [[nodiscard]] std::optional<std::size_t> index() const {
+    return bulk_ ? std::optional(next_) : std::nullopt;
+  }
+
+  /// Why the request may not have this one as well.
+  Status count(const Taken& taken) {
+    for (const spec::Task& task : taken.set.tasks) {
+      alternatives_ += task.resources.size();
+    }
+    for (const job::Request& request : taken.prepared.requests) {
+      made_ += request.body.size();
+    }
+    if (alternatives_ > kMostAlternatives) {
+      return error(ErrorCode::kInvalid,
+                   fmt::format("With this one the request has {} alternatives of resources; {} are "
+                               "the most, so send fewer jobs at once, or fewer alternatives each",
+                               alternatives_, kMostAlternatives),
+                   "resources");
+    }
+    if (made_ > kMostMade) {
+      return error(ErrorCode::kInvalid,
+                   fmt::format("With this one the tasks of the request have more than {} MiB once "
+                               "all is filled in; send fewer jobs at once",
+                               kMostMade >> 20U));
+    }
+    return {};
+  }
+
+  /// Takes the next submission; an answer if that refuses all of them.
+  std::optional<net::Response> take_next() {
+    auto taken = take(app_, caller_, *(*bodies_)[next_], *snapshot_, false);
     if (!taken.ok()) {
-      exchange.respond(refusal(taken.error(), bulk ? std::optional(i) : std::nullopt));
-      co_return;
+      return refusal(taken.error(), index());
     }
     if (!taken->prepared.errors.empty()) {
-      exchange.respond(refusal(taken->prepared, bulk ? std::optional(i) : std::nullopt));
-      co_return;
+      return refusal(taken->prepared, index());
     }
-    if (bulk && taken->cluster) {
-      exchange.respond(refusal(error(ErrorCode::kInvalid,
-                                     "Tasks for a cluster are submitted one at a time: POST them "
-                                     "to /v1/jobs",
-                                     "cluster"),
-                               i));
-      co_return;
+    if (bulk_ && taken->cluster) {
+      return refusal(error(ErrorCode::kInvalid,
+                           "Tasks for a cluster are submitted one at a time: POST them to /v1/jobs",
+                           "cluster"),
+                     index());
     }
-    dryrun = dryrun || taken->dryrun;
+    if (const Status counted = count(*taken); !counted.ok()) {
+      return refusal(counted.error(), index());
+    }
+    ++next_;
+    dryrun_ = dryrun_ || taken->dryrun;
     for (json::value& warning : to_json(taken->prepared.warnings)) {
-      warnings.push_back(std::move(warning));
+      warnings_.push_back(std::move(warning));
     }
     for (job::Request& request : taken->prepared.requests) {
-      if (dryrun) {
-        if (taken->cluster && taken->cluster->holder) {
-          request = std::move(*taken->cluster->holder);  // whose place is the question
-        }
-        plans.push_back(plan_of(request));
-        requests.push_back(std::move(request));
+      if (!dryrun_) {
+        submissions_.push_back({std::move(request), taken->client_key, taken->cluster});
         continue;
       }
-      submissions.push_back({std::move(request), taken->client_key, taken->cluster});
+      if (taken->cluster && taken->cluster->holder) {
+        request = std::move(*taken->cluster->holder);  // whose place is the question
+      }
+      plans_.push_back(plan_of(request));
+      requests_.push_back(std::move(request));
     }
+    return std::nullopt;
   }
-  if (dryrun) {
-    json::array foreseen;
-    const auto all = foresee(*snapshot, requests);
-    for (std::size_t i = 0; i < all.size(); ++i) {
-      json::object view = to_json(all[i]);
-      if (!all[i].nodes.empty()) {
+
+  std::optional<Outcome> foresee_next() {
+    if (!foreseen_) {
+      foreseen_ = foresee(*snapshot_, requests_);
+      return std::nullopt;
+    }
+    const auto until = std::chrono::steady_clock::now() + kPiece;
+    while (views_.size() < foreseen_->size()) {
+      const std::size_t i = views_.size();
+      const Foresight& one = (*foreseen_)[i];
+      json::object view = to_json(one);
+      if (!one.nodes.empty()) {
         auto manifests =
-            app.manifests(std::make_shared<const job::Job>(job_started(requests[i], all[i])));
+            app_.manifests(std::make_shared<const job::Job>(job_started(requests_[i], one)));
         if (!manifests.ok()) {
-          exchange.respond_error(manifests.error());
-          co_return;
+          return net::error_response(manifests.error());
         }
         view["manifests"] = std::move(manifests).value();
       }
-      foreseen.push_back(std::move(view));
+      views_.push_back(std::move(view));
+      if (std::chrono::steady_clock::now() >= until) {
+        return std::nullopt;
+      }
     }
-    exchange.respond(json_answer(json::object{{"dryrun", true},
-                                              {"requests", std::move(plans)},
-                                              {"plans", std::move(foreseen)},
-                                              {"warnings", std::move(warnings)}}));
+    return json_answer(json::object{{"dryrun", true},
+                                    {"requests", std::move(plans_)},
+                                    {"plans", std::move(views_)},
+                                    {"warnings", std::move(warnings_)}});
+  }
+
+  App& app_;
+  const Caller caller_;
+  std::string body_;
+  const bool bulk_;
+  const std::shared_ptr<const control::Snapshot> snapshot_;
+  std::optional<Result<json::value>> parsed_;
+  Result<std::vector<const json::object*>> bodies_ = std::vector<const json::object*>();
+  std::size_t next_ = 0;
+  std::size_t alternatives_ = 0;
+  std::size_t made_ = 0;
+  bool dryrun_ = false;
+  std::vector<control::Submission> submissions_;
+  json::array warnings_;
+  json::array plans_;
+  std::vector<job::Request> requests_;  // of a dry run
+  std::optional<std::vector<Foresight>> foreseen_;
+  json::array views_;
+};
+
+asio::awaitable<void> submit(App& app, net::Exchange& exchange, bool bulk) {
+  std::string& body = exchange.request().body;
+  // A dry run asks what becomes of all that wait, however short it is.
+  const bool is_short =
+      body.size() <= kShortRequest && body.find("dryrun") == std::string::npos && !bulk;
+  const auto work =
+      std::make_shared<SubmitWork>(app, caller_of(exchange), std::exchange(body, {}), bulk);
+  const std::function<std::optional<SubmitWork::Outcome>()> step = [work] { return work->step(); };
+  auto outcome = co_await in_turn<SubmitWork::Outcome>(
+      app, exchange, is_short ? Length::kShort : Length::kLong, step);
+  if (!outcome.ok()) {
+    respond_busy(exchange, outcome.error());
     co_return;
   }
+  if (auto* answer = std::get_if<net::Response>(&*outcome)) {
+    exchange.respond(std::move(*answer));
+    co_return;
+  }
+  auto& accepted = std::get<SubmitWork::Accepted>(*outcome);
   const std::function<void(std::function<void(Result<std::vector<JobId>>)>)> start =
-      [&app, &submissions](std::function<void(Result<std::vector<JobId>>)> done) {
-        app.control->submit(std::move(submissions), std::move(done));
+      [&app, &accepted](std::function<void(Result<std::vector<JobId>>)> done) {
+        app.control->submit(std::move(accepted.submissions), std::move(done));
       };
   const auto ids = co_await ask<Result<std::vector<JobId>>>(app, exchange, start);
   if (!ids.ok()) {
@@ -363,18 +486,17 @@ asio::awaitable<void> submit(App& app, net::Exchange& exchange, bool bulk) {
     }
     jobs.push_back(std::move(one));
   }
-  exchange.respond(
-      json_answer(json::object{{"jobs", std::move(jobs)}, {"warnings", std::move(warnings)}}, 201));
+  exchange.respond(json_answer(
+      json::object{{"jobs", std::move(jobs)}, {"warnings", std::move(accepted.warnings)}}, 201));
 }
 
-asio::awaitable<void> validate(App& app, net::Exchange& exchange) {
-  const auto body = parse_json_object(exchange.request().body);
+/// What a task's text means, and what is wrong with it. Any thread.
+net::Response validated(App& app, const Caller& caller, std::string_view text) {
+  const auto body = parse_json_object(text);
   const auto snapshot = app.control->snapshot();
-  auto taken = body.ok() ? take(app, caller_of(exchange), *body, *snapshot, true)
-                         : Result<Taken>(body.error());
+  auto taken = body.ok() ? take(app, caller, *body, *snapshot, true) : Result<Taken>(body.error());
   if (!taken.ok()) {
-    exchange.respond_error(taken.error());
-    co_return;
+    return net::error_response(taken.error());
   }
   json::object answer = spec::to_json(taken->set, "", spec::Redact::kYes);
   answer.erase("path");
@@ -388,16 +510,29 @@ asio::awaitable<void> validate(App& app, net::Exchange& exchange) {
     }
   }
   answer["requests"] = std::move(plans);
-  exchange.respond(json_answer(answer));
+  return json_answer(answer);
+}
+
+asio::awaitable<void> validate(App& app, net::Exchange& exchange) {
+  const auto text = std::make_shared<const std::string>(std::move(exchange.request().body));
+  const Length length = text->size() <= kShortRequest ? Length::kShort : Length::kLong;
+  const std::function<std::optional<net::Response>()> work =
+      [&app, caller = caller_of(exchange), text] { return validated(app, caller, *text); };
+  co_await answer_in_turn(app, exchange, length, work);
 }
 
 }  // namespace
 
 void add_submit_routes(App& app, net::Router& router) {
-  router.post("/v1/jobs", [&app](net::Exchange& e) { return submit(app, e, false); });
-  router.add("POST", "/v1/jobs:bulk", [&app](net::Exchange& e) { return submit(app, e, true); },
-             {net::BodyMode::kBuffered, kBulkBytes});
-  router.post("/v1/validate", [&app](net::Exchange& e) { return validate(app, e); });
+  router.post(
+      "/v1/jobs", [&app](net::Exchange& e) { return submit(app, e, false); },
+      for_role(Role::kUser, kTaskBytes));
+  router.post(
+      "/v1/jobs:bulk", [&app](net::Exchange& e) { return submit(app, e, true); },
+      for_role(Role::kUser, kBulkBytes));
+  router.post(
+      "/v1/validate", [&app](net::Exchange& e) { return validate(app, e); },
+      for_role(Role::kViewer, kTaskBytes));
 }
 
 }  // namespace quad::server

@@ -127,9 +127,12 @@ asio::awaitable<void> revoke_token(App& app, net::Exchange& exchange) {
 
 void add_token_routes(App& app, net::Router& router) {
   router.get("/v1/tokens", [&app](net::Exchange& e) { return list_tokens(app, e); });
-  router.post("/v1/tokens", [&app](net::Exchange& e) { return create_token(app, e); });
-  router.add("DELETE", "/v1/tokens/{id}",
-             [&app](net::Exchange& e) { return revoke_token(app, e); });
+  router.post(
+      "/v1/tokens", [&app](net::Exchange& e) { return create_token(app, e); },
+      for_role(Role::kAdmin));
+  router.add(
+      "DELETE", "/v1/tokens/{id}", [&app](net::Exchange& e) { return revoke_token(app, e); },
+      for_role(Role::kAdmin));
 }
 
 }  // namespace quad::server

@@ -21,6 +21,51 @@ namespace quad::server {
 namespace asio = boost::asio;
 
 constexpr Millis kOutputWait{30'000};
+constexpr std::size_t kMostOfRank =
+    4;  // runners of one rank: a new one comes before the old leaves
+constexpr std::size_t kLongestText = 2'000;
+constexpr std::size_t kLongestPath = 4'096;
+constexpr std::size_t kMostPaths = 1'000;
+
+namespace {
+
+/// A text that a runner reports, cut to so many bytes.
+std::string text_of(const json::object& message, std::string_view key,
+                    std::size_t longest = kLongestText) {
+  const std::string_view text = get_string(message, key);
+  return text.size() <= longest ? std::string(text)
+                                : valid_utf8(text.substr(0, longest)) + "\u2026";
+}
+
+/// Of the metrics that a rank reports, as many as fit into each row of every list.
+json::object metrics_of(const json::object& reported) {
+  constexpr std::size_t kMost = 64;
+  constexpr std::size_t kMostBytes = 4'096;
+  json::object kept;
+  std::size_t bytes = 0;
+  for (const auto& metric : reported) {
+    constexpr std::size_t kNumber = 24;
+    bytes += metric.key().size() + kNumber;
+    if (kept.size() == kMost || bytes > kMostBytes) {
+      break;
+    }
+    if (metric.value().is_number()) {
+      kept[metric.key()] = metric.value();
+    }
+  }
+  return kept;
+}
+
+/// How a rank ended, with the words of its runner cut to size.
+job::RankEnd end_of(const json::object& message) {
+  job::RankEnd end = job::rank_end_from_json(message);
+  if (end.detail.size() > kLongestText) {
+    end.detail = valid_utf8(std::string_view(end.detail).substr(0, kLongestText));
+  }
+  return end;
+}
+
+}  // namespace
 
 namespace {
 
@@ -184,13 +229,13 @@ class RunnerSession : public std::enable_shared_from_this<RunnerSession> {
         live_.first_step_at = live_.step_at;
       }
       if (const auto* metrics = get_object(message, "metrics")) {
-        live_.metrics = *metrics;
+        live_.metrics = metrics_of(*metrics);
       }
       app_.control->heartbeat(key_, live_);
     } else if (type == "hello") {
       live_.rank = key_.rank;
       acknowledge_ = app_.logs->end(key_) > 0;  // what is here already need not come again
-      report(job::RankHello{epoch, key_.rank, nonce_, std::string(get_string(message, "address")),
+      report(job::RankHello{epoch, key_.rank, nonce_, text_of(message, "address"),
                             static_cast<std::int32_t>(get_int(message, "port")),
                             static_cast<std::int32_t>(get_int(message, "pid"))},
              message);
@@ -210,26 +255,40 @@ class RunnerSession : public std::enable_shared_from_this<RunnerSession> {
         acknowledge_unrecorded(get_int(message, "seq"));
       }
     } else if (type == "resumed") {
-      job::Resume resume{std::string(get_string(message, "path")), get_int(message, "step", -1),
-                         std::string(get_string(message, "note"))};
+      job::Resume resume{text_of(message, "path", kLongestPath), get_int(message, "step", -1),
+                         text_of(message, "note")};
       report(job::ResumeChosen{epoch, std::move(resume)}, message);
     } else if (type == "checkpoint") {
-      report(job::CheckpointSeen{epoch, std::string(get_string(message, "path")),
-                                 get_int(message, "step", -1), get_int(message, "bytes"),
-                                 std::string(get_string(message, "note"))},
-             message);
+      job::CheckpointSeen seen{epoch, text_of(message, "path", kLongestPath),
+                               get_int(message, "step", -1), get_int(message, "bytes"),
+                               text_of(message, "note")};
+      if (may_record(ReportShare::Kind::kCheckpoint, seen.path.size() + seen.note.size(),
+                     message)) {
+        report(std::move(seen), message);
+      }
     } else if (type == "checkpoints_gone") {
       job::CheckpointsGone gone{epoch, {}};
+      std::size_t bytes = 0;
       if (const json::array* paths = get_array(message, "paths")) {
         for (const json::value& path : *paths) {
-          gone.paths.emplace_back(path.is_string() ? std::string_view(path.get_string()) : "");
+          const std::string_view text =
+              path.is_string() ? std::string_view(path.get_string()) : std::string_view();
+          if (text.size() <= kLongestPath && gone.paths.size() < kMostPaths) {
+            gone.paths.emplace_back(text);
+            bytes += text.size();
+          }
         }
       }
-      report(std::move(gone), message);
+      if (may_record(ReportShare::Kind::kCheckpoint, bytes, message)) {
+        report(std::move(gone), message);
+      }
     } else if (type == "note") {
-      report(job::Noted{epoch, key_.rank, std::string(get_string(message, "kind")),
-                        std::string(get_string(message, "message"))},
-             message);
+      constexpr std::size_t kLongestKind = 64;
+      job::Noted noted{epoch, key_.rank, text_of(message, "kind", kLongestKind),
+                       text_of(message, "message")};
+      if (may_record(ReportShare::Kind::kNote, noted.message.size(), message)) {
+        report(std::move(noted), message);
+      }
     } else if (type == "gap") {
       app_.logs->gap(key_, static_cast<std::uint64_t>(get_int(message, "from")),
                      static_cast<std::uint64_t>(get_int(message, "to")), app_.clock->now().wall);
@@ -273,9 +332,31 @@ class RunnerSession : public std::enable_shared_from_this<RunnerSession> {
       app_.logs->gap(key_, held, log_end, now.wall);
     }
     const json::object message = std::exchange(ended_, std::nullopt).value();
-    job::RankEnd end = job::rank_end_from_json(message);
+    job::RankEnd end = end_of(message);
     end.confirmed = true;
     report(job::RankEnded{key_.epoch, key_.rank, std::move(end)}, message);
+  }
+
+  /// Whether the job may have this on record as well. If not, the report is done with: the story
+  /// says so once.
+  bool may_record(ReportShare::Kind kind, std::size_t bytes, const json::object& message) {
+    const auto job = app_.control->snapshot()->find(key_.job);
+    const std::int32_t ranks = job == nullptr ? 1 : job->request->ranks;
+    switch (app_.reports.take(key_.job, ranks, kind, bytes)) {
+      case ReportShare::Answer::kRecord:
+        return true;
+      case ReportShare::Answer::kTellOnce:
+        report(job::Noted{key_.epoch, key_.rank, "limit",
+                          fmt::format("The ranks of this job have reported more {} than is kept on "
+                                      "record; further ones are not recorded.",
+                                      kind == ReportShare::Kind::kNote ? "notes" : "checkpoints")},
+               message);
+        return false;
+      case ReportShare::Answer::kDrop:
+        acknowledge_unrecorded(get_int(message, "seq"));
+        return false;
+    }
+    return false;
   }
 
   void report(job::Happening happening, const json::object& message) {
@@ -297,14 +378,14 @@ class RunnerSession : public std::enable_shared_from_this<RunnerSession> {
 
   void report_task_end(const json::object& message) {
     engine::RunnerEnded ended{runner::rank_key_of(message), result_of(message),
-                              std::string(get_string(message, "detail"))};
+                              text_of(message, "detail")};
     app_.control->report(
         control::HolderReport{key_, nonce_, std::move(ended), when_durable(message)});
   }
 
   static std::optional<job::RankEnd> result_of(const json::object& message) {
     const json::object* result = get_object(message, "result");
-    return result == nullptr ? std::nullopt : std::optional(job::rank_end_from_json(*result));
+    return result == nullptr ? std::nullopt : std::optional(end_of(*result));
   }
 
   /// Acknowledges the message once it is recorded.
@@ -382,6 +463,7 @@ std::optional<RankKey> runner_of(App& app, net::Exchange& exchange) {
         error(ErrorCode::kUnauthenticated, "This is not the token of that attempt"));
     return std::nullopt;
   }
+  (void)exchange.admit("a runner", true);
   const auto record = app.control->snapshot()->find(key.job);
   const job::RankRecord* known = record == nullptr ? nullptr : record_of(*record, key);
   if (known == nullptr) {
@@ -398,6 +480,15 @@ std::optional<RankKey> runner_of(App& app, net::Exchange& exchange) {
 
 namespace {
 
+std::size_t runners_of(const App& app, const RankKey& key) {
+  std::size_t count = 0;
+  for (auto it = app.sessions.lower_bound({key, ""});
+       it != app.sessions.end() && it->first.first == key; ++it) {
+    ++count;
+  }
+  return count;
+}
+
 asio::awaitable<void> serve_runner(App& app, net::Exchange& exchange) {
   const std::string nonce = exchange.request().query_value("nonce").value_or("");
   if (nonce.empty() || nonce.size() > 128) {
@@ -409,6 +500,12 @@ asio::awaitable<void> serve_runner(App& app, net::Exchange& exchange) {
     co_return;
   }
   const RankKey key = *known;
+  if (!app.sessions.contains({key, nonce}) && runners_of(app, key) >= kMostOfRank) {
+    respond_busy(exchange, error(ErrorCode::kExhausted,
+                                 fmt::format("Rank {} has {} runners connected already",
+                                             to_string(key), kMostOfRank)));
+    co_return;
+  }
   auto upgraded = co_await exchange.upgrade(std::string(runner::kUpgradeProtocol));
   if (!upgraded.ok()) {
     exchange.respond_error(upgraded.error());
@@ -533,7 +630,11 @@ control::RunnerOrders runner_orders(App& app) {
   orders.bye = [&app](const RankKey& key) {
     asio::post(app.io, [&app, key] {
       const auto job = app.control->snapshot()->find(key.job);
-      send_to_all(app, key, {{"type", "bye"}, {"job_is_over", job != nullptr && is_over(*job)}});
+      const bool over = job != nullptr && is_over(*job);
+      send_to_all(app, key, {{"type", "bye"}, {"job_is_over", over}});
+      if (over) {
+        app.reports.forget(key.job);
+      }
       app.logs->close(key);
     });
   };

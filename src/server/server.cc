@@ -101,12 +101,13 @@ std::uint64_t raise_open_files() {
   return before;
 }
 
-/// Connections over TCP: at most half of the files, so that strangers leave enough for runners,
-/// logs and the store.
-std::size_t most_connections() {
+/// How many connections there may be: over TCP at most half of the files, over the unix socket a
+/// quarter, so that enough are left for logs and the store.
+void bound_connections(net::ServerOptions& options) {
   rlimit files{};
   const rlim_t most = ::getrlimit(RLIMIT_NOFILE, &files) == 0 ? files.rlim_cur : 1024;
-  return std::min<std::size_t>(net::ServerOptions().max_connections, most / 2);
+  options.max_connections = std::min<std::size_t>(options.max_connections, most / 2);
+  options.max_local_connections = std::min<std::size_t>(options.max_local_connections, most / 4);
 }
 
 /// The host of a URL at which this machine's own programs find a server that listens there.
@@ -259,6 +260,10 @@ Status serve(const ServeOptions& options) {
   app.store = store.get();
   QUAD_TRY(make_folders(app.data_dir / "blobs", 0700));
   QUAD_TRY(make_folders(app.data_dir / "logs", 0700));
+  app.upload_room.free = [folder = app.data_dir] { return free_bytes(folder); };
+  if (const std::size_t swept = sweep_uploads(app.data_dir / "blobs"); swept > 0) {
+    spdlog::info("{} uploads that the last server did not bring to their end are removed", swept);
+  }
   QUAD_ASSIGN(app.secret_key, load_or_make_key(app.data_dir / "secret.key"));
   QUAD_ASSIGN(const std::string attempt_key, load_or_make_key(app.data_dir / "attempt.key"));
   QUAD_ASSIGN(const std::string socket, socket_path(app.data_dir));
@@ -274,7 +279,10 @@ Status serve(const ServeOptions& options) {
   forbid_core_dumps();
   const std::uint64_t open_files = raise_open_files();
   net::ServerOptions http_options;
-  http_options.max_connections = most_connections();
+  bound_connections(http_options);
+  // The routes that take more say so.
+  http_options.body_limit = 64U << 10U;
+  app.most_streams = std::max<std::size_t>(http_options.max_connections / 2, 4);
   http_options.on_access = [&app](const net::AccessRecord& access) {
     ++app.answers[access.status / 100];
     app.request_seconds.record(static_cast<double>(access.duration.count()) / 1e6);
@@ -378,7 +386,9 @@ Status serve(const ServeOptions& options) {
   });
   // Starting took memory that running does not need.
   ::malloc_trim(0);
+  app.work = std::make_unique<WorkPool>(usual_work_bounds());
   app.io.run();
+  app.work.reset();  // what is under way there uses control
   control.stop();
   return {};
 }

@@ -36,6 +36,8 @@ class Preparer {
   /// The same for each cluster that a shape may be placed in, where that makes a difference.
   [[nodiscard]] std::vector<job::Shape> for_each_engine(const job::Shape& shape,
                                                         const spec::Resources& resources) const;
+  /// Whether a pod's manifest can name all of the ports, one by one.
+  bool check_ports(const spec::Resources& resources, bool alone);
   /// What pods of the shape cannot have, and whether they can be at all.
   bool check_pods(const job::Request& request, const job::Shape& shape, const json::object& wishes,
                   bool alone);
@@ -71,7 +73,7 @@ void Preparer::check_exclusions(const spec::Task& task) {
       known.push_back(id.value());
     }
   }
-  for (std::size_t i = 0; i < quad.exclude_nodes.size(); ++i) {
+  for (std::size_t i = 0; i < quad.exclude_nodes.size() && !findings_.full(); ++i) {
     const std::string& name = quad.exclude_nodes[i];
     if (std::find(known.begin(), known.end(), name) == known.end()) {
       const auto near = nearest(name, known);
@@ -277,6 +279,20 @@ std::vector<job::Shape> Preparer::for_each_engine(const job::Shape& shape,
   return shapes;
 }
 
+bool Preparer::check_ports(const spec::Resources& resources, bool alone) {
+  constexpr std::int64_t kMost = 1'000;
+  std::int64_t count = 0;
+  for (const spec::PortRange& range : resources.ports) {
+    count += range.last - range.first + 1;
+  }
+  if (count > kMost && !context_.clusters.empty()) {
+    refuse(alone, "resources.ports",
+           fmt::format("A pod can name {} ports at most, not {}.", kMost, count));
+    return false;
+  }
+  return true;
+}
+
 bool Preparer::check_pods(const job::Request& request, const job::Shape& shape,
                           const json::object& wishes, bool alone) {
   if (context_.pods == nullptr) {
@@ -407,7 +423,10 @@ void Preparer::add(const spec::Task& task) {
     if (!shape) {
       continue;
     }
-    const json::object wishes = pod_wishes(task, one);
+    if (!check_ports(one, alone)) {
+      continue;
+    }
+    const json::object wishes = context_.clusters.empty() ? json::object() : pod_wishes(task, one);
     for (job::Shape& each : for_each_engine(*shape, one)) {
       each.per_rank.devices.merge(devices_of(task));
       if (check_pods(request, each, wishes, alone)) {

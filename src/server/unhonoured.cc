@@ -139,7 +139,9 @@ void Findings::refuse(std::string key, std::string message, std::string hint) {
 }
 
 void Findings::refuse_at(spec::Mark mark, std::string key, std::string message, std::string hint) {
-  errors.push_back({std::move(message), std::move(key), std::move(hint), mark.line, mark.column});
+  if (errors.size() < spec::Issues::kMostKept) {
+    errors.push_back({std::move(message), std::move(key), std::move(hint), mark.line, mark.column});
+  }
 }
 
 void Findings::warn(std::string key, std::string message) {
@@ -148,6 +150,9 @@ void Findings::warn(std::string key, std::string message) {
 }
 
 void Findings::warn_at(spec::Mark mark, std::string key, std::string message) {
+  if (full()) {
+    return;  // each is compared with those before it
+  }
   const bool known = std::any_of(
       warnings.begin(), warnings.end(),
       [&](const spec::Diagnostic& one) { return one.key == key && one.message == message; });

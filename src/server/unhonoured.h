@@ -27,6 +27,9 @@ class Findings {
   void refuse_at(spec::Mark mark, std::string key, std::string message, std::string hint = {});
   void warn_at(spec::Mark mark, std::string key, std::string message);
 
+  /// Whether a further warning would be left out: more than some help nobody.
+  [[nodiscard]] bool full() const { return warnings.size() >= spec::Issues::kMostKept; }
+
   std::vector<spec::Diagnostic> errors, warnings;
   /// An engine of this server runs ranks in containers, so what is about those has its effect.
   bool containers = false;

@@ -120,6 +120,7 @@ json::object job_detail(const job::Job& job, const std::vector<control::RankLive
     one["checkpoint_step"] =
         attempt.checkpoint_step ? json::value(*attempt.checkpoint_step) : json::value(nullptr);
     json::array ranks;
+    std::size_t heard_of = 0;
     for (std::size_t i = 0; i < attempt.ranks.size(); ++i) {
       const job::RankRecord& rank = attempt.ranks[i];
       json::object view;
@@ -131,7 +132,11 @@ json::object job_detail(const job::Job& job, const std::vector<control::RankLive
       view["gpus"] = json::array(rank.holding.gpu_indices.begin(), rank.holding.gpu_indices.end());
       view["end"] = rank.end ? json::value(job::to_json(*rank.end)) : json::value(nullptr);
       if (&attempt == job.live()) {
-        for (const control::RankLive& heard : live) {
+        // In the order of ranks, without those of which nothing was heard.
+        for (;
+             heard_of < live.size() && live[heard_of].rank.value() <= static_cast<std::int32_t>(i);
+             ++heard_of) {
+          const control::RankLive& heard = live[heard_of];
           if (heard.rank.value() == static_cast<std::int32_t>(i)) {
             view["connected"] = heard.connected;
             view["heard_at"] = format_rfc3339(heard.heard_at);

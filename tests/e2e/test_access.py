@@ -120,6 +120,20 @@ class Tokens(quadtest.TestCase):
             self.assertEqual([path.name for path in found], ["admin.token"] if made["token"] == server.token else [])
         self.assertNotIn("quad_", server.log_path.read_text())
 
+    def test_who_may_not_is_refused_before_the_body_is_sent(self):
+        server = self.server(nodes=1)
+        viewer = quadapi.Api(server).post("/v1/tokens", {"user": "vera", "role": "viewer"}).json["token"]
+        for method, path in (("POST", "/v1/jobs"), ("POST", "/v1/jobs:bulk"), ("POST", "/v1/jobs:cancel"),
+                             ("PUT", f"/v1/blobs/{'a' * 64}"), ("POST", "/v1/tokens"), ("POST", "/v1/admin/backup")):  # fmt: skip
+            with quadapi.Raw(server) as raw:
+                raw.send(
+                    f"{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {viewer}\r\n"
+                    "Content-Type: application/json\r\nContent-Length: 60000\r\n\r\n{".encode()
+                )
+                answer = raw.read_answer()
+            self.assertEqual((path, answer.status), (path, 403), answer)
+            self.assertIn("vera has 'viewer'", answer.json["error"]["message"])
+
     def test_a_revoked_token_ends_what_it_opened(self):
         server = self.server(nodes=1)
         job = server.launch("run: while true; do echo tick; sleep 0.1; done")

@@ -7,7 +7,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import quadapi
 import quadtest
+import runnerwire
 
 TIMEOUT_SECONDS = 300
 
@@ -45,6 +47,42 @@ class HostileJobs(quadtest.TestCase):
 
     def processes(self, text):
         return quadtest.processes_of(f"{self.shared.data}/nodes/", text)
+
+    def test_what_a_rank_reports_of_itself_is_bounded(self):
+        server = self.shared
+        job = server.launch("run: echo up; sleep 1000\nresources: {cpus: 1, memory: 0.5}\nquad: {fence: strict}\n")
+        server.wait_for_status(job, "RUNNING")
+        api = quadapi.Local(server)
+        with runnerwire.Runner(server, job) as runner:
+            for number in range(700):
+                runner.send(type="note", kind="k" * 5_000, message="n" * 20_000, seq=100 + number)
+            runner.send(type="progress", step=7, total=9, at_ms=1,
+                        metrics={f"m{number}-{'x' * 100}": number for number in range(20_000)})  # fmt: skip
+            runner.heartbeat()  # answered behind all of them
+            quadtest.wait_until(lambda: "note.limit" in api.get(f"/v1/events?job={job}&limit=10000").text, 30, "it says so")
+            story = api.get(f"/v1/jobs/{job}/story")
+            self.assertLess(len(story.body), 2 << 20)
+            self.assertIn("further ones are not recorded", story.text)
+            progress = api.get("/v1/jobs?limit=10").json["jobs"][0]["progress"]
+            self.assertEqual((progress["step"], progress["total"]), (7, 9))
+            self.assertLess(len(str(progress)), 8_000)
+            self.assertGreater(len(progress["metrics"]), 10)
+        server.ok("cancel", job)
+        server.wait_for_status(job, "CANCELLED")
+
+    def test_one_rank_has_few_runners_connected(self):
+        server = self.shared
+        job = server.launch("run: echo up; sleep 1000\nresources: {cpus: 1, memory: 0.5}\n")
+        server.wait_for_status(job, "RUNNING")
+        heads = []
+        for number in range(30):
+            link, head = runnerwire.connect(server, job, f"ghost-{number}")
+            self.addCleanup(link.close)
+            heads.append(head.split(b"\r\n")[0])
+        self.assertLess(sum(b" 101 " in head for head in heads), 5, heads)
+        self.assertIn(b"HTTP/1.1 429 Too Many Requests", heads)
+        server.ok("cancel", job)
+        server.wait_for_status(job, "CANCELLED")
 
     def test_a_gigabyte_without_a_line_end(self):
         server, size = self.shared, 1_000_000_000

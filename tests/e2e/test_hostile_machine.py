@@ -82,6 +82,56 @@ class Machine(quadtest.TestCase):
     def bytes_read(self, server):
         return int(Path(f"/proc/{server.process.pid}/io").read_text().split()[1])
 
+    def test_the_last_of_the_disk_stays_free_whatever_is_uploaded(self):
+        kept = 256 << 20
+        server = self.server(nodes=1, gpus="", folder=self.small_disk(320))
+        token = server.token
+        free_then = []
+
+        def upload(length, content):
+            """Sends up to `length` bytes, in chunks that do not say how many there will be, or as promised."""
+            with quadapi.Raw(server, timeout=120) as raw:
+                how = "Transfer-Encoding: chunked" if content is None else f"Content-Length: {length}"
+                raw.send(f"PUT /v1/blobs/{'a' * 64} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n{how}\r\n\r\n".encode())
+                try:
+                    for _ in range(length >> 20):
+                        raw.send(bytes(1 << 20) if content else b"100000\r\n" + bytes(1 << 20) + b"\r\n")
+                        free_then.append(os.statvfs(server.data).f_bavail * os.statvfs(server.data).f_frsize)
+                except OSError:
+                    pass
+                return raw.read_answer().text
+
+        answer = upload(100 << 20, None)
+        self.assertIn("disk has no room", answer)
+        several = [threading.Thread(target=upload, args=(24 << 20, how)) for how in (None, True) * 4]
+        for one in several:
+            one.start()
+        for one in several:
+            one.join()
+        self.assertGreaterEqual(min(free_then), kept)
+        self.assertGreater(len(free_then), 60, "much of it was taken")
+        self.assertEqual(list((server.data / "blobs").iterdir()), [], "what was refused is gone")
+        self.expect_another_runs(server)
+
+    def test_uploads_that_were_cut_off_by_a_kill_are_swept(self):
+        server = self.server(nodes=1, gpus="")
+        whole = b"whole" * 1000
+        name = hashlib.sha256(whole).hexdigest()
+        self.assertEqual(quadapi.Api(server).request("PUT", f"/v1/blobs/{name}", whole).status, 201)
+        begun = []
+        for number in range(3):
+            raw = quadapi.Raw(server)
+            self.addCleanup(raw.socket.close)
+            raw.send(f"PUT /v1/blobs/{str(number) * 64} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {server.token}\r\n"
+                     "Content-Length: 50000000\r\n\r\n".encode() + bytes(3 << 20))  # fmt: skip
+            begun.append(raw)
+        blobs = server.data / "blobs"
+        quadtest.wait_until(lambda: len(list(blobs.iterdir())) == 4, 30, "the uploads are under way")
+        server.kill()
+        self.assertEqual(len(list(blobs.iterdir())), 4)
+        server.start()
+        self.assertEqual([file.name for file in blobs.iterdir()], [name])
+
     def test_a_full_disk(self):
         server = self.server(nodes=2, gpus="", folder=self.small_disk(48))
         job = self.waiting_job(server, "(while [ ! -e ~/go ]; do echo filling in; sleep 0.1; done) &")

@@ -2,6 +2,7 @@
 
 import random
 import socket
+import threading
 import time
 import urllib.parse
 
@@ -109,6 +110,61 @@ class Hostile(quadtest.TestCase):
 
 
 class Crowds(quadtest.TestCase):
+    def test_half_requests_of_strangers_hold_up_neither_runners_nor_administrators(self):
+        server = self.server(nodes=1, options=["--runners-over-tcp"], start=False)
+        server.prefix = ["prlimit", "--nofile=330:330"]  # 165 connections over TCP
+        server.start()
+        port = urllib.parse.urlsplit(server.url).port
+        crowd, over = [], threading.Event()
+
+        def keep_coming():
+            """Holds 170 half requests open, and brings new ones for those that are cut off."""
+            while not over.is_set():
+                if len(crowd) >= 170:
+                    crowd.pop(0).close()
+                one = socket.create_connection(("127.0.0.1", port))
+                one.sendall(b"GET /v1/jobs HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+                crowd.append(one)
+                over.wait(0 if len(crowd) < 170 else 0.02)
+
+        strangers = threading.Thread(target=keep_coming)
+        strangers.start()
+        try:
+            quadtest.wait_until(lambda: len(crowd) >= 170, 30, "the crowd is there")
+            for _ in range(20):
+                self.assertEqual(quadapi.Api(server).get("/v1/info").status, 200)
+            job = server.launch("run: seq 1000", env={"QUAD_SERVER": server.url, "QUAD_TOKEN": server.token})
+            server.wait_for_status(job, "SUCCEEDED")
+            self.assertEqual(server.ok("logs", job).split(), [str(number) for number in range(1, 1001)])
+            self.assertEqual(len(crowd), 170)
+        finally:
+            over.set()
+            strangers.join()
+            for one in crowd:
+                one.close()
+        self.assertGreater(quadapi.Api(server).metrics()["quad_http_rejected_total"], 50)
+
+    def test_idle_and_slow_connections_of_one_user_leave_room_for_others(self):
+        server = self.server(nodes=1, start=False)
+        server.prefix = ["prlimit", "--nofile=300:300"]
+        server.start()
+        token = quadapi.Api(server).post("/v1/tokens", {"user": "eve", "role": "viewer"}).json["token"]
+        head = f"GET /v1/events?follow=1 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
+        followers = []
+        for _ in range(120):
+            raw = quadapi.Raw(server)
+            self.addCleanup(raw.socket.close)
+            raw.send(head)
+            followers.append(raw.socket.recv(4096).split(b"\r\n")[0])
+        self.assertIn(b"HTTP/1.1 200 OK", followers)
+        self.assertIn(b"HTTP/1.1 429 Too Many Requests", followers)
+        for _ in range(5):
+            self.assertEqual(quadapi.Api(server).get("/v1/info").status, 200)
+        refused = quadapi.Api(server, token=token).get("/v1/events?follow=1")
+        self.assertEqual(refused.status, 429)
+        self.assertRegex(refused.json["error"]["message"], "eve (has as many connections|follows events or output)")
+        self.assertEqual(refused.headers["Retry-After"], "1")
+
     def test_slow_clients_are_cut_off_and_take_no_room_that_others_need(self):
         server = self.server(nodes=1, start=False)
         server.prefix = ["prlimit", "--nofile=300:300"]  # a crowd is soon too large
@@ -138,7 +194,8 @@ class Crowds(quadtest.TestCase):
             return left
 
         quadtest.wait_until(lambda: own.metrics()["quad_http_rejected_total"] > 0, 30, "some are turned away")
-        self.assertGreater(send_on(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: "), 100)
+        # Strangers have half of the room, and the first of a crowd leave for the next.
+        self.assertGreater(send_on(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: "), 50)
         # The server's own user and the runners come in all the same, and nothing of a job is lost.
         job = server.launch("run: seq 1000")
         server.wait_for_status(job, "SUCCEEDED")
