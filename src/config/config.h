@@ -105,6 +105,9 @@ struct Kubernetes {
   std::string server_url;  ///< where pods reach the server; empty (in_cluster): its Service
   Choice storage_classes, priority_classes;
   std::vector<std::string> allow_host_paths;  ///< these folders, and all below them
+  std::vector<std::string> allow_pod_config;  ///< key paths: "spec.hostNetwork"
+  std::vector<std::string> allow_secrets;
+  std::vector<std::string> reserved_names;  ///< of claims, Secrets and ConfigMaps
   std::string runtime_class;
   std::map<std::string, std::string> node_selector;
   json::array tolerations;

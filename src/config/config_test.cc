@@ -305,9 +305,11 @@ TEST(KubernetesEngine, ItsDefaultsAreAmongThoseAllowed) {
 TEST(KubernetesEngine, RefusesNamesThatKubernetesDoesNotHave) {
   for (const char* line :
        {"namespace: My_Space", "node_selector: {'a b': c}", "image: 'docker:x'",
-        "image_pull_secrets: ['']", "allow_host_paths: [relative]", "pod_config: {containers: []}",
-        "custom_metadata: {name: x}", "tolerations: [{key: a, effect: NoRun}]",
-        "server_url: q.example:80", "rdma: {networks: 'a b'}", "type: slurm", "autoscaler: big"}) {
+        "image_pull_secrets: ['']", "allow_host_paths: [relative]",
+        "allow_pod_config: [hostNetwork]", "allow_pod_config: ['spec.volumes[].nfs']",
+        "allow_secrets: [Not_A_Name]", "pod_config: {containers: []}", "custom_metadata: {name: x}",
+        "tolerations: [{key: a, effect: NoRun}]", "server_url: q.example:80",
+        "rdma: {networks: 'a b'}", "type: slurm", "autoscaler: big"}) {
     EXPECT_EQ(fault_of(engine(fmt::format("    {}\n", line))).line, 5) << line;
   }
 }

@@ -80,6 +80,14 @@ bool is_pod_part(std::string_view key) {
   return key == "metadata" || key == "spec" || key == "apiVersion" || key == "kind";
 }
 
+/// Without places in lists: "spec.containers.lifecycle", "metadata.annotations.a.example/b".
+bool is_pod_key(std::string_view key) {
+  return (key.starts_with("spec.") || key.starts_with("metadata.labels.") ||
+          key.starts_with("metadata.annotations.")) &&
+         !key.ends_with('.') && key.find("..") == std::string_view::npos &&
+         key.find_first_of("[] \t\n*") == std::string_view::npos;
+}
+
 bool is_variable(std::string_view name) {
   return !name.empty() && (name.front() < '0' || name.front() > '9') &&
          name.find_first_not_of(
@@ -130,6 +138,10 @@ std::vector<Field> engine_fields() {
       {"storage_classes", choice_of_objects("storage_classes")},
       {"priority_classes", choice_of_objects("priority_classes")},
       {"allow_host_paths", spec::list_of(folder())},
+      {"allow_pod_config",
+       spec::list_of(spec::text_matching(is_pod_key, "a key path such as spec.hostNetwork"))},
+      {"allow_secrets", spec::list_of(object_name())},
+      {"reserved_names", spec::list_of(object_name())},
       {"runtime_class", object_name()},
       {"node_selector", labels(spec::text_matching(is_label_value, "a label's value"),
                                is_label_name, "the name of a label")},

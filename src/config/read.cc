@@ -378,6 +378,9 @@ class Reader {
     out.storage_classes = choice(e + "storage_classes");
     out.priority_classes = choice(e + "priority_classes");
     out.allow_host_paths = texts(e + "allow_host_paths");
+    out.allow_pod_config = texts(e + "allow_pod_config");
+    out.allow_secrets = texts(e + "allow_secrets");
+    out.reserved_names = texts(e + "reserved_names");
     out.runtime_class = text(e + "runtime_class");
     if (const Node* labels = settings_.value(e + "node_selector")) {
       for (const spec::Entry& entry : labels->entries) {

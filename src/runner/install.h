@@ -10,6 +10,9 @@
 //                                        container beside the rank's, which need not wait until the
 //                                        kubelet notes that an init container ended (it looks once
 //                                        a second), and which leaves the pod Ready.
+// With [TIER JOB HOME [UID:GID]] behind it, each makes the pod's folders in the hot tier first
+// (runner/hot_folders.h).
+//
 //   `quad-runner installed FOLDER`       returns once it is brought: the hook after which the
 //                                        kubelet starts the next container.
 //

@@ -171,7 +171,8 @@ TEST_F(Install, SaysWhatIsMissing) {
   EXPECT_NE(nowhere.words.find("/proc/nowhere"), std::string::npos) << nowhere.words;
   const Ended bare = run(runner_program(), {"install"});
   EXPECT_EQ(bare.code, 2);
-  EXPECT_NE(bare.words.find("install FOLDER [FROM]"), std::string::npos) << bare.words;
+  EXPECT_NE(bare.words.find("install FOLDER [FROM [TIER JOB HOME [UID:GID]]]"), std::string::npos)
+      << bare.words;
   const Ended two = run(runner_program(), {"installed", "/quad", "/start"});
   EXPECT_EQ(two.words, "quad-runner: write `quad-runner installed FOLDER`\n");
 }

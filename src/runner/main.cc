@@ -1,6 +1,6 @@
 // quad-runner FOLDER: the small program beside every rank. See docs/runner-protocol.md.
-// quad-runner install|keep FOLDER [FROM], installed FOLDER: bring it into a pod. See
-// runner/install.h.
+// quad-runner install|keep FOLDER [FROM [TIER JOB HOME [UID:GID]]], installed FOLDER: bring it into
+// a pod, and make the pod's folders in the hot tier. See runner/install.h and runner/hot_folders.h.
 // quad-runner rsh HOST COMMAND…: mpirun's way to the other ranks. See runner/launch_agent.h.
 
 #include <fmt/format.h>
@@ -8,6 +8,7 @@
 
 #include <cstdio>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -15,6 +16,7 @@
 #include "base/machine.h"
 #include "base/time.h"
 #include "runner/folder_lock.h"
+#include "runner/hot_folders.h"
 #include "runner/install.h"
 #include "runner/launch_agent.h"
 #include "runner/session.h"
@@ -33,11 +35,22 @@ constexpr quad::Millis kInstallLimit{60'000};
 
 int bring_into_pod(std::string_view verb, const std::vector<std::string>& arguments) {
   const bool waits = verb == "installed";
-  if (arguments.empty() || arguments.size() > (waits ? 1 : 2)) {
-    return fail(fmt::format("write `quad-runner {} FOLDER{}`", verb, waits ? "" : " [FROM]"));
+  const std::size_t count = arguments.size();
+  const auto owner = count == 6 ? quad::runner::read_owner(arguments[5])
+                                : std::optional<quad::runner::HotFolders::Owner>();
+  if (count == 0 || (waits && count > 1) || (count > 2 && count != 5 && !owner)) {
+    return fail(fmt::format("write `quad-runner {} FOLDER{}`", verb,
+                            waits ? "" : " [FROM [TIER JOB HOME [UID:GID]]]"));
   }
   const std::string& folder = arguments[0];
-  const std::string from = arguments.size() == 2 ? arguments[1] : quad::runner::kStartFolder;
+  const std::string from = count > 1 ? arguments[1] : quad::runner::kStartFolder;
+  if (count > 2) {
+    const auto made =
+        quad::runner::make_hot_folders({arguments[2], arguments[3], arguments[4], owner});
+    if (!made.ok()) {
+      return fail(made.error().message);
+    }
+  }
   const auto done = waits            ? quad::runner::wait_until_installed(folder, kInstallLimit)
                     : verb == "keep" ? quad::runner::keep(folder, from)
                                      : quad::runner::install(folder, from);

@@ -109,8 +109,18 @@ Result<kubernetes::PodSettings> pod_settings(const config::Config& config,
               merged(cluster.pod_config, fmt::format("engines.{}.pod_config", cluster.name)));
   const std::string metadata_key = fmt::format("engines.{}.custom_metadata", cluster.name);
   QUAD_ASSIGN(settings.custom_metadata, merged(cluster.custom_metadata, metadata_key));
-  QUAD_TRY(kubernetes::check_metadata(settings.custom_metadata, metadata_key));
+  QUAD_TRY(kubernetes::check_metadata(
+      settings.custom_metadata, kubernetes::ConfigOf::kAdministrator, settings, metadata_key));
+  settings.permissions.pod_config = cluster.allow_pod_config;
+  settings.permissions.secrets = cluster.allow_secrets;
   settings.permissions.host_paths = cluster.allow_host_paths;
+  settings.reserved_names = cluster.reserved_names;
+  for (const auto& [name, user] : config.users) {
+    if (user.uid) {  // an account of this machine says nothing about the nodes
+      settings.identities[name] = {
+          *user.uid, user.gid, {user.groups.begin(), user.groups.end()}, {}};
+    }
+  }
   settings.spool_bytes = static_cast<std::uint64_t>(config.spool_bytes);
   return settings;
 }
@@ -153,7 +163,10 @@ Result<kubernetes::KubernetesOptions> cluster_options(const config::Config& conf
   options.access = std::move(access).value();
   options.api.writes_per_second = cluster.write_rate;
   options.api.write_burst = cluster.write_burst;
-  QUAD_ASSIGN(options.settings, pod_settings(config, cluster, context, options.access.name_space));
+  // Beside the server, a pod would be on the same side of the namespace's walls as its records.
+  const std::string& own = options.access.name_space;
+  QUAD_ASSIGN(options.settings,
+              pod_settings(config, cluster, context, cluster.in_cluster ? own + "-jobs" : own));
   // Two engines in one namespace are two as well.
   options.holder = context.holder.empty() ? "" : context.holder + "." + cluster.name;
   options.provision_timeout = cluster.provision_timeout;

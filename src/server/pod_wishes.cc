@@ -120,6 +120,9 @@ json::object pod_wishes(const spec::Task& task, const spec::Resources& resources
     }
   }
   wishes["secret_files"] = std::move(files);
+  if (task.quad && task.quad->checkpoint && task.quad->checkpoint->path) {
+    wishes["checkpoint_path"] = *task.quad->checkpoint->path;
+  }
   return wishes;
 }
 
@@ -149,6 +152,7 @@ kubernetes::PodRequest pod_request(const job::Request& asked, const job::Shape& 
   kubernetes::PodRequest request;
   request.job_name = asked.name;
   request.owner = asked.owner;
+  request.holds = asked.kind == job::Kind::kHolder;
   request.ranks = asked.ranks;
   request.amount = shape.per_rank;
   request.stop_grace = asked.stop_grace;
@@ -167,6 +171,7 @@ kubernetes::PodRequest pod_request(const job::Request& asked, const job::Shape& 
   for (auto& [path, content] : read_pairs(wishes, "secret_files")) {
     request.secret_files.push_back({std::move(path), std::move(content)});
   }
+  request.checkpoint_path = get_string(wishes, "checkpoint_path");
   if (const json::array* ports = get_array(wishes, "ports")) {
     for (const json::value& port : *ports) {
       request.ports.push_back(static_cast<std::uint16_t>(port.as_int64()));

@@ -162,10 +162,10 @@ class TestCase(kubetest.TestCase):
 
     def folder(self, job):
         """Where its ranks write down what they do."""
-        return self.testbed.folder / "shared" / "home" / self.witness / str(job)
+        return self.testbed.folder / "shared" / "home" / kubetest.OWNER / self.witness / str(job)
 
     def launch(self, server, *args, envs=None, **more):
-        return server.launch(task(*args, envs={"WITNESS": f"/home/{server.folder.name}", **(envs or {})}, **more))
+        return server.launch(task(*args, envs={"WITNESS": f"/home/{kubetest.OWNER}/{server.folder.name}", **(envs or {})}, **more))
 
     def wait_for_attempt(self, server, job, epoch, timeout=120):
         def reached():

@@ -28,6 +28,7 @@ IMAGE = HERE.parents[1] / "tools" / "image"
 CHART = HERE.parents[1] / "deploy" / "helm" / "quad"
 ADDRESS = "10.99.0.1"  # of the control plane's network, which pods reach
 PORT = 8443
+OWNER = "root"  # of jobs that come by the server's socket, as whom tests run; so /home/root is what they see of the hot tier
 SERVERS = "quad-servers"  # the namespace of the servers' service accounts, as if they ran there
 
 CONFIG = """
@@ -271,8 +272,9 @@ class Account:
 class Server(quadtest.Server):
     """`quad serve` on a testbed's cluster, with the rights that the chart gives."""
 
-    def __init__(self, testbed, engine=None, **more):
-        """`engine` has keys of the engine's configuration that go before those of CONFIG; with None, there is no such key."""
+    def __init__(self, testbed, engine=None, users=None, **more):
+        """`engine` has keys of the engine's configuration that go before those of CONFIG; with None, there is no such key.
+        `users` is the configuration's."""
         super().__init__(nodes=0, gpus="", **more)
         self.testbed = testbed
         engine = engine or {}
@@ -285,6 +287,7 @@ class Server(quadtest.Server):
         told = yaml.safe_load(CONFIG.format(address=ADDRESS, port=PORT, kubeconfig=self.account.kubeconfig))
         told["engines"]["kubernetes"] |= engine
         told["engines"]["kubernetes"] = {key: value for key, value in told["engines"]["kubernetes"].items() if value is not None}
+        told["users"] = users or {}
         config.write_text(json.dumps(told))  # which is YAML too
         config.chmod(0o644)
         self.options = ["--config", str(config)]
@@ -298,6 +301,14 @@ class Server(quadtest.Server):
         super().start(timeout)
         quadtest.wait_until(lambda: self.json("node", "list")["nodes"], 60, "the cluster's nodes are known")
         return self
+
+    def quad_as(self, token, *args, **more):
+        """Runs `quad ARGS` as whom the token is of, from the network of the pods; returns its exit code, output and errors."""
+        command = [*self.prefix, quadtest.quad_bin(), "--server", f"https://{ADDRESS}:{PORT}", "--ca", "server.pem", *map(str, args)]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=60, cwd=self.folder, env=self.environment(QUAD_TOKEN=token), **more,
+        )  # fmt: skip
+        return done.returncode, done.stdout, done.stderr
 
     def requests(self):
         """What it asked of the API server, or has begun to ask, each as the audit log tells it."""
@@ -333,9 +344,10 @@ class TestCase(unittest.TestCase):
             "kubectl", "label", "--overwrite", "namespace", "default", f"pod-security.kubernetes.io/enforce={cls.pod_security}"
         )
 
-    def server(self, **engine):
+    def server(self, users=None, **engine):
         """`engine` has keys of the engine's configuration that go before those of the class."""
-        one = self.server_class(self.testbed, self.engine | engine)
+        more = {"users": users} if users else {}
+        one = self.server_class(self.testbed, self.engine | engine, **more)
         self.addCleanup(self.remove_all)
         self.addCleanup(self.expect_rights_suffice, one)
         self.addCleanup(one.close)

@@ -55,10 +55,10 @@ class Disks(faulttest.TestCase):
 
     def home(self, server):
         """What ranks know as $WITNESS."""
-        return self.testbed.folder / "shared" / "home" / server.folder.name
+        return self.testbed.folder / "shared" / "home" / kubetest.OWNER / server.folder.name
 
     def fill(self, server, name, file, size, pod_config):
-        witness = f"/home/{server.folder.name}/{name}"
+        witness = f"/home/{kubetest.OWNER}/{server.folder.name}/{name}"
         return server.launch({
             "name": name, "envs": {"WITNESS": witness, "FILE": file, "BYTES": str(size)},
             "resources": {"accelerators": "H100:1", "cpus": 0.2, "memory": 0.2},
@@ -130,9 +130,9 @@ class HotTier(faulttest.TestCase):
     def test_a_checkpoint_that_does_not_fit_is_none(self):
         server = self.server()
         home = self.testbed.folder / "shared" / "home"
-        witness = home / "saves"
+        witness = home / kubetest.OWNER / "saves"
         job = server.launch({
-            "name": "saves", "envs": {"WITNESS": "/home/saves"}, "run": SAVER,
+            "name": "saves", "envs": {"WITNESS": f"/home/{kubetest.OWNER}/saves"}, "run": SAVER,
             "resources": {"accelerators": "H100:1", "cpus": 0.2, "memory": 0.2},
         })  # fmt: skip
         quadtest.wait_until((witness / "no-room.1").exists, 120, "a checkpoint does not fit")

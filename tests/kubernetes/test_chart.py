@@ -61,6 +61,7 @@ VALUE_SETS = {
         },
         "tls": {"extraNames": ["gpu.example.edu", "10.1.2.3"]},
     },
+    "jobs beside the server": {"jobs": {"namespace": "quad"}, "extraVolumes": [{"name": "x", "configMap": {"name": "x"}}]},
     "all of the user's own": {
         "tls": {"secretName": "mine", "secretHasCa": False},
         "persistence": {"existingClaim": "mine"},
@@ -91,7 +92,7 @@ REFUSED = [
     ({"config": {"engines": {"cluster": {"image": "x"}}}}, "config.engines.cluster.image is the chart's to say"),
     ({"config": {"engines": {"other": {"in_cluster": True}}}}, "jobs.engine names it"),
     ({"jobs": {"engine": "local"}}, "/jobs/engine"),
-    ({"jobs": {"createNamespace": True}}, "name it in jobs.namespace"),
+    ({"jobs": {"namespace": "default", "createNamespace": True}}, "name another in jobs.namespace"),
     ({"service": {"type": "LoadBalancer"}}, "networkPolicy.from is empty"),
     ({"ingress": {"enabled": True}, "networkPolicy": {"enabled": False}}, "ingress.host is needed"),
     ({"serviceMonitor": {"enabled": True}, "networkPolicy": {"enabled": False}}, "serviceMonitor.tokenSecret.name is needed"),
@@ -130,6 +131,7 @@ class Chart(unittest.TestCase):
         cls.addClassCleanup(subprocess.run, cls.on_testbed("down"), check=True)
         up = subprocess.run(cls.on_testbed("up", "--nodes", "0"), check=True, stdout=subprocess.PIPE, text=True)
         cls.environment = os.environ | {"KUBECONFIG": up.stdout.split()[-1]}
+        cls.kubectl("create", "namespace", "quad-jobs")
         for name in ("quad", "plain"):
             cls.kubectl("create", "namespace", name)
             cls.kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
@@ -170,10 +172,13 @@ class Chart(unittest.TestCase):
     def install(cls, release, values, verb="install", *more):
         return cls.helm(verb, release, str(CHART), "--namespace", release, *more, values=values)
 
+    def rendered(self, values):
+        text = self.helm("template", "quad", str(CHART), "--namespace", "quad", "--kube-version", "1.34", values=values)
+        return [one for one in yaml.safe_load_all(text) if one]
+
     def template(self, values):
         """{(kind, name): object}"""
-        text = self.helm("template", "quad", str(CHART), "--namespace", "quad", "--kube-version", "1.34", values=values)
-        return {(one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(text) if one}
+        return {(one["kind"], one["metadata"]["name"]): one for one in self.rendered(values)}
 
     def test_it_lints(self):
         for name, values in VALUE_SETS.items():
@@ -248,6 +253,54 @@ class Chart(unittest.TestCase):
         self.assertEqual(endpoint["authorization"]["credentials"], {"name": "token", "key": "token"})
         self.assertEqual(endpoint["tlsConfig"]["serverName"], "quad.quad.svc")
 
+    def engine_of(self, objects):
+        (config,) = [one["data"]["config.yaml"] for (kind, _), one in objects.items() if kind == "ConfigMap"]
+        return yaml.safe_load(config)["engines"]["cluster"]
+
+    def test_jobs_have_a_namespace_of_their_own(self):
+        objects = self.template({})
+        self.assertEqual(self.engine_of(objects)["namespace"], "quad-jobs")
+        self.assertIn(("Namespace", "quad-jobs"), objects)
+        roles = {one["metadata"]["namespace"] for one in self.rendered({}) if one["kind"] in ("Role", "RoleBinding")}
+        self.assertEqual(roles, {"quad-jobs", "kube-node-lease"})
+        (peer,) = objects["NetworkPolicy", "quad"]["spec"]["ingress"][0]["from"]
+        self.assertEqual(peer["namespaceSelector"]["matchLabels"], {"kubernetes.io/metadata.name": "quad-jobs"})
+        self.assertNotIn("reserved_names", self.engine_of(objects))
+
+    def test_beside_the_server_jobs_may_not_name_what_is_its_own(self):
+        values = {
+            "jobs": {"namespace": "quad"},
+            "persistence": {"existingClaim": "records"},
+            "tls": {"secretName": "certificate"},
+            "extraVolumes": [{"name": "old", "secret": {"secretName": "old-cluster"}}],
+            "config": {"kubernetes": {"reserved_names": ["more"]}},
+        }
+        reserved = self.engine_of(self.template(values))["reserved_names"]
+        self.assertLessEqual({"records", "certificate", "old-cluster", "more", "quad"}, set(reserved))
+
+    def test_no_label_of_a_job_makes_its_pod_the_server(self):
+        objects = self.template({"podDisruptionBudget": {"enabled": True}})
+        service = objects["Service", "quad"]["spec"]["selector"]
+        policy = objects["NetworkPolicy", "quad"]["spec"]["podSelector"]["matchLabels"]
+        budget = objects["PodDisruptionBudget", "quad"]["spec"]["selector"]["matchLabels"]
+        for selector in (service, policy, budget):
+            self.assertEqual(selector["quad.io/role"], "server")
+        deployment = objects["Deployment", "quad"]["spec"]
+        self.assertLessEqual(service.items(), deployment["template"]["metadata"]["labels"].items())
+        self.assertNotIn("quad.io/role", deployment["selector"]["matchLabels"], "which cannot change over an upgrade")
+
+    def test_an_upgrade_does_not_move_jobs_without_being_told_where(self):
+        beside = {"jobs": {"namespace": "old"}}
+        self.install("old", beside, "install", "--create-namespace")
+        before = self.get("old", "configmap", "old-quad")["metadata"]["resourceVersion"]
+        told = self.helm("upgrade", "old", str(CHART), "--namespace", "old", values={}, fails=True)
+        self.assertIn("run in namespace old, beside the server", told)
+        self.assertIn("jobs.namespace=old keeps them there", told)
+        self.assertEqual(self.get("old", "configmap", "old-quad")["metadata"]["resourceVersion"], before)
+        self.assertIn("jobs run beside the server", self.install("old", beside, "upgrade"))
+        self.install("old", {"jobs": {"namespace": "old-jobs", "createNamespace": True}}, "upgrade")
+        self.install("old", {}, "upgrade")  # it is the default's now
+
     def test_the_restricted_namespace_admits_the_server(self):
         refused = self.kubectl("-n", "quad", "run", "other", "--image=quad.test/busybox:1", fails=True)
         self.assertIn('violates PodSecurity "restricted', refused)
@@ -273,7 +326,7 @@ class Chart(unittest.TestCase):
         places = {"the jobs' namespace", "kube-node-lease", "the whole cluster"}
         self.assertEqual({where for where, *_ in documented_permissions()}, places)
         self.expect_documented("--as=system:serviceaccount:quad:quad", "jobs", "quad", taints=True)
-        self.expect_documented("--as=system:serviceaccount:plain:plain-quad", "plain", "plain")
+        self.expect_documented("--as=system:serviceaccount:plain:plain-quad", "plain-jobs", "plain")
 
     def test_so_may_those_of_all_other_tests(self):
         testbed = kubetest.Testbed.shared(self.folder / "testbed")

@@ -34,7 +34,6 @@ WAIT = {
 }
 VALUES = {
     "image": {"repository": "quad.test/quad", "tag": "0.1.0", "pullPolicy": "Never"},
-    "jobs": {"namespace": "jobs", "createNamespace": True},
     "config": {"jobs": {"defaults": {"image": "quad.test/bash:1"}}},
     "persistence": {"storageClass": "local"},
 }
@@ -109,10 +108,10 @@ class ChartLive(kubetest.TestCase):
         log = self.quad("logs", job)
         for rank in range(2):
             self.assertIn(f"rank {rank} of 2", log)
-        self.assertTrue(self.testbed.get("poddisruptionbudgets", namespace="jobs"))
+        self.assertTrue(self.testbed.get("poddisruptionbudgets", namespace="quad-jobs"))
 
         def nothing_left():
-            left = self.testbed.get("pods,secrets,services,persistentvolumeclaims", namespace="jobs", labels=f"quad.io/job={job}")
+            left = self.testbed.get("pods,secrets,services,persistentvolumeclaims", namespace="quad-jobs", labels=f"quad.io/job={job}")
             assert not left, ", ".join(f"{one['kind']} {one['metadata']['name']}" for one in left)
             return True
 
@@ -122,10 +121,28 @@ class ChartLive(kubetest.TestCase):
         self.assertEqual((asked["patch", "services", 201], asked["patch", "secrets", 201]), (2, 1), asked)
         self.assertFalse([one for one in asked if one[2] in (401, 403)], asked)
 
+    def test_a_job_takes_neither_the_servers_volume_nor_its_place(self):
+        for more, words in (
+            ({"volumes": {"/steal": "quad-data"}}, "'quad-data' is Quad's own"),
+            ({"resources": {"labels": {"app.kubernetes.io/name": "quad"}}}, "know pods by it"),
+        ):
+            done = subprocess.run(
+                [kubetest.PROGRAM, "--dir", self.testbed.folder, "kubectl", "-n", "quad", "exec", "-i", "deployment/quad", "--",
+                 "quad", "launch", "-d", "-"],
+                input=yaml.safe_dump({"run": "true"} | more), capture_output=True, text=True, timeout=60,
+            )  # fmt: skip
+            self.assertNotEqual(done.returncode, 0, done.stdout)
+            self.assertIn(words, done.stderr)
+        # Nor is there anything of the server where jobs are.
+        claims = self.testbed.get("persistentvolumeclaims", namespace="quad-jobs")
+        self.assertEqual([one["metadata"]["name"] for one in claims], [])
+        secrets = self.testbed.get("secrets", namespace="quad-jobs")
+        self.assertEqual([one["metadata"]["name"] for one in secrets if "quad.io/job" not in one["metadata"].get("labels", {})], [])
+
     def test_jobs_run_on_over_an_upgrade(self):
         job = self.launch(WAIT)
         before = self.wait_for_status(job, "RUNNING")
-        (pod,) = self.testbed.get("pods", namespace="jobs", labels=f"quad.io/job={job}")
+        (pod,) = self.testbed.get("pods", namespace="quad-jobs", labels=f"quad.io/job={job}")
         servers = {one["metadata"]["uid"] for one in self.testbed.get("pods", namespace="quad")}
 
         self.helm("upgrade", VALUES | {"config": VALUES["config"] | {"node_lost_after": "25s"}})
@@ -134,7 +151,7 @@ class ChartLive(kubetest.TestCase):
         now = {one["metadata"]["uid"] for one in self.testbed.get("pods", namespace="quad")}
         self.assertFalse(servers & now, "the server did not restart")
 
-        self.testbed.call("kubectl", "-n", "jobs", "exec", pod["metadata"]["name"], "-c", "rank", "--", "touch", "/tmp/go")
+        self.testbed.call("kubectl", "-n", "quad-jobs", "exec", pod["metadata"]["name"], "-c", "rank", "--", "touch", "/tmp/go")
         after = self.wait_for_status(job, "SUCCEEDED")
         self.assertEqual(after["epoch"], before["epoch"])
 

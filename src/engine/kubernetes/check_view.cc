@@ -484,6 +484,28 @@ CheckLine image_line(std::string_view what, const std::string& image,
               "Whether nodes can pull it is told by the first job.");
 }
 
+std::vector<CheckLine> namespace_lines(std::string_view jobs_namespace, std::string_view own,
+                                       const std::map<std::string, int>& elsewhere) {
+  std::vector<CheckLine> lines;
+  if (jobs_namespace == own) {
+    lines.push_back(line("namespace", Level::kAdvice,
+                         fmt::format("jobs run in '{}', beside the server", own),
+                         "Give them a namespace of their own (docs/kubernetes.md, \"Where jobs "
+                         "run\")."));
+  }
+  for (const auto& [name, count] : elsewhere) {
+    lines.push_back(
+        line("namespace", Level::kAdvice,
+             fmt::format("{} in namespace '{}' {} the labels of this server's ranks, but jobs run "
+                         "in '{}'",
+                         counted(static_cast<std::size_t>(count), "pod", "pods"), name,
+                         count == 1 ? "has" : "have", jobs_namespace),
+             "If jobs ran there before, delete what is left of them there; else somebody else made "
+             "them, and Quad takes no notice."));
+  }
+  return lines;
+}
+
 void note_program(const json::object& pod, Programs& programs) {
   const json::object* metadata = get_object(pod, "metadata");
   const json::object* labels = metadata ? get_object(*metadata, "labels") : nullptr;

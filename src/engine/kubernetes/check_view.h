@@ -89,6 +89,11 @@ CheckLine orders_line(const LeaseView& lease, std::string_view holder, WallTime 
 /// "another server with the same records, on HOST, runs jobs in namespace 'research'".
 std::string in_other_hands(std::string_view holder, std::string_view jobs_namespace);
 
+/// Whether jobs have a namespace of their own. `own` is that of the server's pod, empty where it is
+/// none; `elsewhere` counts pods that have the labels of this server's ranks in other namespaces.
+std::vector<CheckLine> namespace_lines(std::string_view jobs_namespace, std::string_view own,
+                                       const std::map<std::string, int>& elsewhere);
+
 /// Where pods are told to find the server.
 CheckLine server_line(std::string_view url);
 

@@ -261,6 +261,17 @@ TEST(CheckOfOrders, TellsWhoElseGivesThem) {
   EXPECT_EQ(orders_line(lease, "here_1", now + Millis(120'000), "jobs").level, CheckLevel::kAdvice);
 }
 
+TEST(CheckOfTheNamespace, TellsOfJobsBesideTheServerAndOfPodsInAnother) {
+  EXPECT_TRUE(namespace_lines("quad-jobs", "quad", {}).empty());
+  EXPECT_TRUE(namespace_lines("research", "", {}).empty());
+  const auto beside = namespace_lines("quad", "quad", {});
+  ASSERT_EQ(beside.size(), 1U);
+  EXPECT_EQ(beside[0].text, "jobs run in 'quad', beside the server");
+  const auto left = namespace_lines("quad-jobs", "quad", {{"quad", 2}});
+  ASSERT_EQ(left.size(), 1U);
+  EXPECT_NE(left[0].text.find("2 pods in namespace 'quad' have the labels"), std::string::npos);
+}
+
 TEST(CheckOfTheServersAddress, RefusesOneThatIsThePodItself) {
   EXPECT_EQ(server_line("https://127.0.0.1:8443").level, CheckLevel::kMissing);
   EXPECT_EQ(server_line("http://localhost:80").level, CheckLevel::kMissing);

@@ -13,6 +13,7 @@
 #include "engine/kubernetes/views/attempt_manifest.h"
 #include "engine/kubernetes/views/lease_view.h"
 #include "engine/kubernetes/views/pod_manifest.h"
+#include "engine/kubernetes/views/pod_view.h"
 #include "net/cancel.h"
 
 namespace quad::kubernetes {
@@ -150,11 +151,23 @@ class Check {
 
   void pods() {
     const auto seen = client_.list(
-        kPods, "", {}, [&](const json::object& pod) { note_program(pod, programs_); },
-        [&] { programs_ = {}; });
+        kPods, "", {},
+        [&](const json::object& pod) {
+          note_program(pod, programs_);
+          if (const auto view = read_pod(pod, settings_.server);
+              view.ok() && view->rank && view->namespace_name != settings_.namespace_name) {
+            ++elsewhere_[view->namespace_name];
+          }
+        },
+        [&] {
+          programs_ = {};
+          elsewhere_.clear();
+        });
     if (!seen.ok()) {
       unknown("metrics", seen.error());
     }
+    add(namespace_lines(settings_.namespace_name,
+                        request_.in_cluster ? access_.name_space : std::string(), elsewhere_));
   }
 
   [[nodiscard]] const NodeView* a_gpu_node() const {
@@ -303,6 +316,7 @@ class Check {
   std::vector<NodeView> nodes_;
   std::map<std::string, std::set<std::string>> images_;
   Programs programs_;
+  std::map<std::string, int> elsewhere_;
   std::optional<std::vector<EventView>> failures_;
 };
 

@@ -44,10 +44,13 @@ std::optional<LeaseView> project_lease(const json::object& object) {
   return view.ok() ? std::optional(std::move(view).value()) : std::nullopt;
 }
 
-std::optional<PodSeen> project_pod(const json::object& object, const std::string& server) {
-  auto view = read_pod(object, server);
+std::optional<PodSeen> project_pod(const json::object& object, const PodSettings& settings) {
+  auto view = read_pod(object, settings.server);
   if (!view.ok()) {
     return std::nullopt;
+  }
+  if (view->namespace_name != settings.namespace_name) {
+    view->rank.reset();  // whoever makes pods elsewhere gives them what labels they like
   }
   PodSeen seen;
   seen.node = view->node;
@@ -113,9 +116,7 @@ Result<std::vector<engine::Inventory>> KubernetesEngine::begin(engine::Sink sink
       [this](Change<LeaseView> change) { post(std::move(change)); });
   pod_watch_ = std::make_unique<Watcher<PodSeen>>(
       server_, watch(kPods, ""),
-      [id = options_.settings.server](const json::object& object) {
-        return project_pod(object, id);
-      },
+      [this](const json::object& object) { return project_pod(object, options_.settings); },
       [this](Change<PodSeen> change) { post(std::move(change)); },
       [this](const WatchState& state) {
         if (state.synced) {

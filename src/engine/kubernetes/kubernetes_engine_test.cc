@@ -460,6 +460,19 @@ TEST_F(EngineTest, AfterARestartPodsAreFoundAndWhatIsNotThereIsNotTakenForDead) 
       [](const auto& one) { return one.key == kOther && is_doubtful(one); }));
 }
 
+TEST_F(EngineTest, APodOfAnotherNamespaceIsNoRankWhateverItsLabelsSay) {
+  begin();
+  start();
+  ASSERT_TRUE(has_pod());
+  engine_->end();
+  seen_.clear();
+  cluster_.change("pods", pod_of(kHead), [&](json::object& pod) {
+    pod["metadata"].get_object()["namespace"] = "somebody-elses";
+  });
+  begin();
+  EXPECT_TRUE(sees<engine::Inventory>([](const auto& one) { return one.existing.empty(); }));
+}
+
 TEST_F(EngineTest, APodThatWentBeforeThisProcessHasEndedOnceItsKubeletHasHadItsGrace) {
   renew_lease(1);
   begin();

@@ -19,6 +19,13 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: server
 {{- end -}}
 
+{{- /* What Services, policies and budgets find the server's pod by: Quad gives no job a label of this prefix. The Deployment's own
+selector cannot change over upgrades, and has less. */ -}}
+{{- define "quad.serverLabels" -}}
+{{ include "quad.selectorLabels" . }}
+quad.io/role: server
+{{- end -}}
+
 {{- define "quad.labels" -}}
 {{ include "quad.selectorLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
@@ -44,7 +51,27 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 
 {{- define "quad.jobsNamespace" -}}
-{{- default .Release.Namespace .Values.jobs.namespace -}}
+{{- default (printf "%s-jobs" (.Release.Namespace | trunc 58 | trimSuffix "-")) .Values.jobs.namespace -}}
+{{- end -}}
+
+{{- define "quad.makesNamespace" -}}
+{{- if or .Values.jobs.createNamespace (not .Values.jobs.namespace) -}}true{{- end -}}
+{{- end -}}
+
+{{- /* What is the server's own in its namespace, as a list: where jobs run there too, they may not name it. */ -}}
+{{- define "quad.ownNames" -}}
+{{- $names := list (include "quad.claim" .) (include "quad.tlsSecret" .) (printf "%s-ca" (include "quad.fullname" .)) (include "quad.fullname" .) -}}
+{{- with .Values.serviceMonitor.tokenSecret.name -}}{{- $names = append $names . -}}{{- end -}}
+{{- range .Values.extraVolumes -}}
+{{- range $kind, $source := . -}}
+{{- if kindIs "map" $source -}}
+{{- with $source.claimName -}}{{- $names = append $names . -}}{{- end -}}
+{{- with $source.secretName -}}{{- $names = append $names . -}}{{- end -}}
+{{- with $source.name -}}{{- $names = append $names . -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml ($names | uniq) -}}
 {{- end -}}
 
 {{- /* A name for what belongs to the whole cluster: releases of one name may be in several namespaces. */ -}}
@@ -104,6 +131,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- $secrets := list -}}
 {{- range .Values.imagePullSecrets -}}{{- $secrets = append $secrets .name -}}{{- end -}}
 {{- $_ := set $engine "image_pull_secrets" $secrets -}}
+{{- end -}}
+{{- if eq (include "quad.jobsNamespace" .) .Release.Namespace -}}
+{{- $given := default (default list $all.reserved_names) $engine.reserved_names -}}
+{{- $_ := set $engine "reserved_names" (concat $given (include "quad.ownNames" . | fromYamlArray) | uniq) -}}
 {{- end -}}
 {{- $_ := set $engines $name $engine -}}
 {{- $_ := set $config "engines" $engines -}}
@@ -167,6 +198,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- fail "serviceMonitor.tokenSecret.name is needed: a Secret with a token that `quad token create prometheus --role viewer` made" -}}
 {{- end -}}
 {{- if and .Values.jobs.createNamespace (eq (include "quad.jobsNamespace" .) .Release.Namespace) -}}
-{{- fail "jobs.createNamespace is for a namespace of the jobs' own: name it in jobs.namespace" -}}
+{{- fail "jobs.createNamespace is for a namespace of the jobs' own: name another in jobs.namespace than the release's" -}}
+{{- end -}}
+{{- if not .Values.jobs.namespace -}}
+{{- $before := lookup "v1" "ConfigMap" .Release.Namespace (include "quad.fullname" .) -}}
+{{- $config := get (default dict (get (default dict $before) "data")) "config.yaml" | default "{}" | fromYaml -}}
+{{- $engine := get (default dict $config.engines) .Values.jobs.engine | default dict -}}
+{{- if eq (default "" $engine.namespace) .Release.Namespace -}}
+{{- fail (printf "the jobs of this release run in namespace %s, beside the server; by default they now have one of their own. Nothing was changed, and jobs run on. Say which it is to be: jobs.namespace=%s keeps them there; or, when no job runs, jobs.namespace=%s-jobs with jobs.createNamespace=true moves them. docs/kubernetes.md, \"Where jobs run\", tells what that takes" .Release.Namespace .Release.Namespace .Release.Namespace) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}

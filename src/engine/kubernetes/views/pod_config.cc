@@ -2,11 +2,12 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <array>
+#include <set>
 
-#include "base/text.h"
 #include "engine/kubernetes/views/node_view.h"
+#include "engine/kubernetes/views/permitted.h"
+#include "engine/kubernetes/views/pod_config_rules.h"
 #include "engine/kubernetes/views/pod_names.h"
 
 namespace quad::kubernetes {
@@ -46,10 +47,13 @@ constexpr std::array kReservedMetadata = {
 
 class Checker {
  public:
-  Checker(ConfigOf whose, const PodSettings& settings, bool fixed_user)
-      : trusted_(whose == ConfigOf::kAdministrator),
-        permissions_(settings.permissions),
-        fixed_user_(fixed_user) {}
+  Checker(ConfigOf whose, const PodSettings& settings) : of_task_(whose == ConfigOf::kTask) {
+    if (of_task_) {
+      // Whoever names one of these changes it, as lists are merged by name.
+      note_names(settings.pod_config, "volumes", volumes_);
+      note_names(settings.pod_config, "initContainers", init_containers_);
+    }
+  }
 
   Status check(const json::object& config, const std::string& path) {
     for (const auto& [key, value] : config) {
@@ -126,10 +130,15 @@ class Checker {
     return {};
   }
 
-  [[nodiscard]] static Error denied(const std::string& where, std::string_view what) {
-    return error(ErrorCode::kDenied,
-                 fmt::format("{} is not permitted here: {}; ask the administrator.", where, what),
-                 where);
+  static void note_names(const json::object& config, std::string_view list,
+                         std::set<std::string, std::less<>>& names) {
+    const json::object* spec = get_object(config, "spec");
+    const json::array* items = spec == nullptr ? nullptr : get_array(*spec, list);
+    for (std::size_t i = 0; items != nullptr && i < items->size(); ++i) {
+      if (const json::object* one = (*items)[i].if_object()) {
+        names.emplace(get_string(*one, "name"));
+      }
+    }
   }
 
   /// Calls `visit` with each item of the list `key` of `object` and its path, if there is one.
@@ -153,17 +162,9 @@ class Checker {
     QUAD_ASSIGN(const json::object* object, mapping(value, path));
     QUAD_TRY(reserved(*object, kReservedSpec, path));
     QUAD_TRY(affinity(*object, path));
-    QUAD_TRY(host(*object, path));
-    if (const json::value* context = object->if_contains("securityContext")) {
-      QUAD_TRY(security(*context, path + ".securityContext"));
-    }
     QUAD_TRY(each(*object, "volumes", path, [this](const json::object& item, const auto& where) {
-      return volume(item, where);
+      return own_name(item, where);
     }));
-    QUAD_TRY(each(*object, "imagePullSecrets", path,
-                  [this](const json::object& item, const std::string& where) {
-                    return secret(item, "name", where);
-                  }));
     if (const json::array* containers = get_array(*object, "containers");
         containers != nullptr && containers->size() > 1) {
       const std::string where = path + ".containers";
@@ -205,85 +206,9 @@ class Checker {
     return {};
   }
 
-  Status host(const json::object& spec, const std::string& path) {
-    if (trusted_) {
-      return {};
-    }
-    for (const std::string_view key : {"hostPID", "hostIPC"}) {
-      if (get_bool(spec, key) && !permissions_.privileged) {
-        return denied(fmt::format("{}.{}", path, key), "it shows the job the node's own processes");
-      }
-    }
-    if (get_bool(spec, "hostNetwork") && !permissions_.host_network && !permissions_.privileged) {
-      return denied(path + ".hostNetwork", "it puts the job into the node's own network");
-    }
-    for (const std::string_view key : {"serviceAccountName", "serviceAccount"}) {
-      if (spec.contains(key) && !permissions_.service_account) {
-        return denied(fmt::format("{}.{}", path, key), "it gives the job rights in the cluster");
-      }
-    }
-    if (get_bool(spec, "automountServiceAccountToken") && !permissions_.service_account) {
-      return denied(path + ".automountServiceAccountToken",
-                    "it gives the job rights in the cluster");
-    }
-    return {};
-  }
-
-  Status security(const json::value& value, const std::string& path) {
-    QUAD_ASSIGN(const json::object* context, mapping(value, path));
-    if (trusted_ || permissions_.privileged) {
-      return {};
-    }
-    if (get_bool(*context, "privileged")) {
-      return denied(path + ".privileged", "it gives the job the whole node");
-    }
-    if (fixed_user_) {
-      for (const std::string_view key :
-           {"runAsUser", "runAsGroup", "fsGroup", "supplementalGroups", "runAsNonRoot"}) {
-        if (context->contains(key)) {
-          return denied(fmt::format("{}.{}", path, key), "jobs run under their user's own id");
-        }
-      }
-      if (get_bool(*context, "allowPrivilegeEscalation")) {
-        return denied(path + ".allowPrivilegeEscalation", "jobs run under their user's own id");
-      }
-    }
-    for (const std::string_view key : {"procMount", "sysctls", "seLinuxOptions"}) {
-      if (context->contains(key)) {
-        return denied(fmt::format("{}.{}", path, key), "it weakens the container's walls");
-      }
-    }
-    for (const std::string_view key : {"seccompProfile", "appArmorProfile"}) {
-      const json::object* profile = get_object(*context, key);
-      if (profile != nullptr && get_string(*profile, "type") != "RuntimeDefault") {
-        return denied(fmt::format("{}.{}.type", path, key), "it weakens the container's walls");
-      }
-    }
-    const json::object* capabilities = get_object(*context, "capabilities");
-    const json::array* added = capabilities ? get_array(*capabilities, "add") : nullptr;
-    for (std::size_t i = 0; added != nullptr && i < added->size(); ++i) {
-      const json::string* text = (*added)[i].if_string();
-      const std::string name = text ? std::string(std::string_view(*text)) : std::string();
-      const auto& allowed = permissions_.capabilities;
-      if (std::find(allowed.begin(), allowed.end(), name) == allowed.end()) {
-        const std::vector<std::string_view> names(allowed.begin(), allowed.end());
-        return denied(fmt::format("{}.capabilities.add[{}]", path, i),
-                      fmt::format("capability '{}' is none of {}", name, join_words(names)));
-      }
-    }
-    return {};
-  }
-
-  /// A reference to a Secret: those that Quad makes are other jobs'.
-  Status secret(const json::object& object, std::string_view key, const std::string& path) const {
-    if (!trusted_ && get_string(object, key).starts_with(kNamePrefix)) {
-      return denied(fmt::format("{}.{}", path, key),
-                    "Secrets that begin with quad- belong to Quad's jobs");
-    }
-    return {};
-  }
-
-  static Status own_name(std::string_view name, const std::string& path) {
+  /// A volume, or the mount of one.
+  Status own_name(const json::object& item, const std::string& path) const {
+    const std::string_view name = get_string(item, "name");
     if (name == kQuadVolume || name.starts_with(kNamePrefix)) {
       return error(
           ErrorCode::kInvalid,
@@ -291,40 +216,14 @@ class Checker {
                       name),
           path + ".name");
     }
+    if (volumes_.contains(name)) {
+      return not_open(path + ".name", fmt::format("the volume '{}' is the administrator's", name));
+    }
     return {};
   }
 
-  Status volume(const json::object& item, const std::string& path) {
-    QUAD_TRY(own_name(get_string(item, "name"), path));
-    if (trusted_) {
-      return {};
-    }
-    if (const json::object* folder = get_object(item, "hostPath");
-        folder != nullptr && !permissions_.privileged &&
-        !is_below(get_string(*folder, "path"), permissions_.host_paths)) {
-      return denied(path + ".hostPath.path", fmt::format("'{}' of the nodes is not open to jobs",
-                                                         get_string(*folder, "path")));
-    }
-    if (const json::object* source = get_object(item, "secret")) {
-      QUAD_TRY(secret(*source, "secretName", path + ".secret"));
-    }
-    const json::object* projected = get_object(item, "projected");
-    if (projected == nullptr) {
-      return {};
-    }
-    return each(*projected, "sources", path + ".projected",
-                [this](const json::object& source, const std::string& where) -> Status {
-                  if (source.contains("serviceAccountToken") && !permissions_.service_account) {
-                    return denied(where + ".serviceAccountToken",
-                                  "it gives the job rights in the cluster");
-                  }
-                  const json::object* one = get_object(source, "secret");
-                  return one == nullptr ? Status() : secret(*one, "name", where + ".secret");
-                });
-  }
-
-  static Status check_mount(const json::object& item, const std::string& path) {
-    QUAD_TRY(own_name(get_string(item, "name"), path));
+  Status mount(const json::object& item, const std::string& path) const {
+    QUAD_TRY(own_name(item, path));
     const std::string_view place = get_string(item, "mountPath");
     if (is_below(place, {std::string(kQuadFolder), std::string(kStartFolder)})) {
       return error(
@@ -337,20 +236,26 @@ class Checker {
     return {};
   }
 
-  Status container(const json::object& item, const std::string& path) {
-    if (const json::value* context = item.if_contains("securityContext")) {
-      QUAD_TRY(security(*context, path + ".securityContext"));
+  /// By this one, NVIDIA's runtime would show GPUs that the device plugin gave to others.
+  Status variable(const json::object& item, const std::string& path) const {
+    if (of_task_ && get_string(item, "name") == kVisibleGpus) {
+      return not_open(path + ".name", "which GPUs a job sees follows from its accelerators");
     }
-    QUAD_TRY(each(item, "volumeMounts", path, check_mount));
-    QUAD_TRY(each(item, "env", path, [this](const json::object& entry, const std::string& where) {
-      const json::object* from = get_object(entry, "valueFrom");
-      const json::object* key = from ? get_object(*from, "secretKeyRef") : nullptr;
-      return key == nullptr ? Status() : secret(*key, "name", where + ".valueFrom.secretKeyRef");
+    return {};
+  }
+
+  Status container(const json::object& item, const std::string& path) {
+    QUAD_TRY(gpus(item, path + ".resources"));
+    const auto look = [this](const json::object& one, const std::string& where) {
+      return mount(one, where);
+    };
+    QUAD_TRY(each(item, "volumeMounts", path, look));
+    QUAD_TRY(each(item, "env", path, [this](const json::object& one, const std::string& where) {
+      return variable(one, where);
     }));
-    return each(item, "envFrom", path, [this](const json::object& entry, const std::string& where) {
-      const json::object* all = get_object(entry, "secretRef");
-      return all == nullptr ? Status() : secret(*all, "name", where + ".secretRef");
-    });
+    return each(
+        item, "volumeDevices", path,
+        [this](const json::object& one, const std::string& where) { return own_name(one, where); });
   }
 
   Status rank_container(const json::object& item, const std::string& path) {
@@ -370,29 +275,38 @@ class Checker {
   }
 
   /// What the planner counts must be asked for where it looks.
-  static Status amounts(const json::object& item, const std::string& path) {
-    const json::object* resources = get_object(item, "resources");
+  static Status counted(const json::object& container, const std::string& path,
+                        std::string_view (*key_of)(std::string_view part, std::string_view name)) {
+    const json::object* resources = get_object(container, "resources");
     for (const std::string_view part : {"requests", "limits"}) {
       const json::object* list = resources ? get_object(*resources, part) : nullptr;
-      if (list == nullptr) {
-        continue;
-      }
-      for (const auto& [key, value] : *list) {
-        const std::string_view name = key;
-        const bool gpu = is_whole_gpu(name);
-        const bool counted = part == "requests" && (name == "cpu" || name == "memory");
-        if (gpu || counted) {
+      for (const auto& one : list == nullptr ? json::object() : *list) {
+        const std::string_view name = one.key();
+        if (const std::string_view key = key_of(part, name); !key.empty()) {
           const std::string where = fmt::format("{}.{}.{}", path, part, name);
-          return error(ErrorCode::kInvalid,
-                       fmt::format("{} cannot be set: Quad counts it; set resources.{}.", where,
-                                   gpu             ? "accelerators"
-                                   : name == "cpu" ? "cpus"
-                                                   : "memory"),
-                       where);
+          return error(
+              ErrorCode::kInvalid,
+              fmt::format("{} cannot be set: Quad counts it; set resources.{}.", where, key),
+              where);
         }
       }
     }
     return {};
+  }
+
+  static Status amounts(const json::object& container, const std::string& path) {
+    return counted(container, path, [](std::string_view part, std::string_view name) {
+      return part != "requests" ? std::string_view()
+             : name == "cpu"    ? std::string_view("cpus")
+             : name == "memory" ? std::string_view("memory")
+                                : std::string_view();
+    });
+  }
+
+  static Status gpus(const json::object& container, const std::string& path) {
+    return counted(container, path, [](std::string_view /*part*/, std::string_view name) {
+      return is_whole_gpu(name) ? std::string_view("accelerators") : std::string_view();
+    });
   }
 
   Status init_container(const json::object& item, const std::string& path) {
@@ -402,38 +316,28 @@ class Checker {
           fmt::format("{}.name cannot be '{}': it brings the runner.", path, kInstallContainer),
           path + ".name");
     }
+    if (init_containers_.contains(get_string(item, "name"))) {
+      return not_open(path + ".name", "this init container is the administrator's");
+    }
     return container(item, path);
   }
 
-  bool trusted_;
-  const Permissions& permissions_;
-  bool fixed_user_;
+  bool of_task_;
+  // Of the administrator's own pod_config; empty where that is what is checked.
+  std::set<std::string, std::less<>> volumes_, init_containers_;
 };
 
 }  // namespace
 
-bool is_below(std::string_view path, const std::vector<std::string>& allowed) {
-  const auto steps_of = [](std::string_view text) {
-    std::vector<std::string_view> steps = split(text, '/');
-    std::erase_if(steps, [](std::string_view step) { return step.empty() || step == "."; });
-    return steps;
-  };
-  const auto steps = steps_of(path);
-  if (!path.starts_with('/') || std::find(steps.begin(), steps.end(), "..") != steps.end()) {
-    return false;
-  }
-  return std::any_of(allowed.begin(), allowed.end(), [&](std::string_view folder) {
-    const auto prefix = steps_of(folder);
-    return prefix.size() <= steps.size() && std::equal(prefix.begin(), prefix.end(), steps.begin());
-  });
-}
-
 Status check_pod_config(const json::object& config, ConfigOf whose, const PodSettings& settings,
                         bool fixed_user, const std::string& path) {
-  return Checker(whose, settings, fixed_user).check(config, path);
+  QUAD_TRY(Checker(whose, settings).check(config, path));
+  return whose == ConfigOf::kTask ? check_task_config(config, settings, fixed_user, path)
+                                  : Status();
 }
 
-Status check_metadata(const json::object& metadata, const std::string& path) {
+Status check_metadata(const json::object& metadata, ConfigOf whose, const PodSettings& settings,
+                      const std::string& path) {
   for (const auto& [key, value] : metadata) {
     if (key != "labels" && key != "annotations") {
       const std::string where = fmt::format("{}.{}", path, std::string_view(key));
@@ -443,7 +347,16 @@ Status check_metadata(const json::object& metadata, const std::string& path) {
           where);
     }
   }
-  return Checker::metadata(metadata, path);
+  QUAD_TRY(Checker::metadata(metadata, path));
+  if (whose == ConfigOf::kTask) {
+    if (const json::object* labels = get_object(metadata, "labels")) {
+      QUAD_TRY(check_task_labels(*labels, settings, path + ".labels"));
+    }
+    if (const json::object* annotations = get_object(metadata, "annotations")) {
+      QUAD_TRY(check_task_annotations(*annotations, settings, path + ".annotations"));
+    }
+  }
+  return {};
 }
 
 }  // namespace quad::kubernetes

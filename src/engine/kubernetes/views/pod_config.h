@@ -1,9 +1,8 @@
 // engine/kubernetes/views/pod_config.h
 //
-// What a pod_config may not say: what Quad's own part of a pod would break by (its command, the
-// runner's volume, the labels that pods are found by), and what would give a job more of the
-// cluster than the administrator permits (a privileged container, the node's files, another job's
-// secrets). Pure; O(size of the config).
+// What no pod_config may say, the administrator's included: what Quad's own part of a pod would
+// break by (its command, the runner's volume, the labels that pods are found by). And of a task's,
+// what goes beyond the table of pod_config_rules.h. Pure; O(size of the config).
 
 #pragma once
 
@@ -22,10 +21,13 @@ inline constexpr std::string_view kStartVolume = "quad-start";  ///< the Secret,
 inline constexpr std::string_view kFilesVolume = "quad-files";  ///< the Secret's files for the rank
 inline constexpr std::string_view kSharedMemoryVolume =
     "dshm";  ///< as SkyPilot's, to be merged with
+inline constexpr std::string_view kVisibleGpus = "NVIDIA_VISIBLE_DEVICES";
 inline constexpr std::string_view kQuadFolder = "/quad";
 inline constexpr std::string_view kStartFolder = "/quad-start";
+inline constexpr std::string_view kTierFolder = "/quad-hot";  ///< all of it, in the installer
 
-/// Whose pod_config it is: the administrator's own needs no permission.
+/// Whose pod_config it is. The administrator's own needs no permission; a task may not touch the
+/// volumes and init containers that stand in it.
 enum class ConfigOf { kTask, kAdministrator };
 
 /// kInvalid or kDenied with a sentence that names the key below `path`, if `config` says what it
@@ -34,9 +36,7 @@ Status check_pod_config(const json::object& config, ConfigOf whose, const PodSet
                         bool fixed_user, const std::string& path);
 
 /// Likewise for custom_metadata: labels and annotations alone, none of them Quad's.
-Status check_metadata(const json::object& metadata, const std::string& path);
-
-/// Whether `path` is one of `allowed`, or lies below one. Paths that climb ("..") are never.
-bool is_below(std::string_view path, const std::vector<std::string>& allowed);
+Status check_metadata(const json::object& metadata, ConfigOf whose, const PodSettings& settings,
+                      const std::string& path);
 
 }  // namespace quad::kubernetes

@@ -10,6 +10,7 @@
 #include "engine/kubernetes/views/attempt_manifest.h"
 #include "engine/kubernetes/views/merge.h"
 #include "engine/kubernetes/views/node_view.h"
+#include "engine/kubernetes/views/permitted.h"
 #include "engine/kubernetes/views/pod_config.h"
 #include "engine/kubernetes/views/pod_names.h"
 #include "engine/kubernetes/views/pod_volumes.h"
@@ -73,11 +74,15 @@ json::object node_selector(const PodSettings& settings) {
 class PodMaker {
  public:
   PodMaker(const PodRequest& request, const PodSettings& settings)
-      : request_(request), settings_(settings) {}
+      : request_(request), settings_(settings) {
+    const auto known = settings.identities.find(request.owner);
+    if (!request_.identity && known != settings.identities.end()) {
+      request_.identity = known->second;
+    }
+  }
 
   Result<json::object> make(std::string_view secret_uid) {
-    QUAD_TRY(check_choice(settings_.priority_classes, request_.priority_class, "PriorityClass",
-                          "resources.priority_class"));
+    QUAD_TRY(check_priority_class(settings_, request_.priority_class, "resources.priority_class"));
     QUAD_ASSIGN(PodVolumes volumes, pod_volumes(request_, settings_));
     volumes_ = std::move(volumes);
     json::object pod{{"apiVersion", "v1"}, {"kind", "Pod"}};
@@ -98,10 +103,10 @@ class PodMaker {
     return merge_pod_config(pod, said, path);
   }
 
-  static Status lay_metadata_over(json::object& metadata, const json::object& custom,
-                                  std::string_view path) {
+  Status lay_metadata_over(json::object& metadata, const json::object& custom, ConfigOf whose,
+                           std::string_view path) const {
     const json::object said = without_nulls(custom);
-    QUAD_TRY(check_metadata(said, std::string(path)));
+    QUAD_TRY(check_metadata(said, whose, settings_, std::string(path)));
     return merge_pod_config(metadata, said, std::string(path));
   }
 
@@ -117,11 +122,8 @@ class PodMaker {
         labels[key] = value;
       }
     }
+    QUAD_TRY(check_labels(request_.labels, settings_, "resources.labels"));
     for (const auto& [key, value] : request_.labels) {
-      if (const std::string fault = label_fault(key, value); !fault.empty()) {
-        return error(ErrorCode::kInvalid, fmt::format("resources.labels: '{}' {}.", key, fault),
-                     "resources.labels");
-      }
       labels[key] = value;
     }
     metadata["labels"] = std::move(labels);
@@ -135,8 +137,9 @@ class PodMaker {
       annotations["k8s.v1.cni.cncf.io/networks"] = settings_.rdma->networks;
     }
     metadata["annotations"] = std::move(annotations);
-    QUAD_TRY(lay_metadata_over(metadata, settings_.custom_metadata, kServerMetadata));
-    QUAD_TRY(lay_metadata_over(metadata, request_.custom_metadata, kTaskMetadata));
+    QUAD_TRY(lay_metadata_over(metadata, settings_.custom_metadata, ConfigOf::kAdministrator,
+                               kServerMetadata));
+    QUAD_TRY(lay_metadata_over(metadata, request_.custom_metadata, ConfigOf::kTask, kTaskMetadata));
     return metadata;
   }
 
@@ -290,8 +293,31 @@ class PodMaker {
     const bool stays = installer_stays();
     json::object container{{"name", kInstallContainer}};
     put_image(container, settings_.quad_image);
-    container["command"] =
-        json::array{settings_.runner_path, stays ? "keep" : "install", kQuadFolder};
+    json::array command{settings_.runner_path, stays ? "keep" : "install", kQuadFolder};
+    json::array mounts{
+        json::object{{"name", kQuadVolume}, {"mountPath", kQuadFolder}},
+        json::object{{"name", kStartVolume}, {"mountPath", kStartFolder}, {"readOnly", true}}};
+    json::object security{{"allowPrivilegeEscalation", false},
+                          {"capabilities", {{"drop", json::array{"ALL"}}}}};
+    if (settings_.hot) {
+      // It gives the rank's user its folders, so it is root, and may do no more than that.
+      const HotFolders folders = hot_folders(request_, *settings_.hot);
+      for (const std::string_view word : {kStartFolder, kTierFolder}) {
+        command.emplace_back(word);
+      }
+      command.emplace_back(folders.job);
+      command.emplace_back(folders.home);
+      if (request_.identity) {
+        command.emplace_back(fmt::format("{}:{}", request_.identity->uid, request_.identity->gid));
+      }
+      mounts.push_back(hot_tier_mount(kTierFolder));
+      security["runAsUser"] = 0;
+      security["runAsGroup"] = 0;
+      security["runAsNonRoot"] = false;
+      security["capabilities"].get_object()["add"] =
+          json::array{"CHOWN", "DAC_OVERRIDE", "SETGID", "SETUID"};
+    }
+    container["command"] = std::move(command);
     if (stays) {
       const json::array hook{settings_.runner_path, "installed", kQuadFolder};
       container["lifecycle"] = {{"postStart", {{"exec", {{"command", hook}}}}}};
@@ -299,11 +325,9 @@ class PodMaker {
     } else {
       container["resources"] = resources(false);
     }
-    container["volumeMounts"] = json::array{
-        json::object{{"name", kQuadVolume}, {"mountPath", kQuadFolder}},
-        json::object{{"name", kStartVolume}, {"mountPath", kStartFolder}, {"readOnly", true}}};
-    container["securityContext"] = json::object{{"allowPrivilegeEscalation", false},
-                                                {"capabilities", {{"drop", json::array{"ALL"}}}}};
+    container["volumeMounts"] = std::move(mounts);
+    container["securityContext"] = std::move(security);
+    container["terminationMessagePolicy"] = "FallbackToLogsOnError";  // why it could not
     return container;
   }
 
@@ -417,6 +441,13 @@ class PodMaker {
     json::object& container = containers[0].get_object();
     container["name"] = kRankContainer;
     hide_gpus(container);
+    if (json::value* others = spec.if_contains("initContainers")) {
+      for (json::value& one : others->get_array()) {
+        if (get_string(one.get_object(), "name") != kInstallContainer) {
+          hide_gpus(one.get_object());
+        }
+      }
+    }
     if (installer_stays()) {
       containers.insert(containers.begin(), json::value(installer()));
     }
@@ -427,7 +458,11 @@ class PodMaker {
     for (const std::string_view list : {"initContainers", "containers"}) {
       json::array* all = spec.contains(list) ? spec[list].if_array() : nullptr;
       for (std::size_t i = 0; all != nullptr && i < all->size(); ++i) {
-        json::object& security = object_at((*all)[i].get_object(), "securityContext");
+        json::object& one = (*all)[i].get_object();
+        if (get_string(one, "name") == kInstallContainer) {
+          continue;
+        }
+        json::object& security = object_at(one, "securityContext");
         if (get_bool(security, "privileged")) {
           continue;  // as the administrator permits, and Kubernetes refuses to restrict
         }
@@ -446,12 +481,13 @@ class PodMaker {
       return std::string_view(one.key()).starts_with("nvidia.com/");
     };
     const auto is_said = [](const json::value& one) {
-      return one.is_object() && get_string(one.get_object(), "name") == "NVIDIA_VISIBLE_DEVICES";
+      return one.is_object() && get_string(one.get_object(), "name") == kVisibleGpus;
     };
-    json::array& env = container["env"].get_array();
+    json::value& said = container["env"];
+    json::array& env = said.is_array() ? said.get_array() : said.emplace_array();
     if ((limits == nullptr || std::none_of(limits->begin(), limits->end(), is_nvidia)) &&
         std::none_of(env.begin(), env.end(), is_said)) {
-      env.push_back(json::object{{"name", "NVIDIA_VISIBLE_DEVICES"}, {"value", "none"}});
+      env.push_back(json::object{{"name", kVisibleGpus}, {"value", "none"}});
     }
   }
 
@@ -474,7 +510,7 @@ class PodMaker {
     }
   }
 
-  const PodRequest& request_;
+  PodRequest request_;
   const PodSettings& settings_;
   PodVolumes volumes_;
 };
@@ -534,6 +570,21 @@ std::vector<NamedText> pod_warnings(const PodRequest& request, const PodSettings
                           "This cluster has no shared storage configured, so checkpoints are lost "
                           "with their pod and a recovery starts from step 0; see hot_tier in "
                           "the server's configuration.");
+  } else if (const std::string& path = request.checkpoint_path;
+             is_below(path, {settings.hot->mount})) {
+    const HotFolders folders = hot_folders(request, *settings.hot);
+    std::vector<std::string> kept{folders.job_place, folders.home_place};
+    for (const VolumeRequest& volume : request.volumes) {
+      kept.push_back(volume.destination);
+    }
+    if (!is_below(path, kept)) {
+      warnings.emplace_back(
+          "quad.checkpoint.path",
+          fmt::format(
+              "'{}' is lost with its pod: of the hot tier a job sees its own folder and {}; "
+              "save to QUAD_CHECKPOINT_DIR, or below {}.",
+              path, folders.home_place, folders.home_place));
+    }
   }
   return warnings;
 }

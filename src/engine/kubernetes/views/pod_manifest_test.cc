@@ -73,7 +73,8 @@ TEST(PodManifest, OfARankOfAGangIsThis) {
         "lifecycle": {"postStart": {"exec": {"command": ["/usr/bin/quad-runner", "installed", "/quad"]}}},
         "resources": {"requests": {"cpu": "0", "memory": "0"}},
         "volumeMounts": [{"name": "quad", "mountPath": "/quad"}, {"name": "quad-start", "mountPath": "/quad-start", "readOnly": true}],
-        "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}}
+        "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}},
+        "terminationMessagePolicy": "FallbackToLogsOnError"
       }, {
         "name": "rank",
         "image": "nvcr.io/nvidia/pytorch:25.10-py3",
@@ -179,9 +180,21 @@ TEST(PodManifest, RunsAsTheUserAndStaysSo) {
   EXPECT_FALSE(pod_manifest(one, settings(), "u").ok());
 }
 
+TEST(PodManifest, RunsAsItsOwnerWhereTheConfigurationSaysWhoThatIs) {
+  PodSettings some = settings();
+  some.identities["bob"] = Identity{5002, 500, {501}, {}};
+  PodRequest one = request();
+  EXPECT_TRUE(at(pod_of(one, some), "/spec/securityContext/runAsUser").is_null());
+  one.owner = "bob";
+  EXPECT_EQ(at(pod_of(one, some), "/spec/securityContext/runAsUser"), 5002);
+  EXPECT_EQ(at(pod_of(one, some), "/spec/securityContext/supplementalGroups/0"), 501);
+  one.pod_config = object_of(R"({"spec": {"securityContext": {"runAsUser": 5001}}})");
+  EXPECT_FALSE(pod_manifest(one, some, "uid").ok());
+}
+
 TEST(PodManifest, LeavesAPrivilegedContainerAsTheAdministratorPermits) {
   PodSettings some = settings();
-  some.permissions.privileged = true;
+  some.permissions.pod_config = {"spec.initContainers.securityContext.privileged"};
   PodRequest one = request();
   one.identity = Identity{5001, 500, {}, {}};
   one.pod_config = object_of(
@@ -195,6 +208,7 @@ TEST(PodManifest, LeavesAPrivilegedContainerAsTheAdministratorPermits) {
 
 TEST(PodManifest, LaysTheAdministratorsConfigBelowTheTasks) {
   PodSettings some = settings();
+  some.gpu_runtime_class = "b";
   some.pod_config = object_of(
       R"({"spec": {"runtimeClassName": "a", "schedulerName": "s", "containers": [{"env": [{"name": "X", "value": "1"}]}]}})");
   PodRequest one = request();
@@ -299,6 +313,34 @@ TEST(PodManifest, KeepsSecretsOutOfThePod) {
   EXPECT_TRUE(item(at(pod, "/spec/containers/1/volumeMounts"), "name", "quad-start").is_null());
 }
 
+/// With a hot tier, its installer.
+json::value installer_of(const PodRequest& one, PodSettings some = settings()) {
+  some.hot = HotTier{};
+  some.hot->claim = "home";
+  some.hot->folder = "/home/.quad/1a2b3c4d";
+  const json::value pod = pod_of(one, some);
+  const json::value init = item(at(pod, "/spec/initContainers"), "name", "quad-install");
+  return init.is_null() ? item(at(pod, "/spec/containers"), "name", "quad-install") : init;
+}
+
+TEST(PodManifest, HasItsFoldersOfTheHotTierMadeByTheInstaller) {
+  PodRequest one = request();
+  const json::value anybodys = installer_of(one);
+  EXPECT_EQ(at(anybodys, "/command"),
+            json::value(json::array{"/usr/bin/quad-runner", "keep", "/quad", "/quad-start",
+                                    "/quad-hot", ".quad/1a2b3c4d/17", "ana@example.edu"}));
+  EXPECT_EQ(item(at(anybodys, "/volumeMounts"), "name", "quad-hot"),
+            json::value(json::object{{"name", "quad-hot"}, {"mountPath", "/quad-hot"}}));
+  one.identity = Identity{5001, 500, {}, {}};
+  one.limit_factor = 1;
+  const json::value owners = installer_of(one);
+  EXPECT_EQ(at(owners, "/command/1"), "install");
+  EXPECT_EQ(at(owners, "/command/7"), "5001:500");
+  EXPECT_EQ(at(owners, "/securityContext"), json::value(object_of(R"({
+    "allowPrivilegeEscalation": false, "runAsUser": 0, "runAsGroup": 0, "runAsNonRoot": false,
+    "capabilities": {"drop": ["ALL"], "add": ["CHOWN", "DAC_OVERRIDE", "SETGID", "SETUID"]}})")));
+}
+
 TEST(PodWarnings, TellWhatTheClusterLacks) {
   PodRequest one = request();
   PodSettings some = settings();
@@ -307,6 +349,15 @@ TEST(PodWarnings, TellWhatTheClusterLacks) {
   EXPECT_NE(without[0].second.find("starts from step 0"), std::string::npos);
   some.hot = HotTier{};
   EXPECT_TRUE(pod_warnings(one, some).empty());
+  for (const char* kept : {"/home/ana@example.edu/out", "/home/.quad/17/x", "out", "/data/out"}) {
+    one.checkpoint_path = kept;
+    EXPECT_TRUE(pod_warnings(one, some).empty()) << kept;
+  }
+  one.checkpoint_path = "/home/project/out";
+  const auto lost = pod_warnings(one, some);
+  ASSERT_EQ(lost.size(), 1U);
+  EXPECT_EQ(lost[0].first, "quad.checkpoint.path");
+  EXPECT_NE(lost[0].second.find("below /home/ana@example.edu"), std::string::npos);
 }
 
 TEST(PodManifest, AsksForDevicesByTheirNames) {

@@ -68,6 +68,16 @@ std::string rank_hostname(std::string_view job_name, const RankKey& key) {
   return fmt::format("{}-{}", name.empty() ? "job" : name, end);
 }
 
+std::string folder_of_user(std::string_view user) {
+  std::string folder;
+  for (const char c : user) {
+    const bool plain = (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '_' ||
+                       c == '@' || (c == '.' && !folder.empty());
+    folder += plain ? std::string(1, c) : fmt::format("%{:02x}", static_cast<unsigned char>(c));
+  }
+  return folder.empty() ? "%" : folder;
+}
+
 std::string label_value(std::string_view text) {
   std::string value;
   for (const char c : text) {

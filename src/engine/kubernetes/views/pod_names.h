@@ -38,6 +38,12 @@ std::string job_object_name(std::string_view server, JobId job);
 /// "train-17-r0": what the rank calls itself, and is found by within the attempt's subdomain.
 std::string rank_hostname(std::string_view job_name, const RankKey& key);
 
+/// A user's own folder on storage that users share, as one step of a path: different for any two
+/// users, also where case does not count, and none that is hidden or climbs ("..", ".quad").
+/// Small letters, digits and -_@ are themselves, and so are dots but for the first character; all
+/// else is %XX.
+std::string folder_of_user(std::string_view user);
+
 /// `text` as a label's value: at most 63 letters, digits, and -_. between them.
 std::string label_value(std::string_view text);
 /// What is wrong with a label that a user asks for, as the end of a sentence; empty if nothing is.

@@ -38,6 +38,18 @@ TEST(Labels, OfARankAreReadBack) {
   EXPECT_EQ(rank_of_labels(labels, "1a2b3c4d"), std::nullopt);
 }
 
+TEST(FolderOfAUser, IsAnothersInNoSpelling) {
+  EXPECT_EQ(folder_of_user("ana.b@example.edu"), "ana.b@example.edu");
+  EXPECT_EQ(folder_of_user("Ana"), "%41na");
+  EXPECT_EQ(folder_of_user("."), "%2e");
+  EXPECT_EQ(folder_of_user(".."), "%2e.");
+  EXPECT_EQ(folder_of_user(".quad"), "%2equad");
+  EXPECT_EQ(folder_of_user("a/../b"), "a%2f..%2fb");
+  EXPECT_EQ(folder_of_user("%41na"), "%2541na");
+  EXPECT_EQ(folder_of_user("lost+found"), "lost%2bfound");
+  EXPECT_EQ(folder_of_user(""), "%");
+}
+
 TEST(Labels, TakeWhatTheyMayOfAnyText) {
   EXPECT_EQ(label_value("ana@example.edu"), "ana_example.edu");
   EXPECT_EQ(label_value("--x--"), "x");

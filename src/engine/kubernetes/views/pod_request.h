@@ -79,6 +79,7 @@ struct PodRequest {
   std::optional<RegistryLogin> login;
   std::vector<VolumeRequest> volumes;
   std::vector<SecretFile> secret_files;
+  std::string checkpoint_path;  ///< of the task's own; empty: none
   std::vector<std::uint16_t> ports;
   std::vector<NamedText> env;  ///< not secret: the pod shows it
   std::vector<NamedText> labels;
@@ -89,18 +90,20 @@ struct PodRequest {
   std::string priority_class;  ///< a PriorityClass of the cluster
   bool best_network = false;   ///< network_tier: best
   Millis stop_grace{30'000};
-  std::optional<Identity> identity;
+  std::optional<Identity> identity;  ///< nullopt: as PodSettings::identities has it
+  /// It holds the nodes of a cluster: what runs on them are jobs of the same owner, whose folders
+  /// in the hot tier lie in this one's.
+  bool holds = false;
   std::string home;  ///< the rank's HOME in the container; empty: the runner's folder
 };
 
-/// The storage that every rank sees at the same place, and that outlives pods.
+/// The storage of all nodes that outlives pods; a rank sees a part of it (pod_volumes.h).
 struct HotTier {
   enum class Kind { kClaim, kNfs, kHostPath };
   Kind kind = Kind::kClaim;
   std::string claim;
   std::string nfs_server;
   std::string path;  ///< of the NFS export or on the node
-  std::string sub_path;
   std::string mount = "/home";
   std::string folder = "/home/.quad";  ///< below `mount`: where jobs' checkpoints lie
 };
@@ -119,12 +122,12 @@ struct Choice {
   std::vector<std::string> allowed;  ///< empty: all
 };
 
-/// What tasks may ask for in their pod_config beyond what any pod may have.
+/// What tasks may ask for beyond what any pod may have.
 struct Permissions {
-  bool privileged = false;  ///< privileged containers, the node's namespaces, any user id
-  bool host_network = false;
-  bool service_account = false;
-  std::vector<std::string> capabilities = {"IPC_LOCK", "SYS_NICE", "SYS_PTRACE"};
+  /// Key paths of a pod_config, with all below them and without the places in lists:
+  /// "spec.hostNetwork", "spec.containers.securityContext.privileged".
+  std::vector<std::string> pod_config;
+  std::vector<std::string> secrets;     ///< by name
   std::vector<std::string> host_paths;  ///< of the nodes, with what lies below
 };
 
@@ -155,6 +158,11 @@ struct PodSettings {
   std::optional<double> limit_factor;  ///< where the task does not say
   std::string port_service_type = "ClusterIP";
   Permissions permissions;
+  /// As whom the ranks of these users run; others' as their image says.
+  std::map<std::string, Identity> identities;
+  /// Claims, Secrets and ConfigMaps of the namespace that no task may name, beside those whose
+  /// names begin with "quad-": the server's own, where it runs there.
+  std::vector<std::string> reserved_names;
   std::uint64_t spool_bytes = 1ULL << 30U;
 };
 

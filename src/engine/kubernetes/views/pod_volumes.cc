@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/text.h"
+#include "engine/kubernetes/views/permitted.h"
 #include "engine/kubernetes/views/pod_config.h"
 #include "engine/kubernetes/views/pod_names.h"
 #include "engine/kubernetes/views/quantity.h"
@@ -65,12 +66,24 @@ json::object labels_of(const VolumeRequest& volume) {
   return labels;
 }
 
+/// The allowed folder of the nodes that `folder` lies in, the longest.
+std::string_view open_folder_of(const std::string& folder, const PodSettings& settings) {
+  std::string_view found;
+  for (const std::string& one : settings.permissions.host_paths) {
+    if (is_below(folder, {one}) && one.size() > found.size()) {
+      found = one;
+    }
+  }
+  return found;
+}
+
 json::object volume_source(const PodRequest& request, const PodSettings& settings,
                            std::size_t index) {
   const VolumeRequest& volume = request.volumes[index];
   switch (volume.kind) {
     case VolumeRequest::Kind::kHostPath:
-      return {{"hostPath", {{"path", volume.source}, {"type", "Directory"}}}};
+      return {
+          {"hostPath", {{"path", open_folder_of(volume.source, settings)}, {"type", "Directory"}}}};
     case VolumeRequest::Kind::kEphemeral:
       if (is_shared(volume, request.ranks)) {
         return {{"persistentVolumeClaim",
@@ -98,10 +111,17 @@ json::object hot_source(const HotTier& hot) {
   return {{"persistentVolumeClaim", {{"claimName", hot.claim}}}};
 }
 
-void add(PodVolumes& out, const std::string& name, json::object source, std::string_view path,
-         std::string_view sub_path, bool read_only) {
-  source["name"] = name;
-  out.volumes.push_back(std::move(source));
+/// The path `inner` from `outer`, above it: ".quad/1a2b3c4d".
+std::string path_within(std::string_view inner, std::string_view outer) {
+  std::string_view rest = inner.substr(std::min(outer.size(), inner.size()));
+  while (rest.starts_with('/')) {
+    rest.remove_prefix(1);
+  }
+  return std::string(rest);
+}
+
+json::object mount_of(std::string_view name, std::string_view path, std::string_view sub_path,
+                      bool read_only = false) {
   json::object mount{{"name", name}, {"mountPath", path}};
   if (!sub_path.empty()) {
     mount["subPath"] = sub_path;
@@ -109,23 +129,17 @@ void add(PodVolumes& out, const std::string& name, json::object source, std::str
   if (read_only) {
     mount["readOnly"] = true;
   }
-  out.mounts.push_back(std::move(mount));
+  return mount;
+}
+
+void add(PodVolumes& out, const std::string& name, json::object source, std::string_view path,
+         std::string_view sub_path, bool read_only) {
+  source["name"] = name;
+  out.volumes.push_back(std::move(source));
+  out.mounts.push_back(mount_of(name, path, sub_path, read_only));
 }
 
 }  // namespace
-
-Status check_choice(const Choice& choice, const std::string& name, std::string_view what,
-                    const std::string& key) {
-  if (name.empty() || choice.allowed.empty() || name == choice.standard ||
-      std::find(choice.allowed.begin(), choice.allowed.end(), name) != choice.allowed.end()) {
-    return {};
-  }
-  const std::vector<std::string_view> open(choice.allowed.begin(), choice.allowed.end());
-  return error(ErrorCode::kDenied,
-               fmt::format("{}: the {} '{}' is not open to jobs here; open {} {}.", key, what, name,
-                           open.size() == 1 ? "is" : "are", join_words(open)),
-               key);
-}
 
 Status check_volume(const VolumeRequest& volume, std::int32_t ranks, const PodSettings& settings,
                     const std::string& home, const std::string& key) {
@@ -151,19 +165,18 @@ Status check_volume(const VolumeRequest& volume, std::int32_t ranks, const PodSe
         fmt::format("{}: sub_path must be a path within the volume, without '..', not '{}'.", key,
                     volume.sub_path));
   }
-  if (volume.kind == VolumeRequest::Kind::kHostPath &&
-      !is_below(volume.source, settings.permissions.host_paths)) {
-    std::vector<std::string_view> open(settings.permissions.host_paths.begin(),
-                                       settings.permissions.host_paths.end());
-    return refuse(fmt::format("{}: '{}' of the nodes is not open to jobs; {}.", key, volume.source,
-                              open.empty() ? "no path of them is" : "open are " + join_words(open)),
-                  ErrorCode::kDenied);
+  if (volume.kind == VolumeRequest::Kind::kHostPath) {
+    QUAD_TRY(check_host_path(volume.source, settings, key));
+  }
+  if (volume.kind == VolumeRequest::Kind::kClaim) {
+    QUAD_TRY(check_claim(volume.source, settings, key));
   }
   if (volume.kind == VolumeRequest::Kind::kEphemeral && volume.size_bytes <= 0) {
     return refuse(fmt::format("{}: an ephemeral volume needs a size.", key));
   }
   if (volume.kind == VolumeRequest::Kind::kEphemeral) {
     QUAD_TRY(check_choice(settings.storage_classes, volume.storage_class, "StorageClass", key));
+    QUAD_TRY(check_labels(volume.labels, settings, key + ".labels"));
   }
   if (ranks > 1 && volume.kind == VolumeRequest::Kind::kClaim && !volume.access_modes.empty() &&
       !has_mode(volume, "ReadWriteMany") && !has_mode(volume, "ReadOnlyMany")) {
@@ -178,13 +191,32 @@ Status check_volume(const VolumeRequest& volume, std::int32_t ranks, const PodSe
   return {};
 }
 
+HotFolders hot_folders(const PodRequest& request, const HotTier& hot) {
+  const std::string user = folder_of_user(request.owner);
+  const std::string job = fmt::format("{}/{}", hot.folder, request.key.job.value());
+  HotFolders folders;
+  folders.job = path_within(job, hot.mount);
+  folders.job_place = request.holds ? hot.folder : job;
+  folders.home = user;
+  folders.home_place = fmt::format("{}/{}", hot.mount, user);
+  return folders;
+}
+
+json::object hot_tier_mount(std::string_view place) {
+  return mount_of(kHotVolume, place, "");
+}
+
 Result<PodVolumes> pod_volumes(const PodRequest& request, const PodSettings& settings) {
   PodVolumes out;
   std::vector<std::string> places;
   if (settings.hot) {
-    const HotTier& hot = *settings.hot;
-    add(out, std::string(kHotVolume), hot_source(hot), hot.mount, hot.sub_path, false);
-    places.push_back(hot.mount);
+    json::object volume = hot_source(*settings.hot);
+    volume["name"] = kHotVolume;
+    out.volumes.push_back(std::move(volume));
+    const HotFolders folders = hot_folders(request, *settings.hot);
+    out.mounts.push_back(mount_of(kHotVolume, folders.job_place, folders.job));
+    out.mounts.push_back(mount_of(kHotVolume, folders.home_place, folders.home));
+    places = {settings.hot->mount, folders.job_place, folders.home_place};
   }
   for (std::size_t i = 0; i < request.volumes.size(); ++i) {
     const VolumeRequest& volume = request.volumes[i];
@@ -204,8 +236,15 @@ Result<PodVolumes> pod_volumes(const PodRequest& request, const PodSettings& set
                             has_mode(volume, "ReadOnlyMany") &&
                             !has_mode(volume, "ReadWriteMany") &&
                             (request.ranks > 1 || !has_mode(volume, "ReadWriteOnce"));
-    add(out, fmt::format("quad-volume-{}", i), volume_source(request, settings, i), place,
-        volume.sub_path, volume.read_only || only_reads);
+    std::string sub_path = volume.sub_path;
+    if (volume.kind == VolumeRequest::Kind::kHostPath) {
+      // By subPath, below which the kubelet follows no link that a job may have put there.
+      sub_path = path_within(volume.source, open_folder_of(volume.source, settings));
+      sub_path += sub_path.empty() || volume.sub_path.empty() ? "" : "/";
+      sub_path += volume.sub_path;
+    }
+    add(out, fmt::format("quad-volume-{}", i), volume_source(request, settings, i), place, sub_path,
+        volume.read_only || only_reads);
   }
   return out;
 }

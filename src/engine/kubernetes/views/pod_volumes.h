@@ -15,18 +15,23 @@ namespace quad::kubernetes {
 
 struct PodVolumes {
   json::array volumes;
-  json::array mounts;
+  json::array mounts;  ///< of the rank
 };
+
+/// What of the hot tier a rank sees: its job's folder and its owner's home, each by its path within
+/// the tier and the place where the rank finds it.
+struct HotFolders {
+  std::string job, job_place;
+  std::string home, home_place;
+};
+HotFolders hot_folders(const PodRequest& request, const HotTier& hot);
+/// All of it, for who makes these folders and runs nothing of the user's.
+json::object hot_tier_mount(std::string_view place);
 
 /// Whether `volume` can be given to a job of so many ranks at all: kInvalid or kDenied with a
 /// sentence if not. `key` names it in the task: "volumes./data".
 Status check_volume(const VolumeRequest& volume, std::int32_t ranks, const PodSettings& settings,
                     const std::string& home, const std::string& key);
-
-/// Whether the cluster's object of this name is open to tasks: kDenied with a sentence if not.
-/// `what` is its kind, `key` names it in the task.
-Status check_choice(const Choice& choice, const std::string& name, std::string_view what,
-                    const std::string& key);
 
 /// The volumes and mounts of a rank: the hot tier, then the task's volumes.
 Result<PodVolumes> pod_volumes(const PodRequest& request, const PodSettings& settings);

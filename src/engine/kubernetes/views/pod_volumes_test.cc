@@ -72,13 +72,69 @@ TEST(PodVolumes, HaveTheHotTierFirst) {
       object_of(
           R"({"v": [{"nfs": {"server": "10.0.0.2", "path": "/export/home"}, "name": "quad-hot"}]})")
           .at("v"));
-  EXPECT_EQ(at(made->mounts, "/0/mountPath"), "/home");
   some.hot->kind = HotTier::Kind::kClaim;
   some.hot->claim = "home";
   EXPECT_EQ(at(pod_volumes(request({}), some)->volumes, "/0/persistentVolumeClaim/claimName"),
             "home");
   some.hot->kind = HotTier::Kind::kHostPath;
   EXPECT_EQ(at(pod_volumes(request({}), some)->volumes, "/0/hostPath/path"), "/export/home");
+}
+
+json::array hot_mounts(const PodRequest& one) {
+  PodSettings some = settings();
+  some.hot = HotTier{};
+  some.hot->claim = "home";
+  some.hot->folder = "/home/.quad/1a2b3c4d";
+  return pod_volumes(one, some)->mounts;
+}
+
+TEST(PodVolumes, ShowOfTheHotTierTheJobsFolderAndItsOwnersHomeAlone) {
+  PodRequest one = request({});
+  one.owner = "ana";
+  EXPECT_EQ(hot_mounts(one), json::value(object_of(R"({"v": [
+    {"name": "quad-hot", "mountPath": "/home/.quad/1a2b3c4d/17", "subPath": ".quad/1a2b3c4d/17"},
+    {"name": "quad-hot", "mountPath": "/home/ana", "subPath": "ana"}]})"))
+                                 .at("v"));
+  // What runs on a cluster has its folders in the holder's, and finds them where it always did.
+  one.holds = true;
+  EXPECT_EQ(
+      at(hot_mounts(one), "/0"),
+      json::value(object_of(
+          R"({"name": "quad-hot", "mountPath": "/home/.quad/1a2b3c4d", "subPath": ".quad/1a2b3c4d/17"})")));
+  one.owner = "..";
+  EXPECT_EQ(at(hot_mounts(one), "/1/subPath"), "%2e.");
+}
+
+TEST(PodVolumes, AreNotTheHotTierNorTheServersOwn) {
+  PodSettings some = settings();
+  some.hot = HotTier{};
+  some.hot->claim = "home";
+  some.reserved_names = {"records"};
+  for (const char* name : {"home", "records", "quad-1a2b3c4d-j1-e1-volume-0"}) {
+    VolumeRequest one = claim("/steal", {});
+    one.source = name;
+    const auto made = pod_volumes(request({one}), some);
+    ASSERT_FALSE(made.ok()) << name;
+    EXPECT_EQ(made.error().code, ErrorCode::kDenied);
+    EXPECT_NE(made.error().message.find("is Quad's own"), std::string::npos);
+  }
+  some.hot->kind = HotTier::Kind::kHostPath;
+  some.hot->path = "/data/quad";
+  some.permissions.host_paths = {"/data"};
+  VolumeRequest host = claim("/steal", {});
+  host.kind = Kind::kHostPath;
+  for (const char* path : {"/data", "/data/quad", "/data//quad/x"}) {
+    host.source = path;
+    EXPECT_FALSE(pod_volumes(request({host}), some).ok()) << path;
+  }
+  host.source = "/data/sets";
+  EXPECT_TRUE(pod_volumes(request({host}), some).ok());
+}
+
+TEST(PodVolumes, TakeNoLabelsByWhichOthersKnowTheirs) {
+  VolumeRequest one = ephemeral({});
+  one.labels = {{"app.kubernetes.io/instance", "quad"}};
+  EXPECT_FALSE(pod_volumes(request({one}), settings()).ok());
 }
 
 struct Sharing {
@@ -195,7 +251,11 @@ TEST(PodVolumes, AreFoldersOfTheNodeWhereTheAdministratorAllows) {
   VolumeRequest host = claim("/data", {});
   host.kind = Kind::kHostPath;
   host.source = "/scratch/ana";
-  EXPECT_EQ(at(pod_volumes(request({host}, 2), some)->volumes, "/0/hostPath/path"), "/scratch/ana");
+  host.sub_path = "set";
+  // By subPath: below that, no link that a job has put there is followed.
+  const auto made = pod_volumes(request({host}, 2), some);
+  EXPECT_EQ(at(made->volumes, "/0/hostPath/path"), "/scratch");
+  EXPECT_EQ(at(made->mounts, "/0/subPath"), "ana/set");
   host.source = "/etc";
   const auto refused = pod_volumes(request({host}), some);
   EXPECT_EQ(refused.error().code, ErrorCode::kDenied);
