@@ -149,7 +149,7 @@ int say(Program& program, const json::object& object, const std::string& sentenc
   return kOk;
 }
 
-int run_server(Program& program, const ServerFlags& flags, bool quiet) {
+int run_server(Program& program, const ServerFlags& flags, bool quiet, bool accept_lost) {
   const config::Source source = flags.source(program.globals);
   config::Loaded loaded = config::load(source, flags.given());
   if (!loaded.ok()) {
@@ -172,6 +172,7 @@ int run_server(Program& program, const ServerFlags& flags, bool quiet) {
       std::filesystem::read_symlink("/proc/self/exe", failure).parent_path() / "quad-runner";
   options.config = std::move(loaded.config);
   options.quiet = quiet;
+  options.accept_lost_records = accept_lost;
   const Status status = server::serve(options);
   if (status.ok()) {
     return kOk;
@@ -303,8 +304,13 @@ void add_server_commands(CLI::App& app, Program& program) {
   auto flags = std::make_shared<ServerFlags>(*serve);
   auto quiet = std::make_shared<bool>(false);
   serve->add_flag("-q,--quiet", *quiet, "Only warnings and errors");
-  on_chosen(serve, program,
-            [&program, flags, quiet] { return run_server(program, *flags, *quiet); });
+  auto accept_lost = std::make_shared<bool>(false);
+  serve->add_flag("--accept-lost-records", *accept_lost,
+                  "Start although records are missing or were put back from a backup; no job's "
+                  "number is given out again");
+  on_chosen(serve, program, [&program, flags, quiet, accept_lost] {
+    return run_server(program, *flags, *quiet, *accept_lost);
+  });
 
   CLI::App* api = app.add_subcommand("api", "The server of this user");
   api->require_subcommand(1);

@@ -122,11 +122,11 @@ const job::Job* Core::find(JobId id) const {
     return nullptr;
   }
   const auto [chunk, at] = place_of(id);
-  return (*chunks_[chunk])[at].get();
+  return at < chunks_[chunk]->size() ? (*chunks_[chunk])[at].get() : nullptr;
 }
 
 job::Job* Core::edit(JobId id) {
-  if (id.value() < 1 || id.value() > last_job_) {
+  if (find(id) == nullptr) {
     return nullptr;
   }
   const auto [chunk, at] = place_of(id);
@@ -134,9 +134,6 @@ job::Job* Core::edit(JobId id) {
     chunks_[chunk] = std::make_shared<Snapshot::Chunk>(*chunks_[chunk]);
   }
   std::shared_ptr<const job::Job>& slot = (*chunks_[chunk])[at];
-  if (slot == nullptr) {
-    return nullptr;
-  }
   if (cloned_jobs_.insert(id).second) {
     slot = std::make_shared<job::Job>(*slot);
   }
@@ -222,24 +219,31 @@ void Core::handle(SubmitJobs& message, Now now) {
   answers_.emplace_back([done = std::move(message.done), ids = std::move(ids)] { done(ids); });
 }
 
-JobId Core::accept(job::Request request, const std::string& client_key, Now now) {
-  const auto key = std::make_pair(request.owner, client_key);
-  const JobId id(++last_job_);
-  job::Step step;
-  job::Job job =
-      job::submit(id, std::make_shared<job::Request>(std::move(request)), now.wall, step);
+void Core::put(JobId id, std::shared_ptr<const job::Job> job) {
   const auto [chunk, at] = place_of(id);
-  if (chunk == chunks_.size()) {
+  while (chunks_.size() <= chunk) {
+    cloned_chunks_.insert(chunks_.size());
     chunks_.push_back(std::make_shared<Snapshot::Chunk>());
-    chunks_.back()->reserve(kChunk);
-    cloned_chunks_.insert(chunk);
-  } else if (cloned_chunks_.insert(chunk).second) {
+  }
+  if (cloned_chunks_.insert(chunk).second) {
     auto copy = std::make_shared<Snapshot::Chunk>();
     copy->reserve(kChunk);
     *copy = *chunks_[chunk];
     chunks_[chunk] = std::move(copy);
   }
-  chunks_[chunk]->push_back(std::make_shared<job::Job>(std::move(job)));
+  chunks_[chunk]->reserve(kChunk);
+  chunks_[chunk]->resize(at);  // there may be a gap before it
+  chunks_[chunk]->push_back(std::move(job));
+  last_job_ = id.value();
+}
+
+JobId Core::accept(job::Request request, const std::string& client_key, Now now) {
+  const auto key = std::make_pair(request.owner, client_key);
+  const JobId id(last_job_ + 1);
+  job::Step step;
+  job::Job job =
+      job::submit(id, std::make_shared<job::Request>(std::move(request)), now.wall, step);
+  put(id, std::make_shared<job::Job>(std::move(job)));
   cloned_jobs_.insert(id);
   new_jobs_.emplace(id, client_key);
   active_[key.first].insert(id);
@@ -608,7 +612,11 @@ void Core::plan(Now now) {
     return;
   }
   const Status room = store_.room();
-  pool_changed_ = pool_changed_ || room.ok() != no_room_.empty();
+  if (room.ok() != no_room_.empty()) {
+    pool_changed_ = true;
+    spdlog::log(room.ok() ? spdlog::level::info : spdlog::level::err, "{}",
+                room.ok() ? "new jobs begin again" : room.error().message);
+  }
   no_room_ = room.ok() ? std::string() : room.error().message;
   for (plan::Start& start : scheduler_->decide(pool_, held_by())) {
     pool_changed_ = true;

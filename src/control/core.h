@@ -64,7 +64,7 @@ struct Snapshot {
   static constexpr std::size_t kChunk = 256;
   using Chunk = std::vector<std::shared_ptr<const job::Job>>;
   std::vector<std::shared_ptr<const Chunk>>
-      chunks;  ///< job id i is at [(i-1) / kChunk][(i-1) % kChunk]
+      chunks;  ///< job id i is at [(i-1) / kChunk][(i-1) % kChunk], where a chunk reaches so far
   pool::Pool pool;
   std::shared_ptr<const plan::Queue>
       queue;            ///< who waits and why; at most 100 ms older than the rest
@@ -273,6 +273,8 @@ class Core {
   void release_end(const RankKey& key, Now now);
 
   JobId accept(job::Request request, const std::string& client_key, Now now);
+  /// Behind all that there are; numbers in between stay empty.
+  void put(JobId id, std::shared_ptr<const job::Job> job);
 
   // Clusters (core_clusters.cc).
   Status use_cluster(ClusterUse& use, const std::string& owner, Now now);
@@ -327,6 +329,12 @@ class Core {
   /// The node that a rank was placed on; empty if there is no such rank.
   [[nodiscard]] NodeId node_of(const RankKey& key) const;
   void reconcile(const engine::Inventory& inventory, Now now);
+  /// Gives out no number up to this one: jobs had them whose records are lost.
+  void skip_to(JobId last);
+  void learn_from(const RankKey& key, Now now);
+  /// Ends attempts that were lost with records, and those that others run under their numbers.
+  void take_back(const store::Loaded& loaded, const std::vector<engine::Inventory>& inventories,
+                 Now now);
   void forget_again(const engine::Inventory& inventory);
   void take_up(Now now);
 

@@ -4,6 +4,7 @@
 #include <spdlog/spdlog.h>
 
 #include "control/core.h"
+#include "store/identity.h"
 
 namespace quad::control {
 
@@ -20,20 +21,10 @@ Status Core::load(const std::vector<engine::Inventory>& inventories, Now now) {
       return error(ErrorCode::kInternal,
                    fmt::format("The record of job {} is not sound: {}", job.id.value(), fault));
     }
-    last_job_ = job.id.value();
-    const auto at = static_cast<std::size_t>(last_job_ - 1);
-    while (chunks_.size() <= at / Snapshot::kChunk) {
-      chunks_.push_back(std::make_shared<Snapshot::Chunk>());
-      chunks_.back()->reserve(Snapshot::kChunk);
-    }
-    for (std::size_t chunk = 0; chunk < at / Snapshot::kChunk; ++chunk) {
-      if (chunks_[chunk]->size() < Snapshot::kChunk) {
-        chunks_[chunk]->resize(Snapshot::kChunk);
-      }
-    }
-    chunks_[at / Snapshot::kChunk]->resize(at % Snapshot::kChunk);
-    chunks_[at / Snapshot::kChunk]->push_back(std::make_shared<job::Job>(std::move(job)));
+    const JobId id = job.id;
+    put(id, std::make_shared<job::Job>(std::move(job)));
   }
+  skip_to(loaded.last_job);
   for (const auto& [key, value] : settings_) {
     if (key.starts_with(kClusterSetting)) {
       QUAD_ASSIGN(const json::object record, parse_json_object(value));
@@ -43,12 +34,44 @@ Status Core::load(const std::vector<engine::Inventory>& inventories, Now now) {
   }
   // Readers have something to see even if the first commit fails.
   publish_snapshot(now);
+  cloned_chunks_.clear();
+  take_back(loaded, inventories, now);
   take_up(now);
   load_clusters(now);
   for (const engine::Inventory& inventory : inventories) {
     reconcile(inventory, now);
   }
   return {};
+}
+
+void Core::skip_to(JobId last) {
+  if (last.value() > last_job_) {
+    put(last, nullptr);
+  }
+}
+
+void Core::take_back(const store::Loaded& loaded, const std::vector<engine::Inventory>& inventories,
+                     Now now) {
+  if (!loaded.taken_back) {
+    return;
+  }
+  set_setting(std::string(store::kTakenBackSetting), "");
+  for (const auto& [id, last] : loaded.lost_attempts) {
+    spdlog::warn("attempts up to {} of job {} are not in the records; none of them goes on",
+                 last.value(), id.value());
+    apply(id, job::AttemptsLost{last}, now);
+  }
+  if (!loaded.strangers) {
+    return;
+  }
+  // What runs bears numbers that mean other jobs here: neither may be taken for the other.
+  for (const engine::Inventory& inventory : inventories) {
+    for (const engine::Existing& one : inventory.existing) {
+      if (const job::Job* job = find(one.key.job); job != nullptr) {
+        apply(one.key.job, job::AttemptsLost{std::max(job->epoch(), one.key.epoch)}, now);
+      }
+    }
+  }
 }
 
 /// Puts what waits into the queue, and keeps what ranks hold that are not dead for certain.
@@ -80,10 +103,26 @@ void Core::take_up(Now now) {
   }
 }
 
+/// Whatever exists had its number from this server: if the records do not know it, they have lost
+/// it.
+void Core::learn_from(const RankKey& key, Now now) {
+  if (key.job.value() > last_job_) {
+    set_setting(fmt::format("{}{}", store::kJobGapPrefix, last_job_ + 1),
+                std::to_string(key.job.value()));
+    skip_to(key.job);
+  }
+  if (const job::Job* job = find(key.job); job != nullptr && key.epoch > job->epoch()) {
+    spdlog::warn("attempt {} of job {} exists, and is not in the records", key.epoch.value(),
+                 key.job.value());
+    apply(key.job, job::AttemptsLost{key.epoch}, now);
+  }
+}
+
 void Core::reconcile(const engine::Inventory& inventory, Now now) {
   std::map<RankKey, const engine::Existing*> found;
   for (const engine::Existing& one : inventory.existing) {
     found.emplace(one.key, &one);
+    learn_from(one.key, now);
   }
   struct Gone {
     RankKey key;

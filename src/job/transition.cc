@@ -31,6 +31,7 @@ class Transition {
   void operator()(const NodeLost& lost);
   void operator()(const CancelAsked& asked);
   void operator()(const DurationExceeded& exceeded);
+  void operator()(const AttemptsLost& lost);
   void operator()(const Unplaceable& unplaceable);
 
  private:
@@ -771,6 +772,49 @@ void Transition::operator()(const DurationExceeded& /*exceeded*/) {
                              format_duration(job_.request->max_duration.value_or(Millis(0))));
   record("job.limit", "control", job_.message);
   stop_others(*attempt, job_.request->stop_grace, job_.message);
+}
+
+void Transition::operator()(const AttemptsLost& lost) {
+  if (is_terminal(job_.status)) {
+    return;
+  }
+  RankEnd gone;
+  gone.how = RankEnd::How::kGone;
+  gone.detail = "what became of it stood in records that are lost";
+  gone.at = now_;
+  if (Attempt* attempt = job_.live(); attempt != nullptr) {
+    job_.recoveries_without_progress = 0;  // it is not the job that failed
+    for (std::size_t i = 0; i < attempt->ranks.size(); ++i) {
+      if (!attempt->ranks[i].end) {
+        end_rank(*attempt, Rank(static_cast<std::int32_t>(i)), gone);
+      }
+    }
+  }
+  const Epoch known = job_.epoch();
+  if (is_terminal(job_.status) || lost.up_to <= known) {
+    return;
+  }
+  for (Epoch next(known.value() + 1); next <= lost.up_to; next = Epoch(next.value() + 1)) {
+    Attempt attempt;
+    attempt.epoch = next;
+    attempt.ranks.resize(static_cast<std::size_t>(job_.request->ranks));
+    for (RankRecord& rank : attempt.ranks) {
+      rank.phase = RankPhase::kEnded;
+      rank.end = gone;
+    }
+    attempt.placed_at = now_;
+    attempt.ended_at = now_;
+    attempt.verdict = Verdict::kPlatform;
+    attempt.reason = gone.detail;
+    job_.attempts.push_back(std::move(attempt));
+  }
+  set_status(Status::kRecovering, "Recovering: records of its last attempts are lost.");
+  record("job.recovering", "control",
+         fmt::format(
+             "{} not in the records any more, which were taken back.",
+             known.value() + 1 == lost.up_to.value()
+                 ? fmt::format("Attempt {} is", lost.up_to.value())
+                 : fmt::format("Attempts {} to {} are", known.value() + 1, lost.up_to.value())));
 }
 
 void Transition::operator()(const Unplaceable& unplaceable) {

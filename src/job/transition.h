@@ -119,14 +119,20 @@ struct CancelAsked {
   std::string by;
 };
 struct DurationExceeded {};
+/// The records were taken back, and attempts up to this one are not in them any more. None of them
+/// goes on, nor the live one, and their numbers are not given out again.
+struct AttemptsLost {
+  Epoch up_to;
+};
 /// No node can ever hold it.
 struct Unplaceable {
   std::string reason;
 };
 
-using Happening = std::variant<Placed, RankHello, RankSettingUp, RankReady, RankEnded, RankStopped,
-                               RankTaken, ResumeChosen, CheckpointSeen, CheckpointsGone, Noted,
-                               StartDelayed, NodeLost, CancelAsked, DurationExceeded, Unplaceable>;
+using Happening =
+    std::variant<Placed, RankHello, RankSettingUp, RankReady, RankEnded, RankStopped, RankTaken,
+                 ResumeChosen, CheckpointSeen, CheckpointsGone, Noted, StartDelayed, NodeLost,
+                 CancelAsked, DurationExceeded, AttemptsLost, Unplaceable>;
 
 // What must be done once the record is durable.
 

@@ -434,5 +434,48 @@ TEST(Transition, AFailedSetupSaysSo) {
   EXPECT_EQ(skypilot_status(life.job), "FAILED_SETUP");
 }
 
+TEST(LostAttempts, AreOverAndTheNextOneFollowsThem) {
+  Life life(2);
+  life.begin().run();
+  life.happen(AttemptsLost{Epoch(4)});
+  EXPECT_EQ(life.job.status, Status::kRecovering);
+  EXPECT_EQ(life.job.live(), nullptr);
+  EXPECT_EQ(life.job.epoch(), Epoch(4));
+  EXPECT_EQ(life.count<ReleaseRank>(), 2);
+  EXPECT_EQ(life.last.events.back().message,
+            "Attempts 2 to 4 are not in the records any more, which were taken back.");
+  life.place();
+  EXPECT_EQ(life.job.epoch(), Epoch(5));
+  EXPECT_EQ(life.job.live()->fence_wait, Millis(0));
+}
+
+TEST(LostAttempts, OfAJobThatWaitedAreToldToo) {
+  Life life;
+  life.begin().happen(AttemptsLost{Epoch(1)});
+  EXPECT_EQ(life.job.status, Status::kRecovering);
+  EXPECT_EQ(life.last.events.back().message,
+            "Attempt 1 is not in the records any more, which were taken back.");
+  life.place();
+  EXPECT_EQ(life.job.epoch(), Epoch(2));
+}
+
+TEST(LostAttempts, AreNoFailuresOfTheJob) {
+  Life life;
+  life.begin();
+  for (int i = 0; i < 3; ++i) {
+    life.run().end(0, How::kNodeLost, 0);
+  }
+  life.run().happen(AttemptsLost{Epoch(9)});
+  EXPECT_EQ(life.job.status, Status::kRecovering);
+}
+
+TEST(LostAttempts, ChangeNothingOfAJobThatIsOver) {
+  Life life;
+  life.begin().run().end(0, How::kExited, 0);
+  life.happen(AttemptsLost{Epoch(3)});
+  EXPECT_EQ(life.job.status, Status::kSucceeded);
+  EXPECT_EQ(life.job.epoch(), Epoch(1));
+}
+
 }  // namespace
 }  // namespace quad::job

@@ -10,6 +10,7 @@
 #include <system_error>
 #include <vector>
 
+#include "base/text.h"
 #include "base/time.h"
 #include "checkpoint/bring_forward.h"
 #include "checkpoint/fence.h"
@@ -161,6 +162,30 @@ bool is_fenced(const Start& start, const Order& order, const Status& raised,
 
 fs::path attempt_folder(const Start& start, const Order& order) {
   return fs::path(order.checkpoint.job_dir) / fmt::format("e{}", start.key.epoch.value());
+}
+
+std::string set_others_aside(const Order& order) {
+  const fs::path folder = order.checkpoint.job_dir;
+  std::error_code failure;
+  if (!fs::exists(checkpoint::fence_path(folder), failure)) {
+    return {};
+  }
+  const fs::path aside = folder / fmt::format("others-{}", random_hex(4));
+  std::vector<fs::path> left;
+  for (fs::directory_iterator it(folder, failure), end; !failure && it != end;
+       it.increment(failure)) {
+    left.push_back(it->path());
+  }
+  fs::create_directory(aside, failure);
+  for (const fs::path& one : left) {
+    if (!one.filename().string().starts_with("others-") && !failure) {
+      fs::rename(one, aside / one.filename(), failure);
+    }
+  }
+  return failure ? fmt::format("What another job of this number left in {} cannot be moved: {}.",
+                               folder.string(), failure.message())
+                 : fmt::format("What another job of this number had left was moved to {}.",
+                               aside.string());
 }
 
 void raise_work(const Start& start, const Order& order, const WorkerOutput& output) {

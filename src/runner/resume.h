@@ -18,6 +18,12 @@ namespace quad::runner {
 /// <job_dir>/e<epoch>.
 std::filesystem::path attempt_folder(const Start& start, const Order& order);
 
+/// For rank 0 of a first attempt: before it there is no fence in the job's folder. If there is one,
+/// another job had this number, whose records are lost; what it left is moved to a folder of its
+/// own there, so that nothing of it is resumed. Says so, if it was so. Not a worker's: a few system
+/// calls on the storage.
+std::string set_others_aside(const Order& order);
+
 /// Raises the fence. Sends {"raised": true}, or {"fenced": epoch} when a newer attempt has taken
 /// over, or
 /// {"error": sentence}: then the rank cannot start.

@@ -12,8 +12,9 @@ Resumption::Outcome Resumption::begin() {
   if (start_.key.epoch.value() == 1) {
     // There is nothing earlier to fence off or to find. The fence itself is raised when its watch
     // begins.
+    const std::string note = set_others_aside(order_);
     const Status made = make_folders(attempt_folder(start_, order_));
-    return Resumed{.note = made.ok() ? std::string() : made.error().message};
+    return Resumed{.note = made.ok() ? note : made.error().message};
   }
   const Status begun =
       errand_.start([this](const WorkerOutput& output) { raise_work(start_, order_, output); });

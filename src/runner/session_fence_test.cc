@@ -39,6 +39,26 @@ TEST_F(Ranks, ANewerFenceKillsTheRankEvenWithoutAServer) {
   EXPECT_EQ(marked(), 0U);
 }
 
+TEST_F(Ranks, WhatAnotherJobOfTheSameNumberLeftIsMovedAside) {
+  const fs::path job = root_ / "hot/17";
+  fs::create_directories(job / "e1");
+  std::ofstream(job / "e1/step-000700.pt") << "theirs";
+  ASSERT_TRUE(checkpoint::raise_fence(job, Epoch(3), WallTime{1}).ok());
+  FakeServer server(socket());
+  json::object first = order("ls $QUAD_CHECKPOINT_DIR; echo [$QUAD_RESUME_FROM]; sleep 2");
+  first["checkpoint"] = {{"job_dir", job.string()}, {"fence_wait_ms", 0}};
+  server.order = first;
+  const RunnerProcess runner(folder(), socket(), {});
+  ASSERT_TRUE(server.until([&] { return server.exited(); }));
+  EXPECT_EQ(server.output, "[]\n");
+  std::string aside;
+  for (const auto& entry : fs::directory_iterator(job)) {
+    aside = entry.path().filename().string().starts_with("others-") ? entry.path() : aside;
+  }
+  EXPECT_TRUE(fs::exists(fs::path(aside) / "e1/step-000700.pt"));
+  EXPECT_EQ(checkpoint::read_fence(job).value()->epoch, Epoch(1));
+}
+
 TEST_F(Ranks, AStrictRankLivesByItsLeaseAndEndsWithIt) {
   FakeServer server(socket());
   json::object strict =

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
+#include <openssl/hmac.h>
 #include <openssl/rand.h>
 
 #include <memory>
@@ -56,21 +57,36 @@ std::string sha256_hex(std::string_view bytes) {
   return to_hex(digest);
 }
 
-Result<std::string> load_or_make_key(const std::filesystem::path& file) {
-  auto found = read_file(file, 4096);
-  if (!found.ok() && found.error().code == ErrorCode::kNotFound) {
-    const std::string fresh = random_hex(kKeyBytes);
-    QUAD_TRY(write_file_atomically(file, fresh, 0600));
-    found = fresh;
+Result<Key> load_key(const std::filesystem::path& file) {
+  const auto text = read_file(file, 4096);
+  const bool absent = !text.ok() && text.error().code == ErrorCode::kNotFound;
+  if (!text.ok() && !absent) {
+    return text.error();
   }
-  QUAD_ASSIGN(const std::string text, std::move(found));
-  std::string key;
-  if (!from_hex(trim(text), key) || key.size() != kKeyBytes) {
-    return error(ErrorCode::kInvalid,
-                 fmt::format("{} is damaged: it must hold {} hexadecimal digits", file.string(),
-                             kKeyBytes * 2));
+  Key key{.kept = !absent};
+  if (!from_hex(absent ? random_hex(kKeyBytes) : trim(*text), key.bytes) ||
+      key.bytes.size() != kKeyBytes) {
+    return error(ErrorCode::kUnavailable,
+                 fmt::format("{} is damaged: it must hold {} hexadecimal digits; put the right one "
+                             "back, or move it away and start with quad serve "
+                             "--accept-lost-records, which makes a new one",
+                             file.string(), kKeyBytes * 2));
   }
   return key;
+}
+
+Status keep_key(const std::filesystem::path& file, const Key& key) {
+  return key.kept ? Status() : write_file_atomically(file, to_hex(key.bytes), 0600);
+}
+
+std::string check_value(std::string_view key) {
+  constexpr std::string_view kConstant = "quad: which key is this?";
+  std::string digest(EVP_MAX_MD_SIZE, '\0');
+  unsigned int size = 0;
+  HMAC(EVP_sha256(), key.data(), static_cast<int>(key.size()), bytes_of(kConstant),
+       kConstant.size(), bytes_of(digest), &size);
+  digest.resize(size);
+  return to_hex(digest);
 }
 
 std::string seal(std::string_view key, std::string_view context, std::string_view plain) {

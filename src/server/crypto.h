@@ -1,7 +1,7 @@
 // server/crypto.h
 //
 // Secrets at rest: sealed with AES-256-GCM under a key that lies beside the database in a file of
-// its own (0600), and tokens kept only as SHA-256. Pure but for load_or_make_key; any thread.
+// its own (0600), and tokens kept only as SHA-256. Pure but for load_key and keep_key; any thread.
 
 #pragma once
 
@@ -16,9 +16,19 @@ namespace quad::server {
 /// Lower-case hexadecimal SHA-256.
 std::string sha256_hex(std::string_view bytes);
 
-/// 32 bytes from the file, which is made with fresh ones if it is absent. kIo; kInvalid if it is
-/// damaged.
-Result<std::string> load_or_make_key(const std::filesystem::path& file);
+/// 32 secret bytes that are kept in a file.
+struct Key {
+  std::string bytes;
+  bool kept = true;  ///< false: they are fresh ones, for which there is no file yet
+};
+
+/// The file's, or fresh ones if it is absent. kIo; kUnavailable, with what to do, if it is damaged.
+Result<Key> load_key(const std::filesystem::path& file);
+/// Makes the file if the key is not kept yet.
+Status keep_key(const std::filesystem::path& file, const Key& key);
+
+/// By which one key is told from another, and of which nothing of it can be learnt.
+std::string check_value(std::string_view key);
 
 /// nonce, tag and ciphertext as hexadecimal. `context` is bound to it: it opens only with the same
 /// one.

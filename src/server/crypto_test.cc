@@ -26,22 +26,34 @@ TEST_F(Crypto, Sha256IsTheStandardOne) {
 
 TEST_F(Crypto, TheKeyIsMadeOnceAndOnlyItsOwnerMayReadIt) {
   const auto file = folder_ / "secret.key";
-  const auto first = load_or_make_key(file);
+  const auto first = load_key(file);
   ASSERT_TRUE(first.ok());
-  EXPECT_EQ(first->size(), 32U);
+  EXPECT_EQ(first->bytes.size(), 32U);
+  EXPECT_FALSE(first->kept);
+  ASSERT_TRUE(keep_key(file, *first).ok());
   struct stat info {};
   ASSERT_EQ(::stat(file.c_str(), &info), 0);
   EXPECT_EQ(info.st_mode & 0777U, 0600U);
-  const auto again = load_or_make_key(file);
+  const auto again = load_key(file);
   ASSERT_TRUE(again.ok());
-  EXPECT_EQ(*again, *first);
+  EXPECT_TRUE(again->kept);
+  EXPECT_EQ(again->bytes, first->bytes);
 }
 
 TEST_F(Crypto, ADamagedKeyIsAnErrorAndIsNeverReplaced) {
   const auto file = folder_ / "secret.key";
-  ASSERT_TRUE(write_file_atomically(file, "0123", 0600).ok());
-  EXPECT_EQ(load_or_make_key(file).error().code, ErrorCode::kInvalid);
-  EXPECT_EQ(read_file(file).value(), "0123");
+  for (const char* damaged : {"", "0123", "not hexadecimal"}) {
+    ASSERT_TRUE(write_file_atomically(file, damaged, 0600).ok());
+    EXPECT_EQ(load_key(file).error().code, ErrorCode::kUnavailable);
+    EXPECT_EQ(read_file(file).value(), damaged);
+  }
+}
+
+TEST_F(Crypto, ACheckValueTellsKeysApartAndNothingOfThem) {
+  const std::string one(32, 'k');
+  EXPECT_EQ(check_value(one), check_value(one));
+  EXPECT_NE(check_value(one), check_value(std::string(32, 'x')));
+  EXPECT_EQ(check_value(one).find(to_hex(one)), std::string::npos);
 }
 
 TEST_F(Crypto, WhatIsSealedOpensWithTheSameKeyAndContextOnly) {

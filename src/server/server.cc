@@ -142,6 +142,32 @@ std::string runners_url(const config::Config& config, const std::string& listene
   return config.url.empty() ? listened : config.url;
 }
 
+/// The records, with the keys that belong to them.
+Result<std::unique_ptr<store::Store>> open_records(App& app, bool accept_lost,
+                                                   std::string& attempt_key) {
+  const fs::path secret_file = app.data_dir / "secret.key";
+  const fs::path attempt_file = app.data_dir / "attempt.key";
+  QUAD_ASSIGN(const Key secret, load_key(secret_file));
+  QUAD_ASSIGN(const Key attempt, load_key(attempt_file));
+  store::OpenOptions open;
+  open.hot = fs::path(app.has_local ? app.hot : std::string());
+  open.keys = {{"secret.key", check_value(secret.bytes), secret.kept},
+               {"attempt.key", check_value(attempt.bytes), attempt.kept}};
+  open.accept_lost = accept_lost;
+  QUAD_ASSIGN(store::Opened opened, store::open_sqlite(app.data_dir, open));
+  for (const std::string& one : opened.lost) {
+    spdlog::warn("records are taken back: {}", one);
+  }
+  for (const std::string& one : opened.notes) {
+    spdlog::warn("{}", one);
+  }
+  QUAD_TRY(keep_key(secret_file, secret));
+  QUAD_TRY(keep_key(attempt_file, attempt));
+  app.secret_key = secret.bytes;
+  attempt_key = attempt.bytes;
+  return std::move(opened.store);
+}
+
 /// The first administrator's token, in a file that only the server's user can read. Made again when
 /// no token is left.
 Status first_token(App& app) {
@@ -255,8 +281,12 @@ Status serve(const ServeOptions& options) {
   app.clock = &clock;
   app.data_dir = fs::absolute(options.data_dir);
   app.started_at = clock.now().wall;
-  QUAD_ASSIGN(auto opened, store::open_sqlite(app.data_dir));
-  const auto store = std::make_unique<TimedStore>(std::move(opened), app.commit_seconds);
+  app.has_local = config.local || config.kubernetes.empty();
+  app.hot = config.hot_tier.host_path.empty() ? (app.data_dir / "hot").string()
+                                              : config.hot_tier.host_path;
+  std::string attempt_key;
+  QUAD_ASSIGN(auto records, open_records(app, options.accept_lost_records, attempt_key));
+  const auto store = std::make_unique<TimedStore>(std::move(records), app.commit_seconds);
   app.store = store.get();
   QUAD_TRY(make_folders(app.data_dir / "blobs", 0700));
   QUAD_TRY(make_folders(app.data_dir / "logs", 0700));
@@ -264,16 +294,12 @@ Status serve(const ServeOptions& options) {
   if (const std::size_t swept = sweep_uploads(app.data_dir / "blobs"); swept > 0) {
     spdlog::info("{} uploads that the last server did not bring to their end are removed", swept);
   }
-  QUAD_ASSIGN(app.secret_key, load_or_make_key(app.data_dir / "secret.key"));
-  QUAD_ASSIGN(const std::string attempt_key, load_or_make_key(app.data_dir / "attempt.key"));
   QUAD_ASSIGN(const std::string socket, socket_path(app.data_dir));
   const bool own = config.tls.certificate.empty() && !config::is_loopback(config.listen);
   if (own) {
     QUAD_ASSIGN(config.tls, own_certificate(app.data_dir, names_of(config), clock.now().wall));
   }
   app.jobs = config.jobs;
-  app.hot = config.hot_tier.host_path.empty() ? (app.data_dir / "hot").string()
-                                              : config.hot_tier.host_path;
   app.logs = std::make_unique<LogStore>(app.data_dir / "logs");
 
   forbid_core_dumps();
@@ -320,7 +346,6 @@ Status serve(const ServeOptions& options) {
   };
   app.check = [&] { return check_engines(config, context, clock); };
   QUAD_ASSIGN(app.pods, pod_settings(config, context));
-  app.has_local = config.local || config.kubernetes.empty();
   app.hot_of = [&](const NodeId& node) {
     return hot_folder(config, context, engine->engine_of(machine_of(app, node)));
   };

@@ -19,6 +19,7 @@ struct ServeOptions {
   std::filesystem::path runner;  ///< the quad-runner program
   config::Config config;         ///< without errors
   bool quiet = false;
+  bool accept_lost_records = false;  ///< starts although records are missing (store/provenance.h)
 };
 
 /// Where a running server can be found: <data_dir>/server.json.

@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <map>
+
+#include "store/identity.h"
 #include "store/rows.h"
 
 namespace quad::store {
@@ -46,11 +49,31 @@ void check_row(const Statement& row, Faults& faults) {
   compare("time of submission", std::to_string(job->submitted_at.millis), row.text(4));
 }
 
-Status check_jobs(Connection& db, Faults& faults) {
+/// The numbers that were lost and accepted as such, from the first to the last of each gap.
+Result<std::map<std::int64_t, std::int64_t>> job_gaps(const Connection& db) {
+  std::map<std::int64_t, std::int64_t> gaps;
+  QUAD_ASSIGN(
+      Statement rows,
+      Statement::prepare(db.get(), fmt::format("SELECT substr(key, {}), value FROM settings WHERE "
+                                               "key LIKE '{}%'",
+                                               kJobGapPrefix.size() + 1, kJobGapPrefix)));
+  for (;;) {
+    QUAD_ASSIGN(const bool row, rows.step());
+    if (!row) {
+      return gaps;
+    }
+    gaps.emplace(rows.integer(0), rows.integer(1));
+  }
+}
+
+/// Each job is looked into only if they are to be `checked`, and not just counted.
+Status check_jobs(const Connection& db, bool checked, Faults& faults) {
+  QUAD_ASSIGN(const auto gaps, job_gaps(db));
   QUAD_ASSIGN(Statement jobs,
               Statement::prepare(db.get(),
-                                 "SELECT id, status, owner, name, submitted_at, record, "
-                                 "request FROM jobs ORDER BY id"));
+                                 checked ? "SELECT id, status, owner, name, submitted_at, record, "
+                                           "request FROM jobs ORDER BY id"
+                                         : "SELECT id FROM jobs ORDER BY id"));
   std::int64_t expected = 1;
   for (;;) {
     QUAD_ASSIGN(const bool row, jobs.step());
@@ -58,18 +81,24 @@ Status check_jobs(Connection& db, Faults& faults) {
       return {};
     }
     const std::int64_t id = jobs.integer(0);
+    for (auto gap = gaps.find(expected); gap != gaps.end() && gap->second < id;
+         gap = gaps.find(expected)) {
+      expected = gap->second + 1;
+    }
     if (id == expected + 1) {
       faults.push_back(fmt::format("Job {} is missing", expected));
     } else if (id != expected) {
       faults.push_back(fmt::format("The jobs {} to {} are missing", expected, id - 1));
     }
     expected = id + 1;
-    check_row(jobs, faults);
+    if (checked) {
+      check_row(jobs, faults);
+    }
   }
 }
 
 /// One sentence for each row of `query`, whose columns are the two numbers of `sentence`.
-Status check_none(Connection& db, std::string_view query,
+Status check_none(const Connection& db, std::string_view query,
                   fmt::format_string<std::int64_t, std::int64_t> sentence, Faults& faults) {
   QUAD_ASSIGN(Statement rows, Statement::prepare(db.get(), query));
   for (;;) {
@@ -79,6 +108,16 @@ Status check_none(Connection& db, std::string_view query,
     }
     faults.push_back(fmt::format(sentence, rows.integer(0), rows.integer(1)));
   }
+}
+
+Status check_revisions(const Connection& db, Faults& faults) {
+  return check_none(
+      db,
+      "SELECT before + 1, revision - 1 FROM (SELECT revision, lag(revision, 1, 0) OVER (ORDER BY "
+      "revision) AS before FROM events) WHERE revision <> before + 1 AND NOT EXISTS (SELECT 1 FROM "
+      "settings WHERE key = 'records/event_gap/' || (before + 1) AND value = CAST(revision - 1 AS "
+      "TEXT))",
+      "The events {} to {} are missing", faults);
 }
 
 Status check_data(Connection& db, Faults& faults) {
@@ -98,7 +137,7 @@ Status check_data(Connection& db, Faults& faults) {
 
 Status check_all(Connection& db, Faults& faults) {
   QUAD_TRY(check_file(db, faults));
-  QUAD_TRY(check_jobs(db, faults));
+  QUAD_TRY(check_jobs(db, true, faults));
   QUAD_TRY(check_none(db, "SELECT id, 0 FROM jobs WHERE id NOT IN (SELECT job FROM bodies)",
                       "The body of job {}'s request is missing", faults));
   QUAD_TRY(check_none(db, "SELECT job, 0 FROM bodies WHERE job NOT IN (SELECT id FROM jobs)",
@@ -112,11 +151,7 @@ Status check_all(Connection& db, Faults& faults) {
       "There are events of job {}, which is missing", faults));
   QUAD_TRY(check_none(db, "SELECT job, 0 FROM client_keys WHERE job NOT IN (SELECT id FROM jobs)",
                       "There is a client key for job {}, which is missing", faults));
-  QUAD_TRY(
-      check_none(db,
-                 "SELECT before + 1, revision - 1 FROM (SELECT revision, lag(revision, 1, 0) OVER "
-                 "(ORDER BY revision) AS before FROM events) WHERE revision <> before + 1",
-                 "The events {} to {} are missing", faults));
+  QUAD_TRY(check_revisions(db, faults));
   return check_data(db, faults);
 }
 
@@ -133,6 +168,13 @@ Result<std::vector<std::string>> find_faults(Connection& db) {
   if (!status.ok()) {
     faults.push_back(status.error().message);  // a damaged file cannot be read to its end
   }
+  return faults;
+}
+
+Result<std::vector<std::string>> find_gaps(const Connection& db) {
+  Faults faults;
+  QUAD_TRY(check_jobs(db, false, faults));
+  QUAD_TRY(check_revisions(db, faults));
   return faults;
 }
 

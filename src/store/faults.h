@@ -15,4 +15,7 @@ namespace quad::store {
 /// seconds for a large database. `db` has no transaction open.
 Result<std::vector<std::string>> find_faults(Connection& db);
 
+/// Those of them that are numbers of jobs or events which are missing.
+Result<std::vector<std::string>> find_gaps(const Connection& db);
+
 }  // namespace quad::store

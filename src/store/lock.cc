@@ -46,8 +46,8 @@ std::string holder_of(int fd, const std::filesystem::path& path) {
 
 }  // namespace
 
-Result<UniqueFd> take_lock(const std::filesystem::path& folder) {
-  const std::filesystem::path path = folder / "lock";
+Result<UniqueFd> take_lock(const std::filesystem::path& folder, std::string_view name) {
+  const std::filesystem::path path = folder / name;
   UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   if (!fd) {
     return errno_error(fmt::format("Cannot open {}", path.string()), errno);

@@ -7,14 +7,15 @@
 #pragma once
 
 #include <filesystem>
+#include <string_view>
 
 #include "base/file.h"
 
 namespace quad::store {
 
-/// Holds `<folder>/lock` until the descriptor is closed. kExists, naming the holder, when another
+/// Holds `<folder>/<name>` until the descriptor is closed. kExists, naming the holder, when another
 /// process still has it after two seconds: a server that has just been killed may have it for a
 /// moment longer, through a child that was about to become another program.
-Result<UniqueFd> take_lock(const std::filesystem::path& folder);
+Result<UniqueFd> take_lock(const std::filesystem::path& folder, std::string_view name = "lock");
 
 }  // namespace quad::store

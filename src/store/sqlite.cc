@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <sqlite3.h>
 #include <sys/stat.h>
 
@@ -9,11 +10,17 @@
 #include <utility>
 
 #include "base/file.h"
+#include "base/text.h"
+#include "base/time.h"
 #include "job/record.h"
+#include "store/background_check.h"
 #include "store/backup.h"
 #include "store/connection.h"
 #include "store/faults.h"
+#include "store/identity.h"
 #include "store/lock.h"
+#include "store/mark.h"
+#include "store/provenance.h"
 #include "store/reserve.h"
 #include "store/rows.h"
 #include "store/schema.h"
@@ -29,6 +36,23 @@ namespace fs = std::filesystem;
 /// What the log is cut to afterwards, if a long reader had made it grow.
 constexpr int kLogBytes = 64 << 20;
 constexpr int kCacheKib = 4096;
+
+/// The numbers that are lost, and the event that tells of it.
+Status record_loss(Connection& db, const Contents& before, const Judgement& judgement,
+                   std::int64_t revision) {
+  QUAD_TRY(
+      add_job_gap(db, std::max(before.last_job, before.identity.lost_job) + 1, judgement.last_job));
+  QUAD_TRY(add_event_gap(db, std::max(before.last_revision, before.identity.lost_revision) + 1,
+                         judgement.last_revision));
+  QUAD_ASSIGN(
+      Statement event,
+      Statement::prepare(db.get(), fmt::format("INSERT INTO events ({}) VALUES (?,?,0,0,-1,'',"
+                                               "'records.taken_back','server',?,'')",
+                                               kEventColumns)));
+  const std::string message =
+      fmt::format("Records were taken back: {}.", fmt::join(judgement.findings, "; "));
+  return event.bind(revision).bind(SystemClock().now().wall.millis).bind(message).run();
+}
 
 /// A connection for reading, with the statements that it has run.
 class Reader {
@@ -51,11 +75,14 @@ class Reader {
 
 class SqliteStore final : public Store {
  public:
-  static Result<std::unique_ptr<Store>> open(const fs::path& folder);
+  static Result<Opened> open(const fs::path& folder, const OpenOptions& options);
+  SqliteStore(const SqliteStore&) = delete;
+  SqliteStore& operator=(const SqliteStore&) = delete;
+  ~SqliteStore() override { mark_.sync(); }
 
   Result<Loaded> load() override;
   Status commit(const Batch& batch) override;
-  [[nodiscard]] Status room() const override { return reserve_.room(); }
+  [[nodiscard]] Status room() const override;
   Result<std::vector<job::Event>> events(const EventFilter& filter) const override;
   Result<std::string> body(JobId job) const override;
   Status backup(const fs::path& to) const override { return copy_database(path_, to); }
@@ -63,6 +90,11 @@ class SqliteStore final : public Store {
 
  private:
   SqliteStore() = default;
+  /// Whether these are the records that were last kept here; makes them so from now on.
+  Status recognise(const OpenOptions& options, Opened& opened);
+  Status begin_with(const Judgement& judgement, const Surroundings& around);
+  [[nodiscard]] Result<Contents> contents() const;
+  Status use_log();
   Status prepare();
   Status try_commit(const Batch& batch);
   Status write(const Batch& batch);
@@ -76,45 +108,182 @@ class SqliteStore final : public Store {
 
   // In this order, so that the database is closed before the lock is let go.
   UniqueFd lock_;
+  UniqueFd hot_lock_;  ///< of a hot tier outside of the folder
+  fs::path folder_;
   fs::path path_;
+  std::vector<fs::path> places_;
   Reserve reserve_;
   Connection db_;
   Statement begin_, commit_, rollback_;
   Statement insert_job_, insert_body_, insert_key_, update_job_, insert_event_, put_setting_,
       drop_setting_;
   std::int64_t last_revision_ = 0;
+  std::int64_t last_job_ = 0;
+  TakenBack taken_back_ = TakenBack::kNo;
+  MarkFile mark_;
   mutable std::mutex readers_mutex_;
   mutable std::vector<Reader> readers_;
   std::unique_ptr<WalFolder> wal_folder_;
+  std::unique_ptr<BackgroundCheck> pages_;
 };
 
-Result<std::unique_ptr<Store>> SqliteStore::open(const fs::path& folder) {
+Result<Opened> SqliteStore::open(const fs::path& folder, const OpenOptions& options) {
   QUAD_TRY(make_folders(folder, 0700));
   auto store = std::unique_ptr<SqliteStore>(new SqliteStore());
   QUAD_ASSIGN(store->lock_, take_lock(folder));
+  store->folder_ = folder;
   store->path_ = folder / "quad.db";
-  QUAD_ASSIGN(store->db_, Connection::open(store->path_, Connection::Mode::kWrite));
-  Connection& db = store->db_;
   store->reserve_ = Reserve(folder);
-  QUAD_ASSIGN(const std::string mode, db.text("PRAGMA journal_mode=WAL"));
+  Opened opened;
+  QUAD_TRY(store->recognise(options, opened));
+  QUAD_TRY(store->prepare());
+  QUAD_ASSIGN(store->wal_folder_, WalFolder::start(store->db_, store->path_));
+  store->reserve_.refill();
+  opened.store = std::move(store);
+  return opened;
+}
+
+Status SqliteStore::recognise(const OpenOptions& options, Opened& opened) {
+  if (!options.hot.empty() && options.hot.parent_path() != folder_) {
+    QUAD_TRY(make_folders(options.hot, 0700));
+    auto lock = take_lock(options.hot, ".quad-lock");
+    if (!lock.ok() && lock.error().code == ErrorCode::kExists) {
+      return error(ErrorCode::kExists,
+                   fmt::format("Another Quad server keeps checkpoints in {}, and numbers its jobs "
+                               "alike; give this one a folder of its own (hot_tier.host_path)",
+                               options.hot.string()));
+    }
+    hot_lock_ = lock.ok() ? std::move(lock).value() : UniqueFd();  // not every file system has them
+  }
+  const Surroundings around = look_around(folder_, options);
+  for (const Place& place : around.places) {
+    places_.push_back(place.path);
+  }
+  Contents found;
+  // SQLite takes a log without its database for rubbish and deletes it: only once that is accepted.
+  const auto open_it = [&]() -> Status {
+    QUAD_ASSIGN(db_, Connection::open(path_, Connection::Mode::kWrite));
+    // Whoever is refused must not have folded a log into a database that it may not belong to.
+    sqlite3_db_config(db_.get(), SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, nullptr);
+    return {};
+  };
+  if (around.has_database) {
+    QUAD_TRY(open_it());
+    QUAD_ASSIGN(found, contents());
+  }
+  const Judgement judgement = judge(around, found, options.keys, random_hex(16));
+  if (!judgement.findings.empty() && !options.accept_lost) {
+    return refusal(folder_, judgement.findings);
+  }
+  if (!around.has_database) {
+    for (const char* left : {"quad.db-wal", "quad.db-shm"}) {
+      if (around.has_log) {
+        (void)::rename((folder_ / left).c_str(), (folder_ / (std::string(left) + ".lost")).c_str());
+      }
+    }
+    QUAD_TRY(open_it());
+  }
+  QUAD_TRY(use_log());
+  QUAD_TRY(migrate(db_, path_));
+  QUAD_TRY(begin_with(judgement, around));
+  sqlite3_db_config(db_.get(), SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0, nullptr);
+  opened.lost = judgement.findings;
+  opened.notes = judgement.notes;
+  if (around.mark && !is_original(folder_, *around.mark)) {
+    opened.notes.push_back(fmt::format(
+        "{} is a copy, or was moved to another disk; if a server still works on the original, both "
+        "give out the same numbers, and only one of them may go on",
+        folder_.string()));
+  }
+  const Mark mark{judgement.identity.life, judgement.identity.generation, last_job_,
+                  last_revision_};
+  const bool stands = around.mark && is_original(folder_, *around.mark) &&
+                      around.mark->life == mark.life && around.mark->generation == mark.generation;
+  if (!mark_) {
+    QUAD_ASSIGN(mark_,
+                stands ? MarkFile::open(folder_, *around.mark) : MarkFile::create(folder_, mark));
+  }
+  mark_.advance(last_job_, last_revision_);
+  return {};
+}
+
+Result<Contents> SqliteStore::contents() const {
+  Contents found;
+  QUAD_ASSIGN(found.schema, db_.integer("PRAGMA user_version"));
+  if (found.schema == 0) {
+    QUAD_ASSIGN(const std::int64_t tables, db_.integer("SELECT count(*) FROM sqlite_schema"));
+    return tables == 0
+               ? Result<Contents>(found)
+               : error(ErrorCode::kUnavailable,
+                       fmt::format("{} is a database, and none of Quad's; put the right one "
+                                   "back, or move it away",
+                                   path_.string()));
+  }
+  QUAD_ASSIGN(found.identity, read_identity(db_));
+  QUAD_ASSIGN(found.last_job, db_.integer("SELECT max(id) FROM jobs"));
+  QUAD_ASSIGN(found.last_revision, db_.integer("SELECT max(revision) FROM events"));
+  return found;
+}
+
+Status SqliteStore::use_log() {
+  QUAD_ASSIGN(const std::string mode, db_.text("PRAGMA journal_mode=WAL"));
   if (mode != "wal") {
     return error(
         ErrorCode::kUnsupported,
         fmt::format(
             "The file system of {} cannot share memory between processes, which the store's "
             "write-ahead log needs; use a data directory on a local disk",
-            folder.string()));
+            folder_.string()));
   }
-  QUAD_TRY(
-      db.run(fmt::format("PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=0; "
-                         "PRAGMA journal_size_limit={}; PRAGMA cache_size=-{};",
-                         kLogBytes, kCacheKib)));
-  QUAD_TRY(migrate(db, store->path_));
-  QUAD_TRY(store->prepare());
-  QUAD_ASSIGN(store->wal_folder_, WalFolder::start(db, store->path_));
-  QUAD_ASSIGN(store->last_revision_, db.integer("SELECT max(revision) FROM events"));
-  store->reserve_.refill();
-  return std::unique_ptr<Store>(std::move(store));
+  return db_.run(
+      fmt::format("PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=0; "
+                  "PRAGMA journal_size_limit={}; PRAGMA cache_size=-{};",
+                  kLogBytes, kCacheKib));
+}
+
+/// In this order, so that a start that is broken off is taken up again by the next: the mark of new
+/// records, what is set aside, the folders, the database, and last the mark of how far it is.
+Status SqliteStore::begin_with(const Judgement& judgement, const Surroundings& around) {
+  const Identity& identity = judgement.identity;
+  QUAD_ASSIGN(const Contents before, contents());
+  const bool lost = !judgement.findings.empty();
+  if (before.identity.life.empty() && !around.mark && !lost) {
+    QUAD_ASSIGN(mark_, MarkFile::create(folder_, {identity.life, identity.generation}));
+  }
+  for (const Place& place : judgement.strange) {
+    QUAD_TRY(set_aside(place));
+  }
+  for (const Place& place : around.places) {
+    QUAD_TRY(mark_place(place, identity));
+  }
+  last_job_ = std::max(judgement.last_job, before.last_job);
+  last_revision_ = std::max(judgement.last_revision, before.last_revision);
+  taken_back_ = identity.taken_back;
+  const bool same = before.identity.life == identity.life &&
+                    before.identity.keys == identity.keys &&
+                    before.identity.places == identity.places && !lost;
+  if (same) {
+    return {};
+  }
+  QUAD_TRY(db_.run("BEGIN IMMEDIATE"));
+  Status written = write_identity(db_, identity);
+  if (written.ok() && lost) {
+    written = record_loss(db_, before, judgement, ++last_revision_);
+  }
+  if (written.ok()) {
+    written = db_.run("COMMIT");
+  }
+  if (!written.ok()) {
+    (void)db_.run("ROLLBACK");
+  }
+  return written;
+}
+
+Status SqliteStore::room() const {
+  if (pages_) {
+    QUAD_TRY(pages_->damage());
+  }
+  return reserve_.room();
 }
 
 Status SqliteStore::prepare() {
@@ -160,6 +329,9 @@ void SqliteStore::put_back(Reader reader) const {
 
 Result<Loaded> SqliteStore::load() {
   Loaded loaded;
+  loaded.last_job = JobId(last_job_);
+  loaded.taken_back = taken_back_ != TakenBack::kNo;
+  loaded.strangers = taken_back_ == TakenBack::kStrange;
   QUAD_ASSIGN(const std::int64_t count, db_.integer("SELECT count(*) FROM jobs"));
   loaded.jobs.reserve(static_cast<std::size_t>(count));
   QUAD_ASSIGN(Statement jobs,
@@ -170,6 +342,11 @@ Result<Loaded> SqliteStore::load() {
       break;
     }
     QUAD_ASSIGN(job::Job job, job_from_texts(JobId(jobs.integer(0)), jobs.text(1), jobs.text(2)));
+    if (loaded.taken_back && !job::is_terminal(job.status)) {
+      if (const Epoch last = last_epoch_in(places_, job.id); last > job.epoch()) {
+        loaded.lost_attempts.emplace_back(job.id, last);
+      }
+    }
     loaded.jobs.push_back(std::move(job));
   }
   loaded.last_revision = Revision(last_revision_);
@@ -180,7 +357,9 @@ Result<Loaded> SqliteStore::load() {
     if (!row) {
       break;
     }
-    loaded.settings.emplace_back(settings.text(0), settings.text(1));
+    if (!settings.text(0).starts_with(kIdentityPrefix)) {
+      loaded.settings.emplace_back(settings.text(0), settings.text(1));
+    }
   }
   QUAD_ASSIGN(Statement keys,
               Statement::prepare(db_.get(), "SELECT owner, key, job FROM client_keys"));
@@ -192,6 +371,9 @@ Result<Loaded> SqliteStore::load() {
     loaded.client_keys.emplace_back(
         std::make_pair(std::string(keys.text(0)), std::string(keys.text(1))),
         JobId(keys.integer(2)));
+  }
+  if (!pages_) {
+    pages_ = std::make_unique<BackgroundCheck>(path_);
   }
   return loaded;
 }
@@ -216,6 +398,10 @@ Status SqliteStore::commit(const Batch& batch) {
   }
   if (status.ok()) {
     last_revision_ = revision;
+    for (const Batch::NewJob& added : batch.new_jobs) {
+      last_job_ = std::max(last_job_, added.job->id.value());
+    }
+    mark_.advance(last_job_, last_revision_);
   }
   return status;
 }
@@ -359,8 +545,15 @@ Result<std::vector<std::string>> SqliteStore::check() const {
 
 }  // namespace
 
+Result<Opened> open_sqlite(const std::filesystem::path& folder, const OpenOptions& options) {
+  return SqliteStore::open(folder, options);
+}
+
 Result<std::unique_ptr<Store>> open_sqlite(const std::filesystem::path& folder) {
-  return SqliteStore::open(folder);
+  OpenOptions options;
+  options.hot = folder / "hot";
+  QUAD_ASSIGN(Opened opened, open_sqlite(folder, options));
+  return std::move(opened.store);
 }
 
 }  // namespace quad::store

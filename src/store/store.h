@@ -46,6 +46,17 @@ struct Loaded {
   std::vector<std::pair<std::string, std::string>> settings;
   /// (owner, client key) -> job, for idempotent submission.
   std::vector<std::pair<std::pair<std::string, std::string>, JobId>> client_keys;
+
+  // Of records that were taken back (OpenOptions::accept_lost); told until a batch is committed
+  // with the setting kTakenBackSetting (store/identity.h) empty.
+
+  /// No number at or below it is given out: jobs had them whose records are lost. Also later.
+  JobId last_job;
+  bool taken_back = false;
+  /// What runs is of other records, whose jobs had the same numbers.
+  bool strangers = false;
+  /// Jobs that have not ended and had attempts that are lost: up to this one.
+  std::vector<std::pair<JobId, Epoch>> lost_attempts;
 };
 
 struct EventFilter {
@@ -65,8 +76,9 @@ class Store {
   /// Everything but the bodies of finished jobs' requests, which are read on demand.
   virtual Result<Loaded> load() = 0;
   virtual Status commit(const Batch& batch) = 0;
-  /// kExhausted, in a sentence, while nothing new may begin: there is too little room, or the
-  /// folder is read-only. What has begun may still be recorded. Any thread; one system call.
+  /// In a sentence, while nothing new may begin: there is too little room, or the folder is
+  /// read-only (kExhausted), or the database was found damaged (kIo). What has begun may still be
+  /// recorded. Any thread; one system call.
   [[nodiscard]] virtual Status room() const = 0;
   /// Events that match, oldest first unless asked otherwise. Any thread.
   virtual Result<std::vector<job::Event>> events(const EventFilter& filter) const = 0;
@@ -84,9 +96,35 @@ inline Result<std::string> body_of(const Store& store, const job::Job& job) {
   return job.request->body.empty() ? store.body(job.id) : job.request->body;
 }
 
+/// A key that belongs to the records and is kept outside of them.
+struct KeyOnDisk {
+  std::string name;     ///< of its file
+  std::string check;    ///< tells keys apart, and nothing of them; of the one to be made if absent
+  bool present = true;  ///< its file is there
+};
+
+struct OpenOptions {
+  std::filesystem::path hot;    ///< this machine's hot tier; empty: it has none
+  std::vector<KeyOnDisk> keys;  ///< whose check values are kept, and compared
+  /// Goes on with what is there although records are lost or do not belong together.
+  bool accept_lost = false;
+};
+
+struct Opened {
+  std::unique_ptr<Store> store;
+  std::vector<std::string> lost;   ///< what was accepted, in words
+  std::vector<std::string> notes;  ///< what is worth telling besides
+};
+
 /// Opens or creates `<folder>/quad.db`: WAL, synchronous=FULL, migrated to this version's schema.
 /// Holds a lock file for as long as it lives: kExists (naming the other process) when another
-/// server has it, kUnsupported when the schema is newer than this program.
+/// server has it, kUnsupported when the schema is newer than this program. kUnavailable, saying
+/// what is missing, when these are not the records that were last kept there (store/provenance.h);
+/// then nothing has been changed. A thread of its own reads through the database once it has been
+/// loaded, and Store::room() tells of damage that it finds.
+Result<Opened> open_sqlite(const std::filesystem::path& folder, const OpenOptions& options);
+
+/// The same without keys, with the hot tier in the folder.
 Result<std::unique_ptr<Store>> open_sqlite(const std::filesystem::path& folder);
 
 }  // namespace quad::store

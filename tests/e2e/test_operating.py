@@ -151,7 +151,7 @@ class Backup(quadtest.TestCase):
         token, newest = server.token, quadapi.Api(server).get("/v1/info").json["revision"]
         server.close()
 
-        restored = self.server(nodes=2, start=False)
+        restored = self.server(nodes=2, start=False, options=["--accept-lost-records"])
         restored.data.mkdir(mode=0o700)
         shutil.copy(copies[1], restored.data / "quad.db")
         for key in ("secret.key", "attempt.key"):
