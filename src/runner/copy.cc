@@ -258,7 +258,7 @@ Status receive_copy(const ByteSource& bytes, const fs::path& place, bool as_fold
                                                     "copied there",
                                                     to.string()));
     }
-    auto unpacked = unpack_file(bytes, to, true);
+    auto unpacked = unpack_file(bytes, to, {.durable = true});
     return unpacked.ok() ? Status() : Status(unpacked.error());
   }
   const bool made = ::mkdir(to.c_str(), 0700) == 0;

@@ -37,6 +37,7 @@ struct Places {
   std::filesystem::path progress;  ///< QUAD_PROGRESS
   std::string program;             ///< the runner's own, for launch_agent.h; empty: not known
 
+  [[nodiscard]] std::filesystem::path brought() const { return folder / "brought"; }
   [[nodiscard]] std::filesystem::path hostfile() const { return folder / "hostfile"; }
 };
 

@@ -1,8 +1,9 @@
 // runner/errand.h
 //
 // A piece of work that is done once, by a worker, and must have an answer: a message without
-// "error", or one with it. Whoever waits for it always gets one, also when the worker was killed
-// from outside. Owned by the runner's one thread; the header of worker.h holds here too.
+// "error", or one with it; messages with "note" may come before. Whoever waits for it always gets
+// one, also when the worker was killed from outside. Owned by the runner's one thread; the header
+// of worker.h holds here too.
 
 #pragma once
 
@@ -22,6 +23,8 @@ class Errand {
   explicit Errand(std::string name) : name_(std::move(name)) {}
 
   Status start(const std::function<void(const WorkerOutput&)>& work);
+  /// Done by a worker that is somebody else's child.
+  void follow(Worker worker);
   void kill() { worker_.kill(); }
   /// To be polled for reading; -1 when it is over.
   [[nodiscard]] int fd() const { return worker_.fd(); }

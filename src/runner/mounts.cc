@@ -4,22 +4,24 @@
 #include <fmt/format.h>
 #include <openssl/evp.h>
 #include <poll.h>
-#include <signal.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdlib>
+#include <iterator>
 #include <limits>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "base/file.h"
 #include "base/text.h"
+#include "runner/blob_door.h"
+#include "runner/brought.h"
+#include "runner/git.h"
 #include "runner/http_get.h"
+#include "runner/room.h"
 #include "runner/unpack.h"
 
 namespace quad::runner {
@@ -29,43 +31,95 @@ namespace fs = std::filesystem;
 
 constexpr int kHttpAttempts = 5;
 
-// Addresses may hold secrets, and what failed is told to everybody who may see the job.
-std::string without_secrets(std::string text, const Order& order) {
-  for (const Variable& secret : order.secrets) {
-    const std::string_view value = secret.value;
-    for (std::size_t at = value.empty() ? std::string::npos : text.find(value);
-         at != std::string::npos; at = text.find(value, at)) {
-      const std::string shown = fmt::format("<{}>", secret.name);
-      text.replace(at, value.size(), shown);
-      at += shown.size();
-    }
+std::string replaced(std::string text, std::string_view what, std::string_view by) {
+  for (std::size_t at = what.empty() ? std::string::npos : text.find(what); at != std::string::npos;
+       at = text.find(what, at)) {
+    text.replace(at, what.size(), by);
+    at += by.size();
   }
   return text;
 }
 
-Status prefixed(std::string_view dst, const Status& status, const Order& order) {
+// Addresses may hold secrets, and what failed is told to everybody who may see the job.
+std::string without_secrets(std::string text, const Order& order) {
+  for (const Variable& secret : order.secrets) {
+    text = replaced(std::move(text), secret.value, fmt::format("<{}>", secret.name));
+  }
+  return text;
+}
+
+Status prefixed(std::string_view dst, const Status& status, const Order& order,
+                const fs::path& home) {
   if (status.ok()) {
     return status;
   }
   Error failure = status.error();
-  failure.message = without_secrets(
-      fmt::format("The mount {} cannot be brought: {}", dst, failure.message), order);
+  failure.message =
+      without_secrets(fmt::format("The mount {} cannot be brought: {}", dst,
+                                  replaced(std::move(failure.message), home.native() + "/", "~/")),
+                      order);
   return failure;
 }
 
-Status make_parent(const fs::path& path) {
-  return make_folders(path.parent_path());
+Result<UniqueFd> open_parent(const fs::path& place) {
+  UniqueFd fd(::open(place.parent_path().c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  return fd ? Result<UniqueFd>(std::move(fd))
+            : errno_error(fmt::format("Cannot open the folder {}", place.parent_path().string()),
+                          errno);
+}
+
+bool is_folder(const fs::path& path) {
+  struct stat info {};
+  return ::stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
+}
+
+// The folders above `place`. A file that was itself brought as a mount gives way to one.
+Status make_parents(const fs::path& place, int lists, std::string_view key) {
+  const fs::path parent = place.parent_path();
+  for (fs::path at = parent; at.has_relative_path(); at = at.parent_path()) {
+    struct stat info {};
+    if (::lstat(at.c_str(), &info) != 0 || is_folder(at)) {
+      continue;
+    }
+    QUAD_ASSIGN(Brought memory, Brought::open(lists, at, key, at.string()));
+    if (!memory.was_brought("", Fact::Kind::kFile) || memory.was_brought_now("")) {
+      return error(ErrorCode::kExists,
+                   fmt::format("{} is a file there; remove it, and try again", at.string()));
+    }
+    QUAD_ASSIGN(const UniqueFd above, open_parent(at));
+    QUAD_TRY(memory.expect(above.get(), at.filename().string(), "", Fact::folder()));
+    QUAD_TRY(memory.finish());
+    break;
+  }
+  return make_folders(parent);
+}
+
+// The folder that `place` is to be, or leads to.
+Status make_place(const fs::path& place, Brought& memory) {
+  if (is_folder(place)) {
+    return memory.know("", Fact::folder());
+  }
+  QUAD_ASSIGN(const UniqueFd above, open_parent(place));
+  QUAD_TRY(memory.expect(above.get(), place.filename().string(), "", Fact::folder()));
+  return make_folders(place);
 }
 
 // A blob's bytes on their way to be unpacked, and whether they are what its name says.
 class CheckedSource {
  public:
-  explicit CheckedSource(HttpGet& get) : get_(get) {
+  explicit CheckedSource(BlobDoor& door) : door_(door) {
     EVP_DigestInit_ex(digest_.get(), EVP_sha256(), nullptr);
   }
 
+  /// Waits for its first bytes, which read() gives again.
+  Status begin() {
+    QUAD_ASSIGN(first_, door_.read());
+    has_first_ = true;
+    return {};
+  }
+
   Result<std::string_view> read() {
-    auto piece = get_.read();
+    auto piece = std::exchange(has_first_, false) ? Result<std::string_view>(first_) : door_.read();
     if (piece.ok()) {
       EVP_DigestUpdate(digest_.get(), piece.value().data(), piece.value().size());
     }
@@ -87,28 +141,27 @@ class CheckedSource {
   }
 
  private:
-  HttpGet& get_;
+  BlobDoor& door_;
+  std::string_view first_;
+  bool has_first_ = false;
   std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> digest_{EVP_MD_CTX_new(),
                                                                   &EVP_MD_CTX_free};
 };
 
-Status bring_blob(const Mount& mount, const fs::path& place, const Start& start) {
-  GetRequest request;
-  request.server = start.server;
-  request.target = "/v1/blobs/" + mount.blob;
-  request.token = start.token;
-  request.ca = start.ca;
-  HttpGet get;
-  if (auto opened = get.open(request); !opened.ok()) {
-    return opened.error().code != ErrorCode::kNotFound
-               ? opened
-               : error(ErrorCode::kNotFound,
-                       "the server no longer has its copy; launch it again, which uploads it anew");
-  }
-  CheckedSource checked(get);
+Status bring_blob(const Mount& mount, const fs::path& place, const Bringing& with,
+                  Brought& memory) {
+  BlobDoor door(with.blobs);
+  QUAD_TRY(door.ask(mount.blob));
+  CheckedSource checked(door);
   const ByteSource source = [&] { return checked.read(); };
-  QUAD_TRY(mount.is_file ? make_parent(place) : make_folders(place));
-  const auto unpacked = mount.is_file ? unpack_file(source, place) : unpack_tree(source, place);
+  // Nothing is made before it is known that there is something to bring.
+  QUAD_TRY(checked.begin());
+  if (!mount.is_file) {
+    QUAD_TRY(make_place(place, memory));
+  }
+  const UnpackOptions options{.memory = &memory};
+  const auto unpacked =
+      mount.is_file ? unpack_file(source, place, options) : unpack_tree(source, place, options);
   if (unpacked.ok() || unpacked.error().code == ErrorCode::kInvalid) {
     QUAD_ASSIGN(const bool sound, checked.is(mount.blob));
     if (!sound) {
@@ -116,204 +169,57 @@ Status bring_blob(const Mount& mount, const fs::path& place, const Start& start)
                    "the server's copy of it is damaged; launch it again, which uploads it anew");
     }
   }
+  if (!unpacked.ok() && unpacked.error().code == ErrorCode::kExhausted) {
+    memory.undo();  // half of it would keep the disk full
+  }
   return unpacked.ok() ? Status() : Status(unpacked.error());
 }
 
-Status bring_http(const Mount& mount, const fs::path& place) {
+Status take_http(const Mount& mount, HttpGet& get, int fd) {
+  Room room;
+  room.watch(fd);
+  for (;;) {
+    auto piece = get.read();
+    if (!piece.ok()) {
+      return error(piece.error().code, fmt::format("{}: {}", mount.url, piece.error().message));
+    }
+    if (piece.value().empty()) {
+      return {};
+    }
+    QUAD_TRY(room.take(piece.value().size()));
+    QUAD_TRY(write_all(fd, piece.value()));
+  }
+}
+
+Status bring_http(const Mount& mount, const fs::path& place, Brought& memory) {
   QUAD_ASSIGN(GetRequest request, request_for(mount.url));
   request.max_redirects = 10;
   HttpGet get;
   if (auto opened = get.open(request); !opened.ok()) {
     return error(opened.error().code, fmt::format("{}: {}", mount.url, opened.error().message));
   }
-  QUAD_TRY(make_parent(place));
-  // A name of its own: on a shared file system another rank may bring the same to the same place at
-  // this moment.
-  const std::string temporary =
-      (place.parent_path() / fmt::format(".quad-{}", random_hex(8))).string();
-  UniqueFd fd(
-      ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644));
+  QUAD_ASSIGN(const UniqueFd folder, open_parent(place));
+  const std::string name = place.filename().string();
+  const std::string& temporary = memory.temporary();
+  const UniqueFd fd(::openat(folder.get(), temporary.c_str(),
+                             O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644));
   if (!fd) {
-    return errno_error(fmt::format("Cannot create {}", temporary), errno);
+    return errno_error(fmt::format("Cannot create {}", place.string()), errno);
   }
-  for (;;) {
-    auto piece = get.read();
-    if (!piece.ok()) {
-      ::unlink(temporary.c_str());
-      return error(piece.error().code, fmt::format("{}: {}", mount.url, piece.error().message));
-    }
-    if (auto written = write_all(fd.get(), piece.value()); !written.ok()) {
-      ::unlink(temporary.c_str());
-      return written;
-    }
-    if (piece.value().empty()) {
-      break;
-    }
+  const Status taken = take_http(mount, get, fd.get());
+  Status brought = taken;
+  if (taken.ok()) {
+    const auto fact = fact_at(folder.get(), temporary);
+    brought = fact.ok() ? memory.expect(folder.get(), name, "", *fact) : Status(fact.error());
   }
-  if (::rename(temporary.c_str(), place.c_str()) != 0) {
-    const Error failure = errno_error(fmt::format("Cannot create {}", place.string()), errno);
-    ::unlink(temporary.c_str());
-    return failure;
+  if (brought.ok() &&
+      ::renameat(folder.get(), temporary.c_str(), folder.get(), name.c_str()) != 0) {
+    brought = errno_error(fmt::format("Cannot create {}", place.string()), errno);
   }
-  return {};
-}
-
-std::string base64(std::string_view bytes) {
-  constexpr std::string_view kDigits =
-      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  std::string out;
-  for (std::size_t i = 0; i < bytes.size(); i += 3) {
-    std::uint32_t group = 0;
-    for (std::size_t j = 0; j < 3; ++j) {
-      group =
-          (group << 8U) | (i + j < bytes.size() ? static_cast<unsigned char>(bytes[i + j]) : 0U);
-    }
-    for (std::size_t j = 0; j < 4; ++j) {
-      out += i + j <= bytes.size() ? kDigits[(group >> (18U - 6U * j)) & 63U] : '=';
-    }
+  if (!brought.ok()) {
+    ::unlinkat(folder.get(), temporary.c_str(), 0);
   }
-  return out;
-}
-
-std::string_view variable(const Order& order, std::string_view name) {
-  std::string_view value;
-  for (const auto* list : {&order.envs, &order.secrets}) {
-    for (const Variable& candidate : *list) {
-      if (candidate.name == name) {
-        value = candidate.value;
-      }
-    }
-  }
-  return value;
-}
-
-// The environment of git: a token goes in by an environment variable that only this host's requests
-// use, so that it is neither in an argument nor in the clone's configuration.
-std::vector<std::string> git_environment(const Mount& mount, const Order& order,
-                                         const fs::path& home) {
-  std::vector<std::string> environment;
-  for (char** entry = environ; *entry != nullptr; ++entry) {
-    const std::string_view text(*entry);
-    if (!text.starts_with("HOME=") && !text.starts_with("GIT_")) {
-      environment.emplace_back(text);
-    }
-  }
-  environment.push_back("HOME=" + home.string());
-  environment.emplace_back("GIT_TERMINAL_PROMPT=0");
-  const std::string_view token = variable(order, "GIT_TOKEN");
-  if (!token.empty() && mount.url.starts_with("https://")) {
-    const std::size_t end = mount.url.find('/', 8);
-    environment.emplace_back("GIT_CONFIG_COUNT=1");
-    environment.push_back(
-        fmt::format("GIT_CONFIG_KEY_0=http.{}/.extraHeader", mount.url.substr(0, end)));
-    environment.push_back(fmt::format("GIT_CONFIG_VALUE_0=Authorization: Basic {}",
-                                      base64(fmt::format("x-access-token:{}", token))));
-  }
-  std::string ssh = "ssh -o BatchMode=yes -o StrictHostKeyChecking=accept-new";
-  if (const std::string_view key = variable(order, "GIT_SSH_KEY_PATH"); !key.empty()) {
-    ssh += " -o IdentitiesOnly=yes -i " + shell_quote(key);
-  }
-  environment.push_back("GIT_SSH_COMMAND=" + ssh);
-  return environment;
-}
-
-// Runs a program to its end; an error carries the last line that it wrote.
-Status run_program(const std::vector<std::string>& arguments,
-                   const std::vector<std::string>& environment) {
-  QUAD_ASSIGN(Pipe pipe, make_pipe());
-  std::vector<char*> argv;
-  std::vector<char*> envp;
-  for (const std::string& argument : arguments) {
-    argv.push_back(const_cast<char*>(argument.c_str()));
-  }
-  for (const std::string& entry : environment) {
-    envp.push_back(const_cast<char*>(entry.c_str()));
-  }
-  argv.push_back(nullptr);
-  envp.push_back(nullptr);
-  const pid_t child = ::fork();
-  if (child < 0) {
-    return errno_error("Cannot start a process", errno);
-  }
-  if (child == 0) {
-    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-    const int null = ::open("/dev/null", O_RDWR);
-    ::dup2(null, 0);
-    ::dup2(pipe.write.get(), 1);
-    ::dup2(pipe.write.get(), 2);
-    ::execvpe(argv[0], argv.data(), envp.data());
-    ::_exit(127);
-  }
-  pipe.write.reset();
-  std::string output;
-  char buffer[4096];
-  for (;;) {
-    const ssize_t got = ::read(pipe.read.get(), buffer, sizeof buffer);
-    if (got < 0 && errno == EINTR) {
-      continue;
-    }
-    if (got <= 0) {
-      break;
-    }
-    output.append(buffer, static_cast<std::size_t>(got));
-    if (output.size() > 65536) {
-      output.erase(0, output.size() - 16384);
-    }
-  }
-  int status = 0;
-  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
-  }
-  if (WIFEXITED(status) && WEXITSTATUS(status) == 0) {
-    return {};
-  }
-  if (WIFEXITED(status) && WEXITSTATUS(status) == 127 && output.empty()) {
-    return error(ErrorCode::kNotFound,
-                 fmt::format("the program {} is not in this image", arguments.front()));
-  }
-  const std::string_view text = trim(output);
-  const std::string_view last = text.substr(text.rfind('\n') + 1);
-  const bool stranger = last.find("could not read Username") != std::string_view::npos ||
-                        last.find("Authentication failed") != std::string_view::npos;
-  return error(ErrorCode::kIo,
-               fmt::format("{} says: {}{}", arguments.front(), last,
-                           stranger ? "; a private repository needs --secret GIT_TOKEN=…" : ""));
-}
-
-Status bring_git(const Mount& mount, const Order& order, const fs::path& place,
-                 const fs::path& home) {
-  if (mount.url.starts_with('-') || mount.ref.starts_with('-')) {
-    return error(ErrorCode::kInvalid, "a git url or ref may not begin with \"-\"");
-  }
-  const std::vector<std::string> environment = git_environment(mount, order, home);
-  std::error_code ignored;
-  if (fs::is_directory(place, ignored) && !fs::is_empty(place, ignored)) {
-    return error(ErrorCode::kExists, fmt::format("{} is not empty", place.string()));
-  }
-  QUAD_TRY(make_parent(place));
-  std::vector<std::string> clone = {"git", "clone", "--quiet"};
-  if (!mount.ref.empty()) {
-    clone.emplace_back("--no-checkout");
-  }
-  clone.insert(clone.end(), {"--", mount.url, place.string()});
-  QUAD_TRY(run_program(clone, environment));
-  if (mount.ref.empty()) {
-    return {};
-  }
-  const std::vector<std::string> in_place = {"git", "-c", "advice.detachedHead=false", "-C",
-                                             place.string()};
-  std::vector<std::string> checkout = in_place;
-  checkout.insert(checkout.end(), {"checkout", "--quiet", mount.ref, "--"});
-  if (run_program(checkout, environment).ok()) {
-    return {};
-  }
-  // Neither branch, tag nor a commit that came with them: refs/pull/7/head, or a commit of no
-  // branch.
-  std::vector<std::string> fetch = in_place;
-  fetch.insert(fetch.end(), {"fetch", "--quiet", "origin", mount.ref});
-  QUAD_TRY(run_program(fetch, environment));
-  checkout = in_place;
-  checkout.insert(checkout.end(), {"checkout", "--quiet", "FETCH_HEAD", "--"});
-  return run_program(checkout, environment);
+  return brought;
 }
 
 }  // namespace
@@ -333,36 +239,83 @@ Result<fs::path> place_of(std::string_view dst, const fs::path& home) {
                    fmt::format("The mount {} has \"..\" in its path, which is not allowed", dst));
     }
   }
+  place = place.lexically_normal();
   if (!place.has_filename()) {
     place = place.parent_path();
   }
   return place;
 }
 
-Status bring(const Mount& mount, const Start& start, const Order& order, const fs::path& home) {
-  QUAD_ASSIGN(const fs::path place, place_of(mount.dst, home));
+std::vector<Mount> outer_first(std::vector<Mount> mounts, const fs::path& home) {
+  const auto depth = [&home](const Mount& mount) {
+    const auto place = place_of(mount.dst, home);
+    return place.ok() ? std::distance(place->begin(), place->end()) : 0;
+  };
+  std::stable_sort(mounts.begin(), mounts.end(),
+                   [&](const Mount& one, const Mount& other) { return depth(one) < depth(other); });
+  return mounts;
+}
+
+namespace {
+
+Status bring_to(const fs::path& place, const Mount& mount, const Order& order, const Bringing& with,
+                std::vector<std::string>& notes) {
+  QUAD_TRY(make_parents(place, with.lists, with.key));
+  // As people write it; a relative one lies in the workdir.
+  const bool is_whole = mount.dst.starts_with('/') || mount.dst.starts_with('~');
+  QUAD_ASSIGN(Brought memory,
+              Brought::open(with.lists, place, with.key,
+                            is_whole ? mount.dst : fmt::format("~/sky_workdir/{}", mount.dst)));
+  switch (mount.kind) {
+    case Mount::Kind::kBlob:
+      QUAD_TRY(bring_blob(mount, place, with, memory));
+      break;
+    case Mount::Kind::kHttp:
+      QUAD_TRY(bring_http(mount, place, memory));
+      break;
+    case Mount::Kind::kGit:
+      QUAD_TRY(make_place(place, memory));
+      QUAD_TRY(bring_git(mount, order, place, memory, notes));
+      break;
+  }
+  QUAD_TRY(memory.finish());
+  if (std::string story = memory.story(); !story.empty()) {
+    notes.push_back(std::move(story));
+  }
+  return {};
+}
+
+}  // namespace
+
+Status bring(const Mount& mount, const Order& order, const Bringing& with,
+             std::vector<std::string>& notes) {
+  QUAD_ASSIGN(const fs::path place, place_of(mount.dst, with.home));
+  // A server that is away is no reason to fail: it is waited for, as long as it takes.
+  const int most = mount.kind == Mount::Kind::kBlob   ? std::numeric_limits<int>::max()
+                   : mount.kind == Mount::Kind::kHttp ? kHttpAttempts
+                                                      : 1;
   for (int attempt = 1;; ++attempt) {
-    Status brought;
-    int most = 1;
-    switch (mount.kind) {
-      case Mount::Kind::kBlob:
-        // A server that is away is no reason to fail: it is waited for, as long as it takes.
-        brought = bring_blob(mount, place, start);
-        most = std::numeric_limits<int>::max();
-        break;
-      case Mount::Kind::kHttp:
-        brought = bring_http(mount, place);
-        most = kHttpAttempts;
-        break;
-      case Mount::Kind::kGit:
-        brought = bring_git(mount, order, place, home);
-        break;
-    }
+    const Status brought = bring_to(place, mount, order, with, notes);
     if (brought.ok() || brought.error().code != ErrorCode::kUnavailable || attempt >= most) {
-      return prefixed(mount.dst, brought, order);
+      return prefixed(mount.dst, brought, order, with.home);
     }
     ::poll(nullptr, 0, std::min(10'000, 100 << std::min(attempt, 7)));
   }
+}
+
+void bring_all(const Order& order, const Bringing& with, const WorkerOutput& output) {
+  for (const Mount& mount : outer_first(order.mounts, with.home)) {
+    std::vector<std::string> notes;
+    const Status brought = bring(mount, order, with, notes);
+    for (const std::string& note : notes) {
+      output.send({{"note", without_secrets(note, order)}});
+    }
+    if (!brought.ok()) {
+      output.send({{"error", brought.error().message}});
+      return;
+    }
+  }
+  output.send({{"fetched", true}});
 }
 
 }  // namespace quad::runner

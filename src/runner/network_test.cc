@@ -228,14 +228,19 @@ TEST_F(Network, ADownloadThatCannotTakeItsPlaceLeavesNothingBehind) {
     (void)write_all(connection.get(), "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx");
   });
   fs::create_directories(root_ / "mounts/taken/by-a-folder");
+  std::ofstream(root_ / "mounts/taken/by-a-folder/file") << "x";
   Mount mount;
   mount.kind = Mount::Kind::kHttp;
   mount.dst = (root_ / "mounts/taken").string();
   mount.url = fmt::format("http://127.0.0.1:{}/x", ntohs(address.sin_port));
-  const Status brought = bring(mount, Start{}, Order{}, root_);
+  fs::create_directories(root_ / "lists");
+  const UniqueFd lists(::open((root_ / "lists").c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  std::vector<std::string> notes;
+  const Status brought = bring(mount, Order{}, {"1-1-0", root_ / "home", lists.get(), -1}, notes);
   web.join();
   ASSERT_FALSE(brought.ok());
-  EXPECT_NE(brought.error().message.find("Cannot create"), std::string::npos)
+  EXPECT_NE(brought.error().message.find("is a folder there in which tasks have written"),
+            std::string::npos)
       << brought.error().message;
   const fs::directory_iterator left(root_ / "mounts");
   EXPECT_EQ(std::distance(begin(left), end(left)), 1);

@@ -199,24 +199,33 @@ Status RankProcess::open_session(std::string_view order) {
     return errno_error("No session can be started", file ? ESRCH : errno);
   }
   QUAD_TRY(write_all(file.get(), order));
-  auto command = static_cast<char>(InitCommand::kSession);
-  iovec piece{&command, sizeof command};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  return send_with(InitCommand::kSession, {file.get()})
+             ? Status()
+             : errno_error("No session can be started", errno);
+}
+
+Status RankProcess::bring(const BringFiles& files) {
+  return control_ && send_with(InitCommand::kBring, {files.output, files.lists, files.blobs})
+             ? Status()
+             : errno_error("The fetching of the mounts cannot be started", errno);
+}
+
+bool RankProcess::send_with(InitCommand command, std::initializer_list<int> files) const {
+  auto letter = static_cast<char>(command);
+  iovec piece{&letter, sizeof letter};
+  alignas(cmsghdr) char control[CMSG_SPACE(3 * sizeof(int))] = {};
+  const std::size_t size = files.size() * sizeof(int);
   msghdr message{};
   message.msg_iov = &piece;
   message.msg_iovlen = 1;
   message.msg_control = control;
-  message.msg_controllen = sizeof control;
+  message.msg_controllen = CMSG_SPACE(size);
   cmsghdr* header = CMSG_FIRSTHDR(&message);
   header->cmsg_level = SOL_SOCKET;
   header->cmsg_type = SCM_RIGHTS;
-  header->cmsg_len = CMSG_LEN(sizeof(int));
-  const int fd = file.get();
-  std::memcpy(CMSG_DATA(header), &fd, sizeof fd);
-  if (::sendmsg(control_.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) {
-    return errno_error("No session can be started", errno);
-  }
-  return {};
+  header->cmsg_len = CMSG_LEN(size);
+  std::memcpy(CMSG_DATA(header), files.begin(), size);
+  return ::sendmsg(control_.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0;
 }
 
 void RankProcess::kill() {

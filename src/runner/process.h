@@ -11,6 +11,7 @@
 
 #include <sys/types.h>
 
+#include <initializer_list>
 #include <memory>
 #include <optional>
 #include <string>
@@ -50,6 +51,8 @@ class RankProcess {
   void command(InitCommand command);
   /// Has a session started whose process reads `order` (remote_session.h).
   Status open_session(std::string_view order);
+  /// Has InitOptions::bring done with these, in a process of the rank's.
+  Status bring(const BringFiles& files);
   /// Kills the whole tree at once. Its end follows.
   void kill();
   /// To be called after SIGCHLD, and once more after kill().
@@ -63,6 +66,7 @@ class RankProcess {
 
  private:
   RankProcess() = default;
+  [[nodiscard]] bool send_with(InitCommand command, std::initializer_list<int> files) const;
   /// 0, or the errno for which this isolation is not possible.
   int try_start(const RankOptions& options, Isolation isolation);
 

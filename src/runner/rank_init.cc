@@ -12,6 +12,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <optional>
@@ -22,6 +24,7 @@
 
 #include "base/file.h"
 #include "base/text.h"
+#include "runner/child.h"
 #include "runner/confine.h"
 #include "runner/process_table.h"
 #include "runner/remote_session.h"
@@ -29,6 +32,8 @@
 
 namespace quad::runner {
 namespace {
+
+constexpr std::size_t kMostFiles = 3;  // that come along with a command
 
 void on_child(int /*signal*/) {}  // only there so that ppoll is woken
 
@@ -144,8 +149,8 @@ class RankInit {
 
   void obey() {
     char command = 0;
-    UniqueFd file;
-    const ssize_t got = receive(command, file);
+    std::array<UniqueFd, kMostFiles> files;
+    const ssize_t got = receive(command, files);
     if (got < 0 && (errno == EAGAIN || errno == EINTR)) {
       return;
     }
@@ -171,15 +176,24 @@ class RankInit {
         usage();
         break;
       case InitCommand::kSession:
-        start_session(file);
+        start_session(files[0]);
+        break;
+      case InitCommand::kBring:
+        if (files[2] && ::fork() == 0) {
+          ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+          reset_signals();
+          keep_only_files({files[0].get(), files[1].get(), files[2].get()});
+          options_.bring({3, 4, 5});
+          ::_exit(0);
+        }
         break;
     }
   }
 
-  // A command, and the file that came along with it.
-  static ssize_t receive(char& command, UniqueFd& file) {
+  // A command, and the files that came along with it.
+  static ssize_t receive(char& command, std::array<UniqueFd, kMostFiles>& files) {
     iovec piece{&command, sizeof command};
-    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
+    alignas(cmsghdr) char control[CMSG_SPACE(kMostFiles * sizeof(int))];
     msghdr message{};
     message.msg_iov = &piece;
     message.msg_iovlen = 1;
@@ -188,9 +202,13 @@ class RankInit {
     const ssize_t got = ::recvmsg(kInitControl, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     const cmsghdr* header = got > 0 ? CMSG_FIRSTHDR(&message) : nullptr;
     if (header != nullptr && header->cmsg_type == SCM_RIGHTS) {
-      int fd = -1;
-      std::memcpy(&fd, CMSG_DATA(header), sizeof fd);
-      file.reset(fd);
+      const std::size_t count =
+          std::min<std::size_t>((header->cmsg_len - CMSG_LEN(0)) / sizeof(int), kMostFiles);
+      for (std::size_t i = 0; i < count; ++i) {
+        int fd = -1;
+        std::memcpy(&fd, CMSG_DATA(header) + i * sizeof fd, sizeof fd);
+        files.at(i).reset(fd);
+      }
     }
     return got;
   }

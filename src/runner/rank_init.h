@@ -20,6 +20,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,13 @@ enum class Isolation : std::uint8_t {
   kNamespace,      ///< PID and mount namespace
   kUserNamespace,  ///< the same inside a user namespace that maps only the own user
   kSubreaper,      ///< neither is permitted: descent is tracked by the subreaper
+};
+
+/// What a process that brings workdir and mounts has from the runner.
+struct BringFiles {
+  int output = -1;  ///< a worker's (worker.h)
+  int lists = -1;   ///< see Bringing in mounts.h, as the next
+  int blobs = -1;
 };
 
 struct InitOptions {
@@ -42,6 +50,8 @@ struct InitOptions {
   bool stop_signal_to_all = false;
   std::vector<std::filesystem::path> groups;  ///< with its limits (cgroup.h)
   std::uint64_t processes = 0;                ///< the bound where no group holds it to one; 0: none
+  /// What kBring does, in a process of its own.
+  std::function<void(const BringFiles& files)> bring;
 };
 
 /// To the init.
@@ -52,6 +62,7 @@ enum class InitCommand : char {
   kKill = 'K',       ///< SIGKILL to every process, and end
   kUsage = 'U',      ///< report kUsage
   kSession = 'V',  ///< start a session (remote_session.h), whose order is the file that comes along
+  kBring = 'B',    ///< bring workdir and mounts; the files that come along are BringFiles
 };
 
 /// From the init: one record each.

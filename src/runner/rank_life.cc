@@ -1,5 +1,6 @@
 #include "runner/rank_life.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <signal.h>
 #include <unistd.h>
@@ -9,6 +10,8 @@
 
 #include "base/file.h"
 #include "base/text.h"
+#include "runner/blob_door.h"
+#include "runner/brought.h"
 #include "runner/how_it_ended.h"
 #include "runner/launch_agent.h"
 #include "runner/mounts.h"
@@ -142,26 +145,46 @@ void RankLife::resume(const Resumption::Outcome& outcome, MonoTime now) {
 
 void RankLife::fetch(MonoTime now) {
   set_phase(Phase::kFetching);
-  if (auto made = make_folders(places_.home / "sky_workdir"); !made.ok()) {
-    end_before_user_code(made.error().message, true, now);
+  const fs::path workdir = places_.home / "sky_workdir";
+  const bool is_brought =
+      std::any_of(order_->mounts.begin(), order_->mounts.end(), [&](const Mount& mount) {
+        const auto place = place_of(mount.dst, places_.home);
+        return place.ok() && *place == workdir;
+      });
+  // One that is brought takes the place of whatever a task has left there.
+  if (!is_brought && !make_folders(workdir).ok()) {
+    end_before_user_code("~/sky_workdir cannot be made, or is no folder; remove what is there",
+                         true, now);
     return;
   }
   if (order_->mounts.empty()) {
     setup(now);
     return;
   }
-  const Status begun = fetching_.start([this](const WorkerOutput& output) {
-    for (const Mount& mount : order_->mounts) {
-      if (auto brought = bring(mount, start_, *order_, places_.home); !brought.ok()) {
-        output.send({{"error", brought.error().message}});
-        return;
-      }
-    }
-    output.send({{"fetched", true}});
-  });
-  if (!begun.ok()) {
+  if (const Status begun = begin_to_fetch(); !begun.ok()) {
     end_before_user_code(begun.error().message, true, now);
   }
+}
+
+// By a process of the rank's own, in its namespaces and limits: git may run what the job says, and
+// none of that may outlive it.
+Status RankLife::begin_to_fetch() {
+  const fs::path folder = start_.brought.empty() ? places_.brought() : fs::path(start_.brought);
+  QUAD_TRY(make_folders(folder, 0700));
+  const UniqueFd lists(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!lists) {
+    return errno_error("What was brought before cannot be looked up", errno);
+  }
+  QUAD_ASSIGN(brings_, hold_brought(lists.get(), to_string(start_.key)));
+  QUAD_TRY(make_processes());
+  QUAD_ASSIGN(auto sockets, Worker::make_sockets());
+  QUAD_ASSIGN(Worker fetcher, Worker::start([this](const WorkerOutput& output) {
+                serve_blobs(start_, *order_, output.fd());
+              }));
+  const UniqueFd blobs = fetcher.give_away();
+  QUAD_TRY(rank_->bring({sockets.second.get(), lists.get(), blobs.get()}));
+  fetching_.follow(Worker::of(std::move(sockets.first)));
+  return {};
 }
 
 void RankLife::setup(MonoTime now) {
@@ -177,7 +200,7 @@ void RankLife::setup(MonoTime now) {
     end_before_user_code(written.error().message, true, now);
     return;
   }
-  if (start_processes(now)) {
+  if (rank_ != nullptr || start_processes(now)) {
     rank_->command(InitCommand::kSetup);
   }
 }
@@ -201,7 +224,12 @@ bool RankLife::start_processes(MonoTime now) {
 Status RankLife::make_processes() {
   limit();
   memory_at_start_ = groups_.memory();
-  QUAD_ASSIGN(rank_, RankProcess::start(rank_options(start_, *order_, places_, groups_)));
+  RankOptions options = rank_options(start_, *order_, places_, groups_);
+  options.init.bring = [this](const BringFiles& files) {
+    bring_all(*order_, {to_string(start_.key), places_.home, files.lists, files.blobs},
+              WorkerOutput(files.output));
+  };
+  QUAD_ASSIGN(rank_, RankProcess::start(options));
   for (const std::string& sentence : rank_->notes()) {
     note_limit(sentence);
   }
@@ -323,7 +351,7 @@ void RankLife::end_if_killed_from_outside(MonoTime now) {
   result.how = phase_ == Phase::kRunning ? "signaled" : "never_ran";
   result.code = SIGKILL;
   result.by_quad = stop_.has_value();
-  result.in_setup = phase_ == Phase::kSetup;
+  result.in_setup = phase_ == Phase::kFetching || phase_ == Phase::kSetup;
   result.detail = stop_ ? stop_->reason : "the first process of the rank was killed from outside";
   end(std::move(result), now);
 }

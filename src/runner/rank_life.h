@@ -118,6 +118,7 @@ class RankLife {
   // The order of work.
   void resume(const Resumption::Outcome& outcome, MonoTime now);
   void fetch(MonoTime now);
+  Status begin_to_fetch();
   void setup(MonoTime now);
   void ready(MonoTime now);
   void script_ended(int wait_status, MonoTime now);
@@ -165,7 +166,8 @@ class RankLife {
   bool told_of_refused_processes_ = false;
   MemoryFacts memory_at_start_;
   std::deque<std::string> sessions_;   // that the init is starting
-  std::unique_ptr<RankProcess> rank_;  // from setup on; of a holder, once something is for it to do
+  std::unique_ptr<RankProcess> rank_;  // once something is to be brought, from setup on; of a
+                                       // holder, once something is for it
   OutputReader output_;
   Vitals vitals_;
   MonoTime progress_at_{0};
@@ -175,6 +177,7 @@ class RankLife {
   std::optional<Resumption> resumption_;  // from the order on
   std::string resumed_from_;
   Errand fetching_{"The fetching of the mounts"};
+  UniqueFd brings_;  // locked for as long as what was brought may be in use
   StandingWorker fence_;
   StandingWorker checkpoints_;
   bool has_checkpoints_ = false;  // it runs, and they are for this rank to watch

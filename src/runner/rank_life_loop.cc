@@ -184,7 +184,9 @@ void RankLife::on_rank_reports(MonoTime now) {
 
 void RankLife::on_fetched(MonoTime now) {
   for (const json::object& message : fetching_.receive()) {
-    if (message.contains("error")) {
+    if (message.contains("note")) {
+      uplink_.note("brought", get_string(message, "note"));
+    } else if (message.contains("error")) {
       end_before_user_code(std::string(get_string(message, "error")), true, now);
     } else if (phase_ == Phase::kFetching) {
       setup(now);

@@ -128,8 +128,27 @@ TEST(Places, AreInHomeInTheWorkdirOrWhereTheySay) {
   EXPECT_EQ(place_of("~/sky_workdir", "/h").value(), "/h/sky_workdir");
   EXPECT_EQ(place_of("sub/x", "/h").value(), "/h/sky_workdir/sub/x");
   EXPECT_EQ(place_of("/data", "/h").value(), "/data");
+  EXPECT_EQ(place_of("~/./a//b/", "/h").value(), "/h/a/b");
+  EXPECT_EQ(place_of("~", "/h").value(), "/h");
+  EXPECT_EQ(place_of(".", "/h").value(), "/h/sky_workdir");
   EXPECT_FALSE(place_of("~/../x", "/h").ok());
   EXPECT_FALSE(place_of("/a/../../etc", "/h").ok());
+}
+
+TEST(Places, OuterOnesComeBeforeThoseInsideThemWhateverTheOrder) {
+  const auto mount = [](const char* dst) {
+    Mount one;
+    one.dst = dst;
+    return one;
+  };
+  std::vector<std::string> order;
+  for (const Mount& one : outer_first({mount("~/a/x"), mount("~/sky_workdir"), mount("/h/a/x/y"),
+                                       mount("sub"), mount("~/a"), mount("~"), mount("/z")},
+                                      "/h")) {
+    order.push_back(one.dst);
+  }
+  EXPECT_EQ(order, (std::vector<std::string>{"~", "/z", "~/sky_workdir", "~/a", "~/a/x", "sub",
+                                             "/h/a/x/y"}));
 }
 
 TEST(ProcessTable, ReadsANameWithBracketsAndSpaces) {

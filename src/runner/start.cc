@@ -64,6 +64,7 @@ Result<Start> parse_start(std::string_view text) {
     }
     QUAD_ASSIGN(start.account, account_from_json(*account));
   }
+  start.brought = get_string(object, "brought");
   if (const json::object* limits = get_object(object, "limits")) {
     const std::int64_t bytes = get_int(*limits, "spool_bytes", 1LL << 30U);
     start.spool_bytes = bytes < 0 ? 0 : static_cast<std::uint64_t>(bytes);

@@ -35,7 +35,8 @@ struct Start {
   std::string home;                 ///< the rank's HOME; empty: `home` in the runner's folder
   std::string termination_message;  ///< the file that a pod's end is told in; empty: none
   std::uint64_t spool_bytes = 1ULL << 30U;
-  std::string holder;  ///< of a task on a cluster: the key of the rank that it runs below
+  std::string brought;  ///< the folder that knows what was brought to HOME; empty: FOLDER/brought
+  std::string holder;   ///< of a task on a cluster: the key of the rank that it runs below
   /// Who the rank's processes run as, and who does the runner's work with their files. None:
   /// whoever the runner is.
   std::optional<Account> account;

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "base/file.h"
+#include "base/remove_tree.h"
 #include "base/text.h"
 #include "runner/child.h"
 #include "runner/confine.h"
@@ -124,6 +125,10 @@ void Tasks::start(const json::object& message) {
   Task& task = tasks_[key];
   task.folder = folder_ / "tasks" / to_string(key);
   auto start = task_start(start_, home_, message);
+  if (start.ok()) {
+    // They share a HOME, so one must know what the others have brought there.
+    start.value()["brought"] = (folder_ / "brought").string();
+  }
   const Status spawned = start.ok() ? spawn(key, task, *start) : Status(start.error());
   if (!spawned.ok()) {
     RankResult result;
@@ -201,8 +206,9 @@ void Tasks::forget(const RankKey& key) {
   }
   it->second.forgotten = true;
   if (it->second.pid == 0) {
-    std::error_code ignored;
-    fs::remove_all(it->second.folder, ignored);
+    if (const Status removed = remove_tree(it->second.folder); !removed.ok()) {
+      log_.write(removed.error().message);
+    }
     tasks_.erase(it);
   }
 }

@@ -4,9 +4,11 @@
 #include <archive_entry.h>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <memory>
 #include <string>
@@ -14,9 +16,14 @@
 
 #include "base/file.h"
 #include "base/text.h"
+#include "runner/brought.h"
+#include "runner/parents.h"
+#include "runner/room.h"
 
 namespace quad::runner {
 namespace {
+
+constexpr std::size_t kMostEntries = 20'000'000;
 
 struct ArchiveCloser {
   void operator()(archive* reader) const { archive_read_free(reader); }
@@ -76,8 +83,12 @@ Result<std::vector<std::string>> safe_parts(std::string_view name) {
 
 class Unpacker {
  public:
-  Unpacker(archive* reader, Feed& feed, bool durable)
-      : reader_(reader), feed_(feed), durable_(durable) {}
+  Unpacker(archive* reader, Feed& feed, const UnpackOptions& options)
+      : reader_(reader),
+        feed_(feed),
+        memory_(options.memory),
+        durable_(options.durable),
+        temporary_(memory_ != nullptr ? memory_->temporary() : ".quad-" + random_hex(8)) {}
 
   Status into_folder(const std::filesystem::path& folder) {
     root_path_ = folder;
@@ -85,6 +96,7 @@ class Unpacker {
     if (!root_) {
       return errno_error(fmt::format("Cannot open the folder {}", folder.string()), errno);
     }
+    room_.watch(root_.get());
     for (;;) {
       archive_entry* entry = nullptr;
       QUAD_ASSIGN(const bool more, next(entry));
@@ -111,10 +123,13 @@ class Unpacker {
         return errno_error(fmt::format("Cannot open the folder {}", file.parent_path().string()),
                            errno);
       }
-      QUAD_TRY(replace(folder.get(), file.filename().string(), file.string(),
-                       [&](const std::string& temporary) {
-                         return write_file(folder.get(), temporary, file.string(), entry);
-                       }));
+      room_.watch(folder.get());
+      const std::string name = file.filename().string();
+      root_path_ = file.parent_path();
+      is_tree_ = false;
+      QUAD_TRY(expect(folder.get(), name, "", fact_of(entry)));
+      QUAD_TRY(
+          replace(folder.get(), name, name, [&] { return write_file(folder.get(), name, entry); }));
       return durable_ ? sync_folder(file.parent_path()) : Status();
     }
   }
@@ -130,13 +145,31 @@ class Unpacker {
     if (status != ARCHIVE_OK && status != ARCHIVE_WARN) {
       return archive_failure();
     }
-    ++result.entries;
+    if (++result.entries > kMostEntries) {
+      return error(ErrorCode::kExhausted,
+                   fmt::format("The archive holds more than {} entries", kMostEntries));
+    }
+    QUAD_TRY(room_.take_entry());
     return true;
   }
 
-  /// Where an entry goes, for messages; a file that is brought as one has its whole path already.
+  /// Where an entry goes, for messages.
   [[nodiscard]] std::string at_place(const std::string& name) const {
+    if (memory_ != nullptr) {
+      return memory_->shown(is_tree_ ? name : std::string());
+    }
     return (root_path_ / name).string();
+  }
+
+  /// To be called before something is made.
+  Status expect(int parent, const std::string& last, const std::string& path, const Fact& fact) {
+    return memory_ == nullptr ? Status() : memory_->expect(parent, last, path, fact);
+  }
+
+  static Fact fact_of(archive_entry* entry) {
+    const timespec time{archive_entry_mtime(entry), archive_entry_mtime_nsec(entry)};
+    return Fact::file(
+        static_cast<std::uint64_t>(std::max<la_int64_t>(archive_entry_size(entry), 0)), time);
   }
 
   Error archive_failure() {
@@ -155,9 +188,15 @@ class Unpacker {
       return parent_.get();
     }
     UniqueFd at(::fcntl(root_.get(), F_DUPFD_CLOEXEC, 3));
+    std::string path;
     for (const std::string& part : above) {
+      path += (path.empty() ? "" : "/") + part;
       int next = ::openat(at.get(), part.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-      if (next < 0 && errno == ENOENT) {
+      // What this archive has brought itself is a trap, and no folder that was there.
+      const bool other_type = next < 0 && (errno == ENOTDIR || errno == ELOOP) &&
+                              memory_ != nullptr && memory_->expected(path) == nullptr;
+      if ((next < 0 && errno == ENOENT) || other_type) {
+        QUAD_TRY(expect(at.get(), part, path, Fact::folder()));
         ::mkdirat(at.get(), part.c_str(), 0755);
         next = ::openat(at.get(), part.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
       }
@@ -170,10 +209,22 @@ class Unpacker {
         return errno_error(fmt::format("Cannot make the folder of {}", at_place(name)), errno);
       }
       at.reset(next);
+      QUAD_TRY(open_up(at.get(), path));
     }
     parent_ = std::move(at);
     parent_parts_ = above;
     return parent_.get();
+  }
+
+  // A folder that was brought before may have been closed to its owner then; it gets its mode at
+  // the end.
+  Status open_up(int folder, const std::string& path) const {
+    if (memory_ == nullptr || memory_->expected(path) != nullptr ||
+        !memory_->was_brought(path, Fact::Kind::kFolder)) {
+      return {};
+    }
+    allow_writing(folder);
+    return memory_->know(path, Fact::folder());
   }
 
   Status add(archive_entry* entry) {
@@ -185,24 +236,31 @@ class Unpacker {
     }
     QUAD_ASSIGN(const int parent, parent_of(parts, name));
     const std::string& last = parts.back();
+    const std::string path = fmt::format("{}", fmt::join(parts, "/"));
     if (const char* target = archive_entry_hardlink(entry)) {
-      return link(parent, last, name, target);
+      return link(parent, last, path, target);
     }
     switch (archive_entry_filetype(entry)) {
       case AE_IFDIR:
-        return make_folder(parent, last, name, entry);
+        QUAD_TRY(expect(parent, last, path, Fact::folder()));
+        return make_folder(parent, last, path, entry);
       case AE_IFREG:
-        return replace(parent, last, name, [&](const std::string& temporary) {
-          return write_file(parent, temporary, name, entry);
-        });
-      case AE_IFLNK:
-        return replace(parent, last, name, [&](const std::string& temporary) -> Status {
-          const char* target = archive_entry_symlink(entry);
-          if (target == nullptr || ::symlinkat(target, parent, temporary.c_str()) != 0) {
-            return errno_error(fmt::format("Cannot make the link {}", at_place(name)), errno);
+        QUAD_TRY(expect(parent, last, path, fact_of(entry)));
+        return replace(parent, last, path, [&] { return write_file(parent, path, entry); });
+      case AE_IFLNK: {
+        const char* target = archive_entry_symlink(entry);
+        if (target == nullptr) {
+          return error(ErrorCode::kInvalid,
+                       fmt::format("The archive's link {} leads nowhere", name));
+        }
+        QUAD_TRY(expect(parent, last, path, Fact::link(target)));
+        return replace(parent, last, path, [&]() -> Status {
+          if (::symlinkat(target, parent, temporary_.c_str()) != 0) {
+            return errno_error(fmt::format("Cannot make the link {}", at_place(path)), errno);
           }
           return {};
         });
+      }
       default:
         return error(ErrorCode::kInvalid,
                      fmt::format("The archive holds {}, which is no file, folder or link", name));
@@ -213,13 +271,12 @@ class Unpacker {
   // shared file system another rank may bring the same to the same place at this moment.
   template <typename Make>
   Status replace(int parent, const std::string& last, const std::string& name, const Make& make) {
-    const std::string temporary = fmt::format(".quad-{}-{}", temporary_prefix_, result.entries);
-    Status made = make(temporary);
-    if (made.ok() && ::renameat(parent, temporary.c_str(), parent, last.c_str()) != 0) {
+    Status made = make();
+    if (made.ok() && ::renameat(parent, temporary_.c_str(), parent, last.c_str()) != 0) {
       made = errno_error(fmt::format("Cannot replace {}", at_place(name)), errno);
     }
     // Also after a rename: one between two links to the same file does nothing.
-    ::unlinkat(parent, temporary.c_str(), 0);
+    ::unlinkat(parent, temporary_.c_str(), 0);
     return made;
   }
 
@@ -231,6 +288,11 @@ class Unpacker {
       if (failure != EEXIST || ::fstatat(parent, last.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0 ||
           !S_ISDIR(info.st_mode)) {
         return errno_error(fmt::format("Cannot make the folder {}", at_place(name)), failure);
+      }
+      if (memory_ != nullptr) {
+        allow_writing(
+            UniqueFd(::openat(parent, last.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC))
+                .get());
       }
     }
     // Its mode and time come last: a folder that may not be written to must be filled first.
@@ -245,12 +307,17 @@ class Unpacker {
     }
     const UniqueFd keep(::fcntl(parent, F_DUPFD_CLOEXEC, 3));  // parent_of replaces the other
     QUAD_ASSIGN(const int from, parent_of(parts, target));
-    return replace(keep.get(), last, name, [&](const std::string& temporary) -> Status {
+    if (memory_ != nullptr) {
+      if (const auto fact = fact_at(from, parts.back()); fact.ok()) {
+        QUAD_TRY(expect(keep.get(), last, name, *fact));
+      }
+    }
+    return replace(keep.get(), last, name, [&]() -> Status {
       // The kernel says ENOENT of a file that is replaced between its look-up and the link: then
       // the new one is there.
       constexpr int kTries = 100;
       for (int tries = 0; tries < kTries; ++tries) {
-        if (::linkat(from, parts.back().c_str(), keep.get(), temporary.c_str(), 0) == 0) {
+        if (::linkat(from, parts.back().c_str(), keep.get(), temporary_.c_str(), 0) == 0) {
           return {};
         }
         if (errno != ENOENT) {
@@ -261,11 +328,10 @@ class Unpacker {
     });
   }
 
-  Status write_file(int parent, const std::string& as, const std::string& name,
-                    archive_entry* entry) {
+  Status write_file(int parent, const std::string& name, archive_entry* entry) {
     const mode_t mode = archive_entry_perm(entry) & 0777U;
-    const UniqueFd fd(
-        ::openat(parent, as.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
+    const UniqueFd fd(::openat(parent, temporary_.c_str(),
+                               O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
     if (!fd) {
       return errno_error(fmt::format("Cannot create {}", at_place(name)), errno);
     }
@@ -281,6 +347,7 @@ class Unpacker {
         return archive_failure();
       }
       result.bytes += size;
+      QUAD_TRY(room_.take(size));
       std::size_t done = 0;
       while (done < size) {
         const ssize_t put = ::pwrite(fd.get(), static_cast<const char*>(bytes) + done, size - done,
@@ -336,8 +403,11 @@ class Unpacker {
 
   archive* reader_;
   Feed& feed_;
+  Brought* const memory_;
   const bool durable_;
-  const std::string temporary_prefix_ = random_hex(8);
+  const std::string temporary_;  // the name of what is made, until it is whole
+  bool is_tree_ = true;
+  Room room_;
   std::filesystem::path root_path_;
   UniqueFd root_;
   UniqueFd parent_;
@@ -347,19 +417,20 @@ class Unpacker {
 
 }  // namespace
 
-Result<Unpacked> unpack_tree(const ByteSource& source, const std::filesystem::path& folder) {
+Result<Unpacked> unpack_tree(const ByteSource& source, const std::filesystem::path& folder,
+                             const UnpackOptions& options) {
   Feed feed{source, {}};
   QUAD_ASSIGN(const Reader reader, open_archive(feed));
-  Unpacker unpacker(reader.get(), feed, false);
+  Unpacker unpacker(reader.get(), feed, options);
   QUAD_TRY(unpacker.into_folder(folder));
   return unpacker.result;
 }
 
 Result<Unpacked> unpack_file(const ByteSource& source, const std::filesystem::path& file,
-                             bool durable) {
+                             const UnpackOptions& options) {
   Feed feed{source, {}};
   QUAD_ASSIGN(const Reader reader, open_archive(feed));
-  Unpacker unpacker(reader.get(), feed, durable);
+  Unpacker unpacker(reader.get(), feed, options);
   QUAD_TRY(unpacker.into_file(file));
   return unpacker.result;
 }

@@ -34,14 +34,25 @@ bool WorkerOutput::pause(Millis time) const {
   return ::poll(&polled, 1, static_cast<int>(millis)) == 0;
 }
 
-Result<Worker> Worker::start(const std::function<void(const WorkerOutput&)>& work) {
+Result<std::pair<UniqueFd, UniqueFd>> Worker::make_sockets() {
   int ends[2];
   if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {
     return errno_error("Cannot make a pair of sockets", errno);
   }
+  ::fcntl(ends[0], F_SETFL, O_NONBLOCK);
+  return std::pair(UniqueFd(ends[0]), UniqueFd(ends[1]));
+}
+
+Worker Worker::of(UniqueFd fd) {
   Worker worker;
-  worker.fd_ = UniqueFd(ends[0]);
-  UniqueFd write_end(ends[1]);
+  worker.fd_ = std::move(fd);
+  return worker;
+}
+
+Result<Worker> Worker::start(const std::function<void(const WorkerOutput&)>& work) {
+  QUAD_ASSIGN(auto sockets, make_sockets());
+  Worker worker = of(std::move(sockets.first));
+  UniqueFd write_end = std::move(sockets.second);
   const pid_t parent = ::getpid();
   const pid_t child = ::fork();
   if (child < 0) {
@@ -60,9 +71,14 @@ Result<Worker> Worker::start(const std::function<void(const WorkerOutput&)>& wor
     ::_exit(0);
   }
   ::setpgid(child, child);
-  ::fcntl(worker.fd_.get(), F_SETFL, O_NONBLOCK);
   worker.pid_ = child;
   return worker;
+}
+
+UniqueFd Worker::give_away() {
+  ::fcntl(fd_.get(), F_SETFL, 0);
+  pid_ = 0;
+  return std::move(fd_);
 }
 
 std::vector<json::object> Worker::receive() {

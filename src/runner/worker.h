@@ -29,6 +29,8 @@ class WorkerOutput {
   void send(const json::object& message) const;
   /// Waits. False, at once, when the runner has asked the worker to come to an end.
   [[nodiscard]] bool pause(Millis time) const;
+  /// Of a worker that speaks in a way of its own.
+  [[nodiscard]] int fd() const { return fd_; }
 
  private:
   int fd_;
@@ -53,6 +55,16 @@ class Worker {
   /// Forks a child that runs `work` and exits. The child holds no file of the runner's but its own
   /// pipe.
   static Result<Worker> start(const std::function<void(const WorkerOutput&)>& work);
+
+  /// One that another process has started, and that others see to the end of; `fd` is this end of
+  /// its socket.
+  static Worker of(UniqueFd fd);
+  /// The two ends of a worker's socket, this one first.
+  static Result<std::pair<UniqueFd, UniqueFd>> make_sockets();
+
+  /// Gives it to another process to speak to. It is to end when nobody speaks to it any more, and
+  /// ends with the runner.
+  UniqueFd give_away();
 
   [[nodiscard]] bool running() const { return fd_.get() >= 0; }
   /// To be polled for reading; -1 when it has ended.

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "base/git_address.h"
 #include "base/text.h"
 #include "spec/letters.h"
 #include "spec/number.h"
@@ -39,7 +40,13 @@ class LaunchCheck {
                        "or digit, with at most two of . _ - in a row between them",
                        quoted(*task_.name)));
     }
+    if (const auto* git = std::get_if<GitWorkdir>(&task_.workdir)) {
+      check_address("workdir.url", git->url);
+    }
     for (const FileMount& mount : task_.file_mounts) {
+      if (mount.kind == FileMount::Kind::kGit) {
+        check_address("file_mounts." + mount.destination.substr(0, 200), mount.source);
+      }
       check_mount(mount);
     }
     for (const Volume& volume : task_.volumes) {
@@ -54,6 +61,14 @@ class LaunchCheck {
   void fail(std::string key, std::string message) {
     const Mark mark = task_.marks.find(key);
     found_.push_back({std::move(message), std::move(key), {}, mark.line, mark.column});
+  }
+
+  void check_address(std::string key, const std::string& url) {
+    if (!is_git_address(url)) {
+      fail(std::move(key), fmt::format("git fetches from https, http, ssh, git and file addresses "
+                                       "and from HOST:PATH, not from {}",
+                                       quoted(url)));
+    }
   }
 
   void check_mount(const FileMount& mount) {

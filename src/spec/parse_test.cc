@@ -293,6 +293,17 @@ TEST(LaunchErrors, AreWhatValidationLetsPass) {
   EXPECT_EQ(errors[2].key, "volumes.rel");
 }
 
+TEST(LaunchErrors, AnAddressThatGitMayNotFetchFromIsRefused) {
+  for (const char* url : {"fd::17", "'ext::sh -c id'", "foo://h/x"}) {
+    const auto errors = launch_errors(task_of(fmt::format("workdir: {{url: {}}}\n", url)));
+    ASSERT_THAT(errors, SizeIs(1)) << url;
+    EXPECT_EQ(errors[0].key, "workdir.url");
+    EXPECT_EQ(errors[0].line, 1U);
+  }
+  EXPECT_THAT(launch_errors(task_of("workdir: {url: 'git@h:a/b'}\n")), SizeIs(0));
+  EXPECT_THAT(launch_errors(task_of("file_mounts: {/x: 'git+foo://h/x'}\n")), SizeIs(1));
+}
+
 TEST(FileMounts, TellSourcesApart) {
   EXPECT_EQ(kind_of_source("./data"), FileMount::Kind::kLocal);
   EXPECT_EQ(kind_of_source("https://x.org/a.tar"), FileMount::Kind::kHttp);

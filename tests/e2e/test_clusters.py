@@ -2,6 +2,8 @@
 
 import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import quadapi
@@ -148,6 +150,107 @@ class Clusters(quadtest.TestCase):
             code, out, err = server.quad(*args, env=mine)
             self.assertNotEqual(code, 0, out)
             self.assertIn("Cluster dev belongs to", err)
+
+    def git(self, folder, *args):
+        environment = os.environ | {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_SYSTEM": "/dev/null"}
+        subprocess.run(["git", "-c", "user.name=Ana", "-c", "user.email=ana@example.org", "-C", folder, *args],
+                       check=True, capture_output=True, env=environment)  # fmt: skip
+
+    def test_a_workdir_is_brought_again_and_again(self):
+        server = self.server(nodes=1, gpus="")
+        work = server.folder / "work"
+        (work / "conf").mkdir(parents=True)
+        (work / "conf" / "a").write_text("a")
+        (work / "old_module.py").write_text("x = 1\n")
+        (work / "artifacts").symlink_to("nowhere")
+        mount = server.folder / "mount"
+        mount.mkdir()
+        (mount / "inside").write_text("m")
+        file = server.folder / "task.yaml"
+        listing = "find . ~/mnt -mindepth 1 -not -type d -printf '%P %y\\n' | sort"
+
+        def write(run):
+            file.write_text(f"workdir: {work}\nfile_mounts: {{~/mnt: {mount}}}\nrun: |\n  {run}\n")
+
+        write(f"{listing}; echo mine > out.ckpt; echo mine > ~/mnt/mine; rm artifacts; mkdir artifacts")
+        self.assertEqual(server.ok("launch", "-c", "dev", file).split("\n")[:4],
+                         ["artifacts l", "conf/a f", "inside f", "old_module.py f"])  # fmt: skip
+
+        # A deleted file, a folder that becomes a file, a link that the task's folder had taken the place of.
+        (work / "old_module.py").unlink()
+        shutil.rmtree(work / "conf")
+        (work / "conf").write_text("now a file")
+        write(listing)
+        for verb in (("exec", "dev"), ("launch", "-c", "dev")):
+            out = server.ok(*verb, file)
+            for line in ("artifacts l", "conf f", "out.ckpt f", "mine f"):
+                self.assertIn(f"\n{line}\n", "\n" + out)
+            self.assertNotIn("old_module.py", out)
+
+        # A mount that becomes a file, and one that tasks have written into, for which there is a way out.
+        shutil.rmtree(mount)
+        mount.write_text("a file")
+        code, out, err = server.quad("launch", "-c", "dev", file)
+        self.assertNotEqual(code, 0)
+        self.assertIn("~/mnt is to become a file or a link, but is a folder there in which tasks have written ~/mnt/mine", out + err)
+        self.assertNotIn(str(server.data), out + err)
+        server.ok("exec", "dev", "rm ~/mnt/mine")
+        self.assertIn("a file", server.ok("launch", "-c", "dev", "--workdir", work, file) + server.ok("exec", "dev", "cat ~/mnt"))
+
+        # What a task changed is brought anew, and told.
+        server.ok("exec", "dev", "echo changed > ~/sky_workdir/conf")
+        job = server.json("exec", "dev", "-d", file)["job"]
+        server.wait_for_status(job, "SUCCEEDED")
+        self.assertIn("~/sky_workdir/conf", server.ok("story", job))
+
+    def test_tasks_side_by_side_keep_what_they_brought(self):
+        server = self.server(nodes=1, gpus="")
+        folders = [server.folder / name for name in ("one", "two")]
+        for folder in folders:
+            folder.mkdir()
+            (folder / f"{folder.name}.py").write_text("x = 1\n")
+        launch = {"workdir": str(folders[0]), "run": "while [ ! -e ~/go ]; do sleep 0.05; done; cat one.py"}
+        one = server.launch(launch, "-c", "dev")
+        server.wait_for_status(one, "RUNNING")
+        again = server.folder / "two.yaml"
+        again.write_text(f"workdir: {folders[1]}\nrun: ls\n")
+        self.assertIn("one.py\ntwo.py\n", server.ok("exec", "dev", again))
+        server.ok("exec", "dev", "touch ~/go")
+        server.wait_for_status(one, "SUCCEEDED")
+        self.assertNotIn("one.py", server.ok("exec", "dev", again))
+
+    def test_a_git_workdir_is_brought_again_and_again(self):
+        server = self.server(nodes=1, gpus="")
+        source = server.folder / "repo"
+        source.mkdir()
+        self.git(source, "init", "--quiet", "--initial-branch=main")
+        for text, *more in (("first", "tag", "v1.0"), ("second", "branch", "feature/x")):
+            (source / "file.txt").write_text(text + "\n")
+            self.git(source, "add", ".")
+            self.git(source, "commit", "--quiet", "-m", text)
+            self.git(source, *more)
+        self.git(source, "checkout", "--quiet", "feature/x")
+        (source / "file.txt").write_text("on a branch\n")
+        self.git(source, "commit", "--quiet", "-am", "x")
+        self.git(source, "checkout", "--quiet", "main")
+        file = server.folder / "task.yaml"
+        file.write_text(f"workdir: {{url: 'file://{source}', ref: main}}\nrun: cat file.txt; echo mine >> out.ckpt; wc -l < out.ckpt\n")
+        self.assertIn("second\n1\n", server.ok("launch", "-c", "dev", file))
+        self.assertIn("second\n2\n", server.ok("exec", "dev", file))
+        self.assertIn("on a branch\n3\n", server.ok("exec", "dev", "--git-ref", "feature/x", file))
+        self.assertIn("first\n4\n", server.ok("launch", "-c", "dev", "--git-ref", "v1.0", file))
+        (source / "file.txt").write_text("third\n")
+        self.git(source, "commit", "--quiet", "-am", "third")
+        self.assertIn("third\n5\n", server.ok("exec", "dev", file))
+
+        # What a task has git run is run below the next one's first process, and dies with it.
+        smudge = f"touch {server.folder}/filtered; env -i setsid sleep 4231 >/dev/null 2>&1 & cat"
+        server.ok("exec", "dev", f"cd ~/sky_workdir && mkdir -p .git/info && git config filter.x.smudge '{smudge}' && echo '* filter=x' > .git/info/attributes")
+        (source / "file.txt").write_text("fourth\n")
+        self.git(source, "commit", "--quiet", "-am", "fourth")
+        self.assertIn("fourth\n6\n", server.ok("exec", "dev", file))
+        self.assertTrue((server.folder / "filtered").exists())
+        self.assertEqual(quadtest.processes_of("4231", "sleep"), [])
 
     def test_a_cluster_comes_back_with_its_tasks(self):
         server = self.server(nodes=3, gpus="H100:8")

@@ -157,6 +157,25 @@ class Mounts(quadtest.TestCase):
             self.assertEqual(self.shared.ok("logs", job, "--rank", rank, "--no-follow"),
                              "main\ntwo\none\ntwo\none\ntwo\none\nruns\n")  # fmt: skip
 
+    def test_outer_mounts_come_before_inner_ones(self):
+        # The inner ones are files, so that it matters which comes last.
+        for places in (("~/a", "~/a/x", "~/sky_workdir/y"), ("~/sky_workdir/y", "~/a/x", "~/a")):
+            folder = self.folder(
+                {"workdir": "work", "file_mounts": {place: "./dir" if place == "~/a" else "./file" for place in places},
+                 "run": "cat ~/a/x ~/a/other y"}, file="of the file\n")  # fmt: skip
+            for name, text in (("dir/x", "of the folder\n"), ("dir/other", "other\n"), ("work/y", "of the workdir\n")):
+                (folder / name).parent.mkdir(exist_ok=True)
+                (folder / name).write_text(text)
+            _, log = self.run_job(None, cwd=folder)
+            self.assertEqual(log, "of the file\nother\nof the file\n")
+
+    def test_what_goes_wrong_names_no_path_of_the_servers(self):
+        folder = self.folder({"file_mounts": {"~/x": "./file", "~/x/y": "./file"}, "run": "echo never"}, file="x")
+        job, _ = self.run_job(None, status="FAILED", cwd=folder)
+        message = self.shared.job(job)["message"]
+        self.assertIn("The mount ~/x/y cannot be brought: ~/x ", message)
+        self.assertNotIn(str(self.shared.data), message)
+
     def test_an_odd_workdir_arrives_as_it_is(self):
         folder = self.folder({"workdir": ".", "run": "python3 list.py ."}, **{"list.py": LIST})
         (folder / "empty").mkdir()
@@ -330,6 +349,29 @@ class Mounts(quadtest.TestCase):
             self.expect_failed({"workdir": {"url": url, "ref": ref}, "run": "echo never"}, r"sky_workdir cannot be brought: .*(git|ref)")
         self.expect_failed({"workdir": {"url": url + "-not"}, "run": "echo never"}, r"cannot be brought: git says: .*(not|exist)")
 
+    def test_git_speaks_with_no_program_that_an_address_names(self):
+        before = len(self.shared.json("status")["jobs"])
+        for url in ("fd::17", "ext::sh -c touch% /tmp/x", "foo://h/x"):
+            code, _, err = self.shared.quad("launch", "-d", "task.yaml",
+                                            cwd=self.folder({"workdir": {"url": url}, "run": "echo never"}))  # fmt: skip
+            self.assertEqual(code, 2, err)
+            self.assertRegex(err, r"workdir\.url: git fetches from https, http, ssh, git and file addresses")
+        self.assertEqual(len(self.shared.json("status")["jobs"]), before)
+
+    def test_git_has_none_of_the_jobs_configuration(self):
+        source, _ = repository()
+        (source / ".gitattributes").write_text("* filter=x\n")
+        git(source, "add", ".")
+        git(source, "commit", "--quiet", "-m", "filtered")
+        witness = Path(tempfile.mkdtemp()) / "witness"
+        folder = self.folder({"workdir": {"url": f"file://{source}"}, "file_mounts": {"~": "./home"}, "run": "cat ~/.gitconfig file.txt"})
+        (folder / "home").mkdir()
+        (folder / "home" / ".gitconfig").write_text(f'[filter "x"]\n\tsmudge = "touch {witness}; cat"\n')
+        _, log = self.run_job(None, cwd=folder)
+        self.assertIn("smudge", log)
+        self.assertIn("second", log)
+        self.assertFalse(witness.exists())
+
     def test_a_private_repository(self):
         folder, _ = repository()
         bare = Path(tempfile.mkdtemp())
@@ -358,14 +400,10 @@ class Mounts(quadtest.TestCase):
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         tls.load_cert_chain(bare / "cert.pem", bare / "key.pem")
         web = Web(self, answer, tls)
-        # The only way to have git believe this certificate that needs no change to this machine.
-        config = Path(tempfile.mkdtemp())
-        (config / "git").mkdir()
-        (config / "git" / "config").write_text(f"[http]\n\tsslCAInfo = {bare}/cert.pem\n")
-        os.environ["XDG_CONFIG_HOME"] = str(config)
-        self.addCleanup(os.environ.pop, "XDG_CONFIG_HOME")
         server = self.server(nodes=1, gpus="")
+        bare.chmod(0o755)
         task = {"workdir": {"url": f"https://127.0.0.1:{web.port}/repo.git", "ref": "v1"},
+                "envs": {"GIT_SSL_CAINFO": str(bare / "cert.pem")},
                 "run": "cat file.txt; ! grep -r hunter2 .git"}  # fmt: skip
         folder = self.folder(task)
         job = server.launch("task.yaml", "--secret", f"GIT_TOKEN={token}", cwd=folder)
