@@ -53,7 +53,9 @@ TEST_F(Ranks, WhatAnotherJobOfTheSameNumberLeftIsMovedAside) {
   EXPECT_EQ(server.output, "[]\n");
   std::string aside;
   for (const auto& entry : fs::directory_iterator(job)) {
-    aside = entry.path().filename().string().starts_with("others-") ? entry.path() : aside;
+    if (entry.path().filename().string().starts_with("others-")) {
+      aside = entry.path();
+    }
   }
   EXPECT_TRUE(fs::exists(fs::path(aside) / "e1/step-000700.pt"));
   EXPECT_EQ(checkpoint::read_fence(job).value()->epoch, Epoch(1));
