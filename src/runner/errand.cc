@@ -23,7 +23,7 @@ std::vector<json::object> Errand::receive() {
   }
   auto messages = worker_.receive();
   answered_ = answered_ || std::any_of(messages.begin(), messages.end(), [](const auto& message) {
-                return !message.contains("note");
+                return message.size() > 1 || !message.contains("note");
               });
   if (!worker_.running() && !answered_) {
     answered_ = true;
