@@ -8,6 +8,7 @@
 #include "base/text.h"
 #include "server/app.h"
 #include "server/crypto.h"
+#include "server/submit.h"
 
 namespace quad::server {
 
@@ -44,7 +45,8 @@ std::shared_ptr<const job::Job> job_of_token(const App& app, std::string_view gi
 /// Whether the job is to be brought this upload.
 bool brings_blob(const App& app, const job::Job& job, std::string_view hash) {
   const auto text = store::body_of(*app.store, job);
-  const auto body = text.ok() ? parse_json_object(*text) : Result<json::object>(text.error());
+  const auto body = text.ok() ? open_body(*text, job.request->owner, app.secret_key)
+                              : Result<json::object>(text.error());
   if (!body.ok()) {
     return false;
   }

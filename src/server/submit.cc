@@ -543,16 +543,22 @@ Prepared prepare(const spec::TaskSet& set, const SubmitContext& context) {
   return out;
 }
 
-Result<json::object> make_order(const job::Job& job, std::string_view body_text, const RankKey& key,
-                                const std::string& secret_key, const std::string& hot) {
-  QUAD_ASSIGN(json::object body, parse_json_object(body_text));
+Result<json::object> open_body(std::string_view text, const std::string& owner,
+                               const std::string& secret_key) {
+  QUAD_ASSIGN(json::object body, parse_json_object(text));
   if (const std::string sealed(get_string(body, "sealed")); !sealed.empty()) {
-    QUAD_ASSIGN(const std::string plain, open_sealed(secret_key, job.request->owner, sealed));
+    QUAD_ASSIGN(const std::string plain, open_sealed(secret_key, owner, sealed));
     QUAD_ASSIGN(json::object parts, parse_json_object(plain));
     for (auto& part : parts) {
       body[part.key()] = std::move(part.value());
     }
   }
+  return body;
+}
+
+Result<json::object> make_order(const job::Job& job, std::string_view body_text, const RankKey& key,
+                                const std::string& secret_key, const std::string& hot) {
+  QUAD_ASSIGN(json::object body, open_body(body_text, job.request->owner, secret_key));
   const job::Attempt* attempt = job.live();
   if (attempt == nullptr || attempt->epoch != key.epoch) {
     return error(ErrorCode::kNotFound, "The attempt is over");

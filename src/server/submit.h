@@ -47,6 +47,10 @@ struct Prepared {
 
 Prepared prepare(const spec::TaskSet& set, const SubmitContext& context);
 
+/// A request's body with what is sealed in it in its place. kInvalid if that cannot be opened.
+Result<json::object> open_body(std::string_view text, const std::string& owner,
+                               const std::string& secret_key);
+
 /// The `order` message (docs/runner-protocol.md) for one rank. kInvalid if the secrets cannot be
 /// opened.
 Result<json::object> make_order(const job::Job& job, std::string_view body, const RankKey& key,

@@ -81,7 +81,8 @@ class AttemptTokens(quadtest.TestCase):
         (folder / "own.txt").write_text("own")
         task = folder / "task.yaml"
         task.write_text("workdir: .\nresources: {cpus: 0.1, memory: 0.2}\nrun: sleep 600\n")
-        job = self.quad_server.launch(task, cwd=folder)
+        # With a secret, what is brought is sealed in the records.
+        job = self.quad_server.launch(task, "--secret", "KEY=1", cwd=folder)
         self.quad_server.wait_for_status(job, "RUNNING")
         token = json.loads(next(self.quad_server.data.glob(f"nodes/*/{job}-1-0/start.json")).read_text())["token"]
         own = next(path.name for path in (self.quad_server.data / "blobs").iterdir() if path.name != name)

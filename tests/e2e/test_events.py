@@ -107,7 +107,10 @@ class Events(quadtest.TestCase):
                 stream.held += stream.read(4096)
 
     def test_who_is_too_far_behind_is_told_to_read_the_state_again(self):
-        server = self.server(nodes=1)
+        server = self.server(nodes=1, start=False)
+        server.data.mkdir(mode=0o700)
+        (server.data / "config.yaml").write_text("jobs: {limits: {active_per_user: 100000}}\n")
+        server.start()
         server.ok("node", "drain", "local-1")
         api = quadapi.Api(server)
         with api.open("/v1/events?follow=1", receive_buffer=65536) as slow, api.events("job=7") as narrow:
