@@ -282,15 +282,16 @@ class Wrapper(quadtest.TestCase):
             server.data.mkdir()
             (server.data / "config.yaml").write_text("engines: {local: {environment: [LD_LIBRARY_PATH, NOT_SET]}}\n")
             server.start()
-        folder = task_folder({"workdir": ".", "setup": "python3 show.py setup", "envs": {"WHERE": "task"},
-                              "run": "python3 show.py run; until [ -e ~/go ]; do sleep 0.05; done"})  # fmt: skip
+        # Not whatever python3 there is on PATH: it may be a wrapper that sets variables of its own.
+        folder = task_folder({"workdir": ".", "setup": "/usr/bin/python3 show.py setup", "envs": {"WHERE": "task"},
+                              "run": "/usr/bin/python3 show.py run; until [ -e ~/go ]; do sleep 0.05; done"})  # fmt: skip
         job = server.launch("task.yaml", cwd=folder, env={"WHERE": "new", "PRIVATE": "of the client"})
         quadtest.wait_until(lambda: "run " in server.ok("logs", job, "--no-follow"), 30, "it has printed")
         seen = {}
         for line in server.ok("logs", job, "--no-follow").splitlines():
             word, _, text = line.partition(" ")
             seen[word] = json.loads(text)
-        seen["exec"] = json.loads(server.ok("exec", job, "--", "python3", "show.py", "exec").partition(" ")[2])
+        seen["exec"] = json.loads(server.ok("exec", job, "--", "/usr/bin/python3", "show.py", "exec").partition(" ")[2])
         Path(seen["run"]["HOME"], "go").touch()
         server.wait_for_status(job, "SUCCEEDED")
         account = pwd.getpwuid(os.geteuid()).pw_name
