@@ -389,7 +389,7 @@ TEST_F(BroughtTest, AnArchiveThatFillsTheDiskLeavesRoomAndNothingOfItself) {
       ASSERT_TRUE(memory.ok());
       const auto unpacked =
           unpack_tree(source_of(pack({{"kept", "k2"}, {"large", std::string(80U << 20U, '\0')}})),
-                      place, {.memory = &*memory});
+                      place, {.memory = &*memory, .keeps_room = true});
       ASSERT_FALSE(unpacked.ok());
       EXPECT_EQ(unpacked.error().code, ErrorCode::kExhausted);
       EXPECT_NE(unpacked.error().message.find("the disk has no room for it"), std::string::npos)
@@ -401,8 +401,9 @@ TEST_F(BroughtTest, AnArchiveThatFillsTheDiskLeavesRoomAndNothingOfItself) {
       auto memory = Brought::open(lists_.get(), root_ / "small/sparse", "3-1-0", "~/x");
       ASSERT_TRUE(memory.ok());
       fs::create_directories(root_ / "small/sparse");
-      const auto unpacked = unpack_tree(source_of(pack({{"sparse", "end"}}, 300)),
-                                        root_ / "small/sparse", {.memory = &*memory});
+      const auto unpacked =
+          unpack_tree(source_of(pack({{"sparse", "end"}}, 300)), root_ / "small/sparse",
+                      {.memory = &*memory, .keeps_room = true});
       EXPECT_TRUE(unpacked.ok()) << unpacked.error().message;
       EXPECT_EQ(fs::file_size(root_ / "small/sparse/sparse"), (300U << 20U) + 3U);
     }

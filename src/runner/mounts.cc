@@ -159,7 +159,7 @@ Status bring_blob(const Mount& mount, const fs::path& place, const Bringing& wit
   if (!mount.is_file) {
     QUAD_TRY(make_place(place, memory));
   }
-  const UnpackOptions options{.memory = &memory};
+  const UnpackOptions options{.memory = &memory, .keeps_room = true};
   const auto unpacked =
       mount.is_file ? unpack_file(source, place, options) : unpack_tree(source, place, options);
   if (unpacked.ok() || unpacked.error().code == ErrorCode::kInvalid) {

@@ -16,7 +16,7 @@ namespace quad::runner {
 
 class Room {
  public:
-  /// What is written goes to the file system of `fd`, which stays open.
+  /// What is written goes to the file system of `fd`, which stays open. Before it, no room is kept.
   void watch(int fd) { fd_ = fd; }
   /// So many bytes are about to be written. kExhausted, with a sentence, once there is no room.
   Status take(std::uint64_t bytes);

@@ -88,6 +88,7 @@ class Unpacker {
         feed_(feed),
         memory_(options.memory),
         durable_(options.durable),
+        keeps_room_(options.keeps_room),
         temporary_(memory_ != nullptr ? memory_->temporary() : ".quad-" + random_hex(8)) {}
 
   Status into_folder(const std::filesystem::path& folder) {
@@ -96,7 +97,9 @@ class Unpacker {
     if (!root_) {
       return errno_error(fmt::format("Cannot open the folder {}", folder.string()), errno);
     }
-    room_.watch(root_.get());
+    if (keeps_room_) {
+      room_.watch(root_.get());
+    }
     for (;;) {
       archive_entry* entry = nullptr;
       QUAD_ASSIGN(const bool more, next(entry));
@@ -123,7 +126,9 @@ class Unpacker {
         return errno_error(fmt::format("Cannot open the folder {}", file.parent_path().string()),
                            errno);
       }
-      room_.watch(folder.get());
+      if (keeps_room_) {
+        room_.watch(folder.get());
+      }
       const std::string name = file.filename().string();
       root_path_ = file.parent_path();
       is_tree_ = false;
@@ -405,6 +410,7 @@ class Unpacker {
   Feed& feed_;
   Brought* const memory_;
   const bool durable_;
+  const bool keeps_room_;
   const std::string temporary_;  // the name of what is made, until it is whole
   bool is_tree_ = true;
   Room room_;

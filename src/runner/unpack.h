@@ -5,7 +5,7 @@
 // bits are dropped; devices, sockets and FIFOs are errors. Permissions, times, symbolic links and
 // hard links inside are kept. What is there is replaced: by one of another type only where a memory
 // of what was brought (brought.h) says what becomes of the old one. However much an archive grows
-// to, room is kept on the disk (room.h); holes take none. Blocks; for workers.
+// to, room can be kept on the disk (room.h); holes take none. Blocks; for workers.
 
 #pragma once
 
@@ -32,6 +32,7 @@ struct Unpacked {
 struct UnpackOptions {
   Brought* memory = nullptr;  ///< of the place that is unpacked to; null: there is none
   bool durable = false;       ///< a file is on disk once it is there
+  bool keeps_room = false;    ///< on the disk, for others (room.h)
 };
 
 /// Unpacks everything below `folder`, which must exist.
