@@ -155,12 +155,11 @@ Millis upload_patience(std::uint64_t bytes) {
   return kLeast + Millis(static_cast<std::int64_t>(bytes / kSlowDisk));
 }
 
-Status Client::upload(const std::string& hash, const fs::path& file) {
+Status Client::upload(const std::string& hash, int file) {
   const std::string target = "/v1/blobs/" + hash;
-  const UniqueFd fd(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
   struct stat info {};
-  if (!fd || ::fstat(fd.get(), &info) != 0) {
-    return errno_error(fmt::format("Cannot read {}", file.string()), errno);
+  if (::fstat(file, &info) != 0) {
+    return errno_error("Cannot read what was packed", errno);
   }
   const Millis patience = upload_patience(static_cast<std::uint64_t>(info.st_size));
   const net::ChunkSink no_body = [](std::string_view /*piece*/) { return true; };
@@ -170,8 +169,8 @@ Status Client::upload(const std::string& hash, const fs::path& file) {
     return {};
   }
   QUAD_ASSIGN(const net::ClientResponse answer, patiently([&] {
-                (void)::lseek(fd.get(), 0, SEEK_SET);
-                return http_.upload("PUT", target, fd.get(), {{"Content-Type", "application/zstd"}},
+                (void)::lseek(file, 0, SEEK_SET);
+                return http_.upload("PUT", target, file, {{"Content-Type", "application/zstd"}},
                                     patience);
               }));
   return answer.ok() ? Status() : Status(answer.to_error());

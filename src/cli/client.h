@@ -42,8 +42,8 @@ class Client {
   Result<json::object> post(const std::string& target, const json::object& body = {},
                             json::object* refused = nullptr);
   Result<json::object> remove(const std::string& target);
-  /// Uploads a file as the blob `hash`, unless the server has it.
-  Status upload(const std::string& hash, const std::filesystem::path& file);
+  /// Uploads a whole file as the blob `hash`, unless the server has it.
+  Status upload(const std::string& hash, int file);
   /// Asks for another protocol on a connection of its own. The server's refusal is the error.
   Result<std::unique_ptr<net::ClientStream>> upgrade(const std::string& target,
                                                      std::string_view protocol);

@@ -10,23 +10,12 @@
 #include "cli/commands.h"
 #include "cli/output.h"
 #include "cli/server_flags.h"
+#include "cli/task_input.h"
 #include "config/keys.h"
 
 namespace quad::cli {
 
 namespace {
-
-json::array to_json(const std::vector<spec::Diagnostic>& all) {
-  json::array out;
-  for (const spec::Diagnostic& one : all) {
-    out.push_back(json::object{{"message", one.message},
-                               {"key", one.key},
-                               {"line", one.line},
-                               {"column", one.column},
-                               {"hint", one.hint}});
-  }
-  return out;
-}
 
 std::string layer_of(const config::Setting& setting) {
   switch (setting.layer) {

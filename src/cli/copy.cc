@@ -70,15 +70,20 @@ class Copy {
     QUAD_ASSIGN(Pipe pipe, make_pipe());
     pump_->attach(0, {std::move(pipe.read), UniqueFd()});
     attach_errors();
-    FileWork work([&path, fd = std::move(pipe.write)]() mutable {
+    std::vector<std::string> left_out;
+    FileWork work([&path, &left_out, fd = std::move(pipe.write)]() mutable {
       const UniqueFd out = std::move(fd);
-      return runner::send_copy(path, out.get());
+      return runner::send_copy(path, out.get(), &left_out);
     });
     const Status carried = run();
     pump_.reset();
     // When the other end gives up, this end only sees that nobody reads; when this end does, the
     // other one only sees that there is no more.
     const Status& read = work.wait();
+    for (const std::string& folder : left_out) {
+      complain("warning: {}: left out, as a Quad server keeps its keys and records there\n",
+               folder);
+    }
     return !read.ok() && read.error().code != ErrorCode::kUnavailable ? read : carried;
   }
 

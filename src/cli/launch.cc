@@ -15,9 +15,9 @@
 #include "cli/follow.h"
 #include "cli/launch.h"
 #include "cli/output.h"
-#include "cli/pack.h"
 #include "cli/task_input.h"
 #include "cli/terminal.h"
+#include "cli/uploads.h"
 #include "spec/parse.h"
 
 namespace quad::cli {
@@ -171,13 +171,6 @@ Result<Entry> read_entry(const std::vector<std::string>& words) {
   return Entry{"", first};
 }
 
-void print_problems(const std::vector<spec::Diagnostic>& problems, std::string_view word,
-                    const std::string& file) {
-  for (const spec::Diagnostic& one : problems) {
-    complain("{}\n", line_of(one, word, file));
-  }
-}
-
 std::vector<spec::Diagnostic> problems_of(const json::object& answer, std::string_view member) {
   std::vector<spec::Diagnostic> problems;
   if (const auto* array = get_array(answer, member)) {
@@ -194,108 +187,26 @@ std::vector<spec::Diagnostic> problems_of(const json::object& answer, std::strin
   return problems;
 }
 
-fs::path local_path(const std::string& text) {
-  if (text.starts_with("~/")) {
-    const char* home = std::getenv("HOME");
-    return fs::path(home == nullptr ? "" : home) / text.substr(2);
-  }
-  return text;
-}
-
-/// A local folder or file that the task brings along.
-struct Upload {
-  std::string key;          ///< for messages: "workdir", "file_mounts./data"
-  std::string destination;  ///< of a file mount; empty for the workdir
-  fs::path source;
-  spec::Mark mark;
-};
-
-/// What is wrong with a source, if it cannot be brought.
-std::optional<spec::Diagnostic> fault_of(const Upload& upload) {
-  std::error_code failure;
-  const auto status = fs::status(upload.source, failure);
-  const bool folder = fs::is_directory(status);
-  if (folder || (!upload.destination.empty() && fs::is_regular_file(status))) {
-    return std::nullopt;
-  }
-  return spec::Diagnostic{
-      .message = fmt::format("{} {}", upload.source.string(),
-                             !fs::exists(status)
-                                 ? "is not there; the path counts from the folder you are in"
-                             : upload.destination.empty() ? "is not a folder"
-                                                          : "is neither a folder nor a file"),
-      .key = upload.key,
-      .line = upload.mark.line,
-      .column = upload.mark.column};
-}
-
-/// `exec` brings nothing but the workdir.
-std::vector<Upload> uploads_of(const spec::TaskSet& set, bool exec) {
-  std::vector<Upload> uploads;
-  for (const spec::Task& task : set.tasks) {
-    if (const auto* workdir = std::get_if<spec::LocalWorkdir>(&task.workdir)) {
-      uploads.push_back({"workdir", "", local_path(workdir->path), task.marks.find("workdir")});
-    }
-    for (const spec::FileMount& mount : task.file_mounts) {
-      if (mount.kind == spec::FileMount::Kind::kLocal && !exec) {
-        const std::string key = "file_mounts." + mount.destination;
-        uploads.push_back({key, mount.destination, local_path(mount.source), task.marks.find(key)});
-      }
-    }
-  }
-  return uploads;
-}
-
-/// Packs a local source and uploads it; removes the temporary file in any case.
-Result<Blob> send(Client& client, const fs::path& source) {
-  QUAD_ASSIGN(Blob blob, pack(source));
-  const Status sent = client.upload(blob.hash, blob.file);
-  std::error_code ignored;
-  fs::remove(blob.file, ignored);
-  if (!sent.ok()) {
-    return sent.error();
-  }
-  return blob;
-}
-
-/// What of a source no job will find, in a few words.
-void warn_of_left_out(const Blob& blob, const Upload& upload, const std::string& file) {
-  if (blob.left_out.empty()) {
+/// A command of this folder's files that does not bring them.
+void warn_of_missing_workdir(const spec::TaskSet& set, const std::vector<std::string>& words,
+                             std::vector<spec::Diagnostic>& doubts) {
+  if (!std::holds_alternative<spec::NoWorkdir>(set.tasks.front().workdir)) {
     return;
   }
-  constexpr std::size_t kShown = 5;
-  const std::size_t shown = std::min(blob.left_out.size(), kShown);
-  std::string names = fmt::format(
-      "{}", fmt::join(blob.left_out.begin(),
-                      blob.left_out.begin() + static_cast<std::ptrdiff_t>(shown), ", "));
-  if (blob.left_out.size() > shown) {
-    names += fmt::format(" and {} more", blob.left_out.size() - shown);
+  for (const std::string& word : words) {
+    std::error_code ignored;
+    if (!word.starts_with('/') && fs::is_regular_file(word, ignored)) {
+      doubts.push_back({.message = fmt::format("{} is here, but the job does not bring it", word),
+                        .hint = "add --workdir ."});
+      return;
+    }
   }
-  print_problems({{.message = fmt::format(
-                       "{}: left out, as only files, folders and links are brought.", names),
-                   .key = upload.key,
-                   .line = upload.mark.line,
-                   .column = upload.mark.column}},
-                 "warning", file);
 }
 
-Status send_all(Client& client, const std::vector<Upload>& uploads, const std::string& file,
-                json::object& body) {
-  json::object mounts;
-  for (const Upload& upload : uploads) {
-    const auto blob = send(client, upload.source);
-    if (!blob.ok()) {
-      return error(blob.error().code, fmt::format("{}: {}", upload.key, blob.error().message));
-    }
-    warn_of_left_out(*blob, upload, file);
-    if (upload.destination.empty()) {
-      body["workdir_blob"] = blob->hash;
-    } else {
-      mounts[upload.destination] = json::object{{"blob", blob->hash}, {"is_file", blob->is_file}};
-    }
+void tell(const Uploads& uploads) {
+  for (const std::string& line : uploads.lines()) {
+    complain("{}\n", line);
   }
-  body["mount_blobs"] = std::move(mounts);
-  return {};
 }
 
 /// Submits. The client's key makes it one job however often it is sent: a server that goes away in
@@ -356,13 +267,11 @@ void print_plan(const json::object& request, const json::object& plan) {
   }
 }
 
-void print_dryrun(const json::object& answer, const Entry& entry,
-                  const std::vector<Upload>& uploads) {
+void print_dryrun(const json::object& answer, const Entry& entry, const Uploads& uploads) {
   print("{}\n", entry.file.empty() ? fmt::format("Read as a command: {}", entry.text)
                                    : fmt::format("Read as a task file: {}", entry.file));
-  for (const Upload& upload : uploads) {
-    print("{} would be brought from '{}'.\n",
-          upload.destination.empty() ? "The workdir" : upload.destination, upload.source.string());
+  for (const std::string& line : uploads.lines()) {
+    print("{}\n", line);
   }
   const json::array& requests = *get_array(answer, "requests");
   const json::array& plans = *get_array(answer, "plans");
@@ -396,8 +305,10 @@ int show_submitted(Program& program, Client& client, const LaunchOptions& option
     }
   }
   if (as_json) {
-    print_json(
-        json::object{{"job", id}, {"jobs", std::move(jobs)}, {"warnings", answer.at("warnings")}});
+    print_json(json::object{{"job", id},
+                            {"jobs", std::move(jobs)},
+                            {"uploads", answer.at("uploads")},
+                            {"warnings", answer.at("warnings")}});
   } else if (options.detach) {
     print("quad logs -f {}   # to see its output\n", id);
   }
@@ -496,15 +407,9 @@ int launch(Program& program, const LaunchOptions& options) {
     print_problems(set.errors, "error", entry->file);
     return kUsage;
   }
-  const std::vector<Upload> uploads = uploads_of(set, options.exec);
-  std::vector<spec::Diagnostic> missing;
-  for (const Upload& upload : uploads) {
-    if (auto fault = fault_of(upload)) {
-      missing.push_back(std::move(*fault));
-    }
-  }
-  if (!missing.empty()) {
-    print_problems(missing, "error", entry->file);
+  Uploads uploads(set, options.exec);
+  if (const auto faults = uploads.faults(); !faults.empty()) {
+    print_problems(faults, "error", entry->file);
     return kUsage;
   }
   json::object body;
@@ -520,14 +425,32 @@ int launch(Program& program, const LaunchOptions& options) {
   if (!client.ok()) {
     return fail(client.error());
   }
+  if (const Status looked = uploads.survey(); !looked.ok()) {
+    return fail(looked.error());
+  }
+  std::vector<spec::Diagnostic> doubts = uploads.warnings();
+  if (is_command && options.cluster.empty()) {
+    warn_of_missing_workdir(set, options.entrypoint, doubts);
+  }
+  const bool as_json = program.globals.json();
+  if (!as_json) {
+    print_problems(doubts, "warning", entry->file);
+  }
   if (!options.dryrun) {
-    const Status sent = send_all(*client, uploads, entry->file, body);
+    if (!as_json) {
+      tell(uploads);
+    }
+    const auto sent = uploads.send(*client, body);
     if (!sent.ok()) {
       return fail(sent.error());
     }
+    if (!as_json) {
+      print_problems(*sent, "warning", entry->file);
+    }
+    doubts.insert(doubts.end(), sent->begin(), sent->end());
   }
   json::object refused;
-  const auto answer = submit(program.globals, *client, body, refused);
+  auto answer = submit(program.globals, *client, body, refused);
   if (!answer.ok()) {
     const auto problems = problems_of(refused, "errors");
     if (problems.empty()) {
@@ -537,13 +460,19 @@ int launch(Program& program, const LaunchOptions& options) {
     print_problems(problems_of(refused, "warnings"), "warning", entry->file);
     return kUsage;
   }
-  if (!program.globals.json()) {
+  if (as_json) {
+    json::array& warnings = (*answer)["warnings"].as_array();
+    for (json::value& doubt : to_json(doubts)) {
+      warnings.push_back(std::move(doubt));
+    }
+    (*answer)["uploads"] = uploads.to_json();
+  } else {
     print_problems(problems_of(*answer, "warnings"), "warning", entry->file);
   }
   if (!options.dryrun) {
     return show_submitted(program, *client, options, *answer);
   }
-  if (program.globals.json()) {
+  if (as_json) {
     print_json(*answer);
   } else {
     print_dryrun(*answer, *entry, uploads);

@@ -12,11 +12,11 @@
 #include <cerrno>
 #include <cstdlib>
 #include <memory>
+#include <string_view>
+#include <utility>
 #include <vector>
 
-#include "base/file.h"
 #include "base/text.h"
-#include "cli/ignore.h"
 
 // libarchive's tar writer calls this one function of its object file that knows every format by
 // name, which would draw in xar, and with it libxml2 and ICU: more start-up time than all of `quad
@@ -54,50 +54,53 @@ la_ssize_t write_output(archive* writer, void* context, const void* data, size_t
   return static_cast<la_ssize_t>(size);
 }
 
+/// Whether its first line is "#!…" and ends as Windows has it.
+bool is_windows_script(std::string_view beginning) {
+  const std::size_t end = beginning.find('\n');
+  return beginning.starts_with("#!") && end != std::string_view::npos && beginning[end - 1] == '\r';
+}
+
+/// Whether somebody may want to start it: only then is it looked into.
+bool may_be_started(const Found& found) {
+  return S_ISREG(found.info.st_mode) && found.info.st_size > 0 &&
+         ((found.info.st_mode & 0111U) != 0 || found.name.ends_with(".sh"));
+}
+
+std::string beginning_of(const fs::path& path) {
+  char buffer[256];  // the longest first line that the kernel reads
+  const UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+  const ssize_t got = file ? ::read(file.get(), buffer, sizeof buffer) : 0;
+  return {buffer, got > 0 ? static_cast<std::size_t>(got) : 0};
+}
+
 class Packer {
  public:
-  Packer(archive* writer, bool in_folder) : writer_(writer), in_folder_(in_folder) {}
+  Packer(archive* writer, const Progress& progress) : writer_(writer), progress_(progress) {}
 
-  [[nodiscard]] std::uint64_t files() const { return files_; }
-  [[nodiscard]] const std::vector<std::string>& left_out() const { return left_out_; }
+  [[nodiscard]] Sample& shrunk() { return shrunk_; }
 
-  Status add(const fs::path& path, const std::string& name) {
-    struct stat info {};
-    if (::lstat(path.c_str(), &info) != 0) {
-      return errno == ENOENT
-                 ? Status()
-                 : Status(errno_error(fmt::format("Cannot read {}", path.string()), errno));
-    }
-    if (!S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode) && !S_ISLNK(info.st_mode)) {
-      left_out_.push_back(name);
-      return {};
-    }
+  /// kNotFound: it has gone, and nothing of it is in the archive.
+  Status add(const Found& found) {
     const std::unique_ptr<archive_entry, decltype(&archive_entry_free)> entry(archive_entry_new(),
                                                                               &archive_entry_free);
-    archive_entry_set_pathname(entry.get(), name.c_str());
+    archive_entry_set_pathname(entry.get(), found.name.c_str());
+    struct stat info = found.info;
+    UniqueFd file;
+    if (S_ISREG(info.st_mode)) {
+      QUAD_ASSIGN(file, open(found.path, info));
+    }
     archive_entry_set_filetype(entry.get(), info.st_mode & S_IFMT);
     archive_entry_set_perm(entry.get(), info.st_mode & 0777U);
     archive_entry_set_mtime(entry.get(), info.st_mtim.tv_sec, 0);
-    UniqueFd file;
     if (S_ISREG(info.st_mode)) {
-      file.reset(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
-      if (!file) {
-        Error failure = errno_error(fmt::format("Cannot read {}", path.string()), errno);
-        if (in_folder_) {
-          failure.message += "; let it be read, or name it in .skyignore to leave it behind";
-        }
-        return failure;
-      }
       archive_entry_set_size(entry.get(), info.st_size);
     } else if (S_ISLNK(info.st_mode)) {
-      std::error_code failure;
-      archive_entry_set_symlink(entry.get(), fs::read_symlink(path, failure).c_str());
+      archive_entry_set_symlink(entry.get(), found.target.c_str());
     }
     if (archive_write_header(writer_, entry.get()) != ARCHIVE_OK) {
       return failed();
     }
-    ++files_;
-    return S_ISREG(info.st_mode) ? copy(file.get(), path, info.st_size) : Status();
+    return file ? copy(file.get(), found, info.st_size) : Status();
   }
 
   Status failed() {
@@ -105,84 +108,127 @@ class Packer {
   }
 
  private:
-  Status copy(int fd, const fs::path& path, std::int64_t size) {
+  /// `info`: as the open file is, which may be another one by now than the one that was listed.
+  static Result<UniqueFd> open(const fs::path& path, struct stat& info) {
+    UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+    if (!file && (errno == ENOENT || errno == ENOTDIR || errno == ELOOP || errno == ENXIO)) {
+      return error(ErrorCode::kNotFound,
+                   fmt::format("There is no file {} any more", path.string()));
+    }
+    if (!file || ::fstat(file.get(), &info) != 0) {
+      Error failure = errno_error(fmt::format("Cannot read {}", path.string()), errno);
+      failure.message += "; let it be read, or name it in .skyignore to leave it behind";
+      return failure;
+    }
+    if (!S_ISREG(info.st_mode)) {
+      return error(ErrorCode::kNotFound,
+                   fmt::format("There is no file {} any more", path.string()));
+    }
+    return file;
+  }
+
+  /// The entry's size is written by now: of a file that grows its end stays behind, one that
+  /// shrinks is filled up.
+  Status copy(int fd, const Found& found, std::int64_t size) {
     std::int64_t left = size;
+    bool ended = false;
     while (left > 0) {
-      const ssize_t got =
-          ::read(fd, buffer_.data(),
-                 std::min<std::size_t>(buffer_.size(), static_cast<std::size_t>(left)));
+      const auto most = std::min<std::size_t>(buffer_.size(), static_cast<std::size_t>(left));
+      ssize_t got = ended ? 0 : ::read(fd, buffer_.data(), most);
       if (got < 0 && errno == EINTR) {
         continue;
       }
-      if (got <= 0) {
-        return error(ErrorCode::kIo,
-                     fmt::format("{} changed while it was being packed; try again", path.string()));
+      if (got < 0) {
+        return errno_error(fmt::format("Cannot read {}", found.path.string()), errno);
+      }
+      if (got == 0) {
+        if (!std::exchange(ended, true)) {
+          shrunk_.add(found.name);
+          std::fill(buffer_.begin(), buffer_.end(), '\0');
+        }
+        got = static_cast<ssize_t>(most);
       }
       if (archive_write_data(writer_, buffer_.data(), static_cast<std::size_t>(got)) != got) {
         return failed();
       }
       left -= got;
+      read_ += static_cast<std::uint64_t>(got);
+      if (progress_) {
+        progress_(read_);
+      }
     }
     return {};
   }
 
   archive* writer_;
-  bool in_folder_;
-  std::uint64_t files_ = 0;
-  std::vector<std::string> left_out_;
+  const Progress& progress_;
+  std::uint64_t read_ = 0;
+  Sample shrunk_;
   std::vector<char> buffer_ = std::vector<char>(256 * 1024);
 };
 
-Status add_folder(Packer& packer, IgnoreRules& rules, bool use_gitignore, const fs::path& top,
-                  const std::string& folder) {
-  const fs::path here = folder.empty() ? top : top / folder;
-  if (use_gitignore) {
-    if (auto text = read_file(here / ".gitignore", 1U << 20U); text.ok()) {
-      rules.add(*text, folder);
-    }
+/// Gives `take` all of a source, be it a folder or one file.
+Result<Contents> each_of(const fs::path& source, bool is_file, const Take& take) {
+  if (!is_file) {
+    return walk(source, take);
   }
-  std::vector<std::pair<std::string, bool>> names;
   std::error_code failure;
-  for (fs::directory_iterator it(here, failure), end; !failure && it != end;
-       it.increment(failure)) {
-    names.emplace_back(it->path().filename().string(),
-                       it->is_directory(failure) && !it->is_symlink(failure));
-    failure.clear();
+  const fs::path place = fs::canonical(source, failure);
+  const fs::path& file = failure ? source : place;
+  struct stat info {};
+  if (::stat(file.c_str(), &info) != 0) {
+    return error(ErrorCode::kNotFound, fmt::format("There is no '{}' here", source.string()));
   }
-  if (failure) {
-    return error(ErrorCode::kIo,
-                 fmt::format("Cannot list {}: {}", here.string(), failure.message()));
-  }
-  std::sort(names.begin(), names.end());
-  for (const auto& [name, is_folder] : names) {
-    const std::string path = folder.empty() ? name : folder + "/" + name;
-    if (rules.ignored(path, is_folder)) {
-      continue;
-    }
-    QUAD_TRY(packer.add(top / path, path));
-    if (is_folder) {
-      QUAD_TRY(add_folder(packer, rules, use_gitignore, top, path));
-    }
-  }
-  return {};
+  QUAD_TRY(check_not_quads_own(file));
+  const std::string name = source.filename().string();
+  QUAD_TRY(take({name, file, info, ""}));
+  Contents contents;
+  contents.files = 1;
+  contents.bytes = static_cast<std::uint64_t>(info.st_size);
+  return contents;
 }
 
-}  // namespace
-
-Result<Blob> pack(const fs::path& source) {
+Result<bool> is_one_file(const fs::path& source) {
   struct stat info {};
   if (::stat(source.c_str(), &info) != 0) {
     return error(ErrorCode::kNotFound, fmt::format("There is no '{}' here", source.string()));
   }
-  Blob blob;
-  blob.is_file = !S_ISDIR(info.st_mode);
-  std::string name = (fs::temp_directory_path() / "quad-pack-XXXXXX").string();
-  Output output;
-  output.fd.reset(::mkostemp(name.data(), O_CLOEXEC));
-  if (!output.fd) {
+  return !S_ISDIR(info.st_mode);
+}
+
+/// A file that goes when it is closed.
+Result<UniqueFd> temporary_file() {
+  std::error_code failure;
+  const fs::path folder = fs::temp_directory_path(failure);
+  std::string name = (failure ? fs::path("/tmp") : folder) / "quad-pack-XXXXXX";
+  UniqueFd file(::mkostemp(name.data(), O_CLOEXEC));
+  if (!file) {
     return errno_error(fmt::format("Cannot make a temporary file {}", name), errno);
   }
-  blob.file = name;
+  ::unlink(name.c_str());
+  return file;
+}
+
+}  // namespace
+
+Result<Survey> survey(const fs::path& source) {
+  Survey survey;
+  QUAD_ASSIGN(survey.is_file, is_one_file(source));
+  const Take look = [&](const Found& found) -> Status {
+    if (may_be_started(found) && is_windows_script(beginning_of(found.path))) {
+      survey.windows_scripts.add(found.name);
+    }
+    return {};
+  };
+  QUAD_ASSIGN(survey.contents, each_of(source, survey.is_file, look));
+  return survey;
+}
+
+Result<Blob> pack(const fs::path& source, const Progress& progress) {
+  Blob blob;
+  QUAD_ASSIGN(blob.is_file, is_one_file(source));
+  Output output;
+  QUAD_ASSIGN(output.fd, temporary_file());
   EVP_DigestInit_ex(output.digest.get(), EVP_sha256(), nullptr);
   const std::unique_ptr<archive, decltype(&archive_write_free)> writer(archive_write_new(),
                                                                        &archive_write_free);
@@ -193,35 +239,24 @@ Result<Blob> pack(const fs::path& source) {
   archive_write_add_filter_zstd(writer.get());
   archive_write_set_bytes_per_block(writer.get(), 64 * 1024);
   archive_write_set_bytes_in_last_block(writer.get(), 1);
-  Packer packer(writer.get(), !blob.is_file);
-  const auto run = [&]() -> Status {
-    if (archive_write_open2(writer.get(), &output, nullptr, write_output, nullptr, nullptr) !=
-        ARCHIVE_OK) {
-      return packer.failed();
-    }
-    if (blob.is_file) {
-      QUAD_TRY(packer.add(fs::canonical(source), source.filename().string()));
-    } else {
-      IgnoreRules rules;
-      const auto skyignore = read_file(source / ".skyignore", 1U << 20U);
-      if (skyignore.ok()) {
-        rules.add(*skyignore, "");
-      }
-      QUAD_TRY(add_folder(packer, rules, !skyignore.ok(), source, ""));
-    }
-    return archive_write_close(writer.get()) == ARCHIVE_OK ? Status() : packer.failed();
-  };
-  if (auto packed = run(); !packed.ok()) {
-    ::unlink(name.c_str());
-    return packed.error();
+  Packer packer(writer.get(), progress);
+  if (archive_write_open2(writer.get(), &output, nullptr, write_output, nullptr, nullptr) !=
+      ARCHIVE_OK) {
+    return packer.failed().error();
+  }
+  const Take add = [&](const Found& found) { return packer.add(found); };
+  QUAD_ASSIGN(blob.contents, each_of(source, blob.is_file, add));
+  if (archive_write_close(writer.get()) != ARCHIVE_OK ||
+      ::lseek(output.fd.get(), 0, SEEK_SET) != 0) {
+    return packer.failed().error();
   }
   unsigned char digest[EVP_MAX_MD_SIZE];
   unsigned int size = 0;
   EVP_DigestFinal_ex(output.digest.get(), digest, &size);
   blob.hash = to_hex({reinterpret_cast<const char*>(digest), size});
   blob.bytes = output.bytes;
-  blob.files = packer.files();
-  blob.left_out = packer.left_out();
+  blob.file = std::move(output.fd);
+  blob.shrunk = std::move(packer.shrunk());
   return blob;
 }
 

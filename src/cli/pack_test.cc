@@ -1,86 +1,112 @@
 #include "cli/pack.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
-#include <cstdlib>
-#include <fstream>
-
-#include "base/file.h"
-#include "base/text.h"
 #include "cli/client.h"
-#include "cli/ignore.h"
+#include "cli/test_folder.h"
 
 namespace quad::cli {
 namespace {
 
-TEST(Ignore, PatternsMeanWhatTheyMeanToGit) {
-  EXPECT_TRUE(glob_match("*.o", "a.o"));
-  EXPECT_FALSE(glob_match("*.o", "a/b.o"));
-  EXPECT_TRUE(glob_match("**/x", "x"));
-  EXPECT_TRUE(glob_match("**/x", "a/b/x"));
-  EXPECT_TRUE(glob_match("a/**", "a/b/c"));
-  EXPECT_TRUE(glob_match("a/**/b", "a/b"));
-  EXPECT_TRUE(glob_match("a/**/b", "a/x/y/b"));
-  EXPECT_FALSE(glob_match("a/**/b", "a/x/yb"));
-  EXPECT_TRUE(glob_match("[a-c]?", "bz"));
-  EXPECT_FALSE(glob_match("[!a]b", "ab"));
-  EXPECT_TRUE(glob_match("\\*", "*"));
-  EXPECT_FALSE(glob_match("", "a"));
-}
+using testing::ElementsAre;
 
-TEST(Ignore, LaterRulesWinAndFoldersAreTheirOwn) {
-  IgnoreRules rules;
-  rules.add("*.log\n!keep.log\nbuild/\n/top\n# comment\n\n", "");
-  rules.add("local\n", "sub");
-  EXPECT_TRUE(rules.ignored("a.log", false));
-  EXPECT_TRUE(rules.ignored("deep/a.log", false));
-  EXPECT_FALSE(rules.ignored("keep.log", false));
-  EXPECT_TRUE(rules.ignored("build", true));
-  EXPECT_FALSE(rules.ignored("build", false));
-  EXPECT_TRUE(rules.ignored("top", false));
-  EXPECT_FALSE(rules.ignored("deep/top", false));
-  EXPECT_TRUE(rules.ignored("sub/local", false));
-  EXPECT_FALSE(rules.ignored("local", false));
-}
+class Pack : public FolderTest {};
 
-TEST(Pack, TheSameFilesGiveTheSameBlobAndIgnoredOnesStayBehind) {
-  const auto folder = std::filesystem::temp_directory_path() / ("quad-pack-test-" + random_hex(4));
-  ASSERT_TRUE(make_folders(folder / "data").ok());
-  std::ofstream(folder / "train.py") << "print(1)\n";
-  std::ofstream(folder / "data" / "big.bin") << std::string(100'000, 'x');
-  std::ofstream(folder / ".skyignore") << "data\n";
-  const auto first = pack(folder);
+TEST_F(Pack, TheSameFilesGiveTheSameBlobAndIgnoredOnesStayBehind) {
+  write("train.py", "print(1)\n");
+  write("data/big.bin", std::string(100'000, 'x'));
+  write(".skyignore", "data\n");
+  const auto first = pack(top_);
   ASSERT_TRUE(first.ok());
-  EXPECT_EQ(first->files, 2U);
-  const auto second = pack(folder);
+  EXPECT_EQ(first->contents.files, 2U);
+  EXPECT_EQ(first->contents.left_behind.bytes, 100'000U);
+  const auto second = pack(top_);
   ASSERT_TRUE(second.ok());
   EXPECT_EQ(first->hash, second->hash);
-  std::ofstream(folder / "train.py") << "print(2)\n";
-  const auto third = pack(folder);
-  EXPECT_NE(first->hash, third->hash);
-  EXPECT_EQ(pack(folder / "none").error().code, ErrorCode::kNotFound);
-  for (const auto& blob : {first, second, third}) {
-    std::filesystem::remove(blob->file);
-  }
-  std::filesystem::remove_all(folder);
+  write("train.py", "print(2)\n");
+  EXPECT_NE(first->hash, pack(top_)->hash);
+  EXPECT_EQ(pack(top_ / "none").error().code, ErrorCode::kNotFound);
 }
 
-TEST(Pack, TakesAnyNameAndSaysWhatItLeavesOut) {
-  const auto folder = std::filesystem::temp_directory_path() / ("quad-pack-test-" + random_hex(4));
-  ASSERT_TRUE(make_folders(folder).ok());
+TEST_F(Pack, TheBlobIsAFileWithoutANameAtItsBeginning) {
+  write("a");
+  const auto blob = pack(top_);
+  ASSERT_TRUE(blob.ok());
+  struct stat info {};
+  ASSERT_EQ(::fstat(blob->file.get(), &info), 0);
+  EXPECT_EQ(info.st_nlink, 0U) << "nothing is left of it when the program is interrupted";
+  EXPECT_EQ(static_cast<std::uint64_t>(info.st_size), blob->bytes);
+  EXPECT_EQ(::lseek(blob->file.get(), 0, SEEK_CUR), 0);
+}
+
+TEST_F(Pack, TakesAnyNameAndSaysWhatItLeavesOut) {
   for (const char* name : {"Gr\xc3\xbc\xc3\x9f"
                            "e",
                            "not-utf8-\xff", "two\nlines"}) {
-    std::ofstream(folder / name) << "x";
+    write(name);
   }
-  ASSERT_EQ(::mkfifo((folder / "pipe").c_str(), 0600), 0);
-  const auto blob = pack(folder);
+  ASSERT_EQ(::mkfifo((top_ / "pipe").c_str(), 0600), 0);
+  const auto blob = pack(top_);
   ASSERT_TRUE(blob.ok()) << blob.error().message;
-  EXPECT_EQ(blob->files, 3U);
-  EXPECT_EQ(blob->left_out, std::vector<std::string>{"pipe"});
-  std::filesystem::remove(blob->file);
-  std::filesystem::remove_all(folder);
+  EXPECT_EQ(blob->contents.files, 3U);
+  EXPECT_THAT(blob->contents.odd.names, ElementsAre("pipe"));
+}
+
+TEST_F(Pack, AFileThatChangesItsSizeWhileItIsReadIsNoError) {
+  write("grows", std::string(1'000'000, 'g'));
+  write("shrinks", std::string(1'000'000, 's'));
+  const auto calm = survey(top_);
+  ASSERT_TRUE(calm.ok());
+  const auto change = [&](std::uint64_t read) {
+    if (read < 500'000) {
+      std::filesystem::resize_file(top_ / "grows", 2'000'000);
+    } else if (read > 1'000'000) {
+      std::filesystem::resize_file(top_ / "shrinks", 300'000);
+    }
+  };
+  const auto blob = pack(top_, change);
+  ASSERT_TRUE(blob.ok()) << blob.error().message;
+  EXPECT_THAT(blob->shrunk.names, ElementsAre("shrinks"));
+  EXPECT_EQ(blob->contents.bytes, calm->contents.bytes);
+}
+
+TEST_F(Pack, ASurveyCountsWhatAPackPacks) {
+  write("a.txt", "12345");
+  write("sub/b.txt", "123");
+  const auto looked = survey(top_);
+  ASSERT_TRUE(looked.ok());
+  EXPECT_EQ(looked->contents.files, 2U);
+  EXPECT_EQ(looked->contents.bytes, 8U);
+  EXPECT_FALSE(looked->is_file);
+  const auto file = survey(top_ / "a.txt");
+  ASSERT_TRUE(file.ok());
+  EXPECT_TRUE(file->is_file);
+  EXPECT_EQ(file->contents.bytes, 5U);
+}
+
+TEST_F(Pack, ScriptsThatWindowsSavedAreTold) {
+  write("train.sh", "#!/bin/bash\r\necho hi\r\n");
+  write("module.py", "#!/usr/bin/env python3\r\n");  // nobody starts it by its name
+  write("good.sh", "#!/bin/bash\necho hi\r\n");
+  write("tool", "#!/bin/sh\r\n");
+  ::chmod((top_ / "tool").c_str(), 0755);
+  const auto looked = survey(top_);
+  ASSERT_TRUE(looked.ok());
+  EXPECT_THAT(looked->windows_scripts.names, ElementsAre("tool", "train.sh"));
+}
+
+TEST_F(Pack, AServersKeysArePackedFromNowhere) {
+  write("data/quad.db");
+  write("data/secret.key");
+  write("data/nodes/local-1/1-1-0/home/mine");
+  EXPECT_EQ(pack(top_ / "data/secret.key").error().code, ErrorCode::kInvalid);
+  EXPECT_EQ(survey(top_ / "data").error().code, ErrorCode::kInvalid);
+  std::filesystem::create_symlink(top_ / "data", top_ / "by-a-link");
+  EXPECT_EQ(pack(top_ / "by-a-link").error().code, ErrorCode::kInvalid);
+  EXPECT_TRUE(pack(top_ / "data/nodes/local-1/1-1-0/home/mine").ok());
 }
 
 TEST(Upload, WaitsForAServerThatReadsAllOfALargeOne) {

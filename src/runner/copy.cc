@@ -14,6 +14,7 @@
 #include <system_error>
 #include <vector>
 
+#include "base/data_dir.h"
 #include "base/file.h"
 
 namespace quad::runner {
@@ -141,7 +142,7 @@ class Packer {
   std::vector<char> buffer_ = std::vector<char>(kBuffer);
 };
 
-Status pack_folder(Packer& packer, const fs::path& folder) {
+Status pack_folder(Packer& packer, const fs::path& folder, std::vector<std::string>* left_out) {
   // With the slash it is the folder that a link leads to.
   std::string top = folder.string() + "/";
   char* paths[] = {top.data(), nullptr};
@@ -152,6 +153,13 @@ Status pack_folder(Packer& packer, const fs::path& folder) {
   }
   while (FTSENT* one = fts_read(tree.get())) {
     if (one->fts_level == FTS_ROOTLEVEL && one->fts_info == FTS_D) {
+      continue;
+    }
+    if (one->fts_info == FTS_D && is_data_directory(one->fts_path)) {
+      if (left_out != nullptr) {
+        left_out->emplace_back(one->fts_path);
+      }
+      ::fts_set(tree.get(), one, FTS_SKIP);
       continue;
     }
     switch (one->fts_info) {
@@ -209,6 +217,13 @@ Result<CopySource> look_at_source(const fs::path& path) {
     return error(ErrorCode::kInvalid,
                  fmt::format("{} is neither a file nor a folder", path.string()));
   }
+  std::error_code failure;
+  if (const auto data = data_directory_around(fs::canonical(path, failure))) {
+    return error(ErrorCode::kInvalid,
+                 fmt::format("{} is {}a Quad server's data directory, with its keys and records, "
+                             "which are not copied",
+                             path.string(), is_data_directory(path) ? "" : "in "));
+  }
   return CopySource{S_ISREG(info.st_mode), info.st_mode & 0777U, ""};
 }
 
@@ -220,7 +235,7 @@ std::string name_of_path(std::string_view path) {
   return name == "." || name == ".." || name == "~" ? std::string() : std::string(name);
 }
 
-Status send_copy(const fs::path& path, int fd) {
+Status send_copy(const fs::path& path, int fd, std::vector<std::string>* left_out) {
   QUAD_ASSIGN(const CopySource source, look_at_source(path));
   Packer packer(fd);
   QUAD_TRY(packer.open());
@@ -233,7 +248,7 @@ Status send_copy(const fs::path& path, int fd) {
     }
     QUAD_TRY(packer.add(file.c_str(), "file", info));
   } else {
-    QUAD_TRY(pack_folder(packer, path));
+    QUAD_TRY(pack_folder(packer, path, left_out));
   }
   return packer.close();
 }

@@ -10,6 +10,7 @@
 
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "base/json.h"
 #include "base/result.h"
@@ -26,7 +27,8 @@ struct CopySource {
 json::object to_json(const CopySource& source);
 CopySource copy_source(const json::object& message);
 
-/// What a copy of `path`, which may be a link, would be of; its name is left empty.
+/// What a copy of `path`, which may be a link, would be of; its name is left empty. kInvalid for
+/// what is, or is in, a Quad server's data directory: its keys and records are copied nowhere.
 Result<CopySource> look_at_source(const std::filesystem::path& path);
 
 /// The last part of a path as a person writes it; empty for "", ".", "..", "~", "/" and what ends
@@ -34,8 +36,9 @@ Result<CopySource> look_at_source(const std::filesystem::path& path);
 std::string name_of_path(std::string_view path);
 
 /// Writes the archive of `path` to `fd`; kUnavailable once nobody reads there. What is no file,
-/// folder or link is left out.
-Status send_copy(const std::filesystem::path& path, int fd);
+/// folder or link is left out, and so are data directories of Quad servers, which `left_out` gets.
+Status send_copy(const std::filesystem::path& path, int fd,
+                 std::vector<std::string>* left_out = nullptr);
 
 /// Takes it from `bytes` to `place`: into it under the source's name if it is a folder, else as it.
 /// `as_folder`: it was written as a folder ("dir/"), so it must be one.
