@@ -25,7 +25,7 @@ sys.path.append(str(ROOT / "tools"))
 
 import chart_schema  # noqa: E402
 
-TIMEOUT_SECONDS = 240
+TIMEOUT_SECONDS = 480
 QUAD = quadtest.quad_bin()
 
 IMAGE = {"image": {"repository": "quad.test/quad"}}
