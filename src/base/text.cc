@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <iterator>
 
 #include "base/check.h"
 
@@ -56,11 +57,34 @@ std::size_t character_size(std::string_view text) {
   return overlong || beyond ? 0 : size;
 }
 
-/// A character that terminals obey rather than show.
+char32_t code_point_of(std::string_view character) {
+  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(character[i]); };
+  constexpr unsigned kOfFirst[] = {0, 0x7FU, 0x1FU, 0x0FU, 0x07U};
+  char32_t code = byte(0) & kOfFirst[character.size()];
+  for (std::size_t i = 1; i < character.size(); ++i) {
+    code = (code << 6U) | (byte(i) & 0x3FU);
+  }
+  return code;
+}
+
+/// A character that is obeyed rather than shown: by terminals (C0, DEL, C1), by the order in which
+/// text is laid out (Unicode's Bidi_Control, line and paragraph separators), or not shown at all
+/// (Default_Ignorable_Code_Point, but for variation selectors, which emoji are written with). With
+/// these, two names look the same, or a line reads otherwise than it is.
 bool is_control(std::string_view character) {
-  const auto first = static_cast<unsigned char>(character[0]);
-  return first < 0x20 || first == 0x7F ||
-         (first == 0xC2 && static_cast<unsigned char>(character[1]) < 0xA0);
+  struct Range {
+    char32_t first, last;
+  };
+  constexpr Range kRanges[] = {
+      {0x00, 0x1F},       {0x7F, 0x9F},       {0xAD, 0xAD},     {0x34F, 0x34F},
+      {0x61C, 0x61C},     {0x115F, 0x1160},   {0x17B4, 0x17B5}, {0x180B, 0x180F},
+      {0x200B, 0x200F},   {0x2028, 0x202E},   {0x2060, 0x206F}, {0x3164, 0x3164},
+      {0xFEFF, 0xFEFF},   {0xFFA0, 0xFFA0},   {0xFFF0, 0xFFFB}, {0x1BCA0, 0x1BCA3},
+      {0x1D173, 0x1D17A}, {0xE0000, 0xE0FFF},
+  };
+  const char32_t code = code_point_of(character);
+  return std::any_of(std::begin(kRanges), std::end(kRanges),
+                     [&](const Range& range) { return code >= range.first && code <= range.last; });
 }
 
 /// The text, character by character, with `replace_controls` or without.

@@ -6,6 +6,8 @@
 #include <filesystem>
 #include <thread>
 
+#include "base/text.h"
+#include "cli/answer.h"
 #include "cli/commands.h"
 #include "cli/output.h"
 #include "cli/server_flags.h"
@@ -26,8 +28,13 @@ Result<json::object> call(Program& program, bool post, const std::string& target
   return post ? client.post(target, body) : client.get(target);
 }
 
+Result<json::object> get_list(Program& program, const std::string& target, std::string_view key) {
+  QUAD_ASSIGN(Client client, Client::connect(program.globals));
+  return client.get_list(target, key);
+}
+
 int list_nodes(Program& program) {
-  const auto answer = call(program, false, "/v1/nodes");
+  const auto answer = get_list(program, "/v1/nodes", "nodes");
   if (!answer.ok()) {
     return fail(answer.error());
   }
@@ -42,11 +49,11 @@ int list_nodes(Program& program) {
                {"GIB FREE"},
                {"JOBS", true},
                {"NOTE", true}});
-  for (const json::value& value : *get_array(*answer, "nodes")) {
-    const json::object& node = value.as_object();
+  for (const json::value& value : list_of(*answer, "nodes")) {
+    const json::object& node = object_of(value);
     std::string jobs;
-    for (const json::value& job : *get_array(node, "jobs")) {
-      jobs += (jobs.empty() ? "" : " ") + std::to_string(job.as_int64());
+    for (const json::value& job : list_of(node, "jobs")) {
+      jobs += (jobs.empty() ? "" : " ") + to_text(job);
     }
     constexpr double kGiB = 1024.0 * 1024 * 1024;
     table.add({text_of(node, "name"),
@@ -90,20 +97,25 @@ int act_on_node(Program& program, const std::string& name, const std::string& ve
 }
 
 int list_gpus(Program& program, const std::string& wanted) {
-  auto answer = call(program, false, "/v1/gpus");
-  if (!answer.ok()) {
-    return fail(answer.error());
-  }
   // As SkyPilot: MODEL or MODEL:COUNT, for the models that have so many on one node.
   const std::size_t colon = wanted.find(':');
   const std::string model = wanted.substr(0, colon);
-  const std::int64_t count =
-      colon == std::string::npos ? 0 : std::atoll(wanted.c_str() + colon + 1);
+  const auto count = colon == std::string::npos ? std::optional<std::int64_t>(0)
+                                                : parse_number(wanted.substr(colon + 1));
+  if (!count) {
+    return fail(
+        error(ErrorCode::kInvalid,
+              fmt::format("'{}' is neither a model nor MODEL:COUNT, such as H100:8", wanted)));
+  }
+  auto answer = get_list(program, "/v1/gpus", "gpus");
+  if (!answer.ok()) {
+    return fail(answer.error());
+  }
   json::array kept;
-  for (json::value& value : answer->at("gpus").as_array()) {
-    const json::object& gpu = value.as_object();
+  for (const json::value& value : list_of(*answer, "gpus")) {
+    const json::object& gpu = object_of(value);
     if ((model.empty() || net::equal_ignoring_case(get_string(gpu, "gpu"), model)) &&
-        get_int(gpu, "most_per_node") >= count) {
+        get_int(gpu, "most_per_node") >= *count) {
       kept.push_back(gpu);
     }
   }
@@ -114,7 +126,7 @@ int list_gpus(Program& program, const std::string& wanted) {
   }
   Table table({{"GPU"}, {"FREE"}, {"TOTAL"}, {"MOST ON ONE NODE"}, {"NODES"}});
   for (const json::value& value : kept) {
-    const json::object& gpu = value.as_object();
+    const json::object& gpu = object_of(value);
     table.add({text_of(gpu, "gpu"), std::to_string(get_int(gpu, "free")),
                std::to_string(get_int(gpu, "total")), std::to_string(get_int(gpu, "most_per_node")),
                std::to_string(get_int(gpu, "nodes"))});
@@ -207,7 +219,7 @@ int stop_server(Program& program) {
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }
   if (::kill(endpoint->pid, 0) == 0) {
-    return fail(error(ErrorCode::kTimeout,
+    return fail(error(ErrorCode::kInternal,
                       fmt::format("The server (process {}) has not ended yet", endpoint->pid)));
   }
   return say(program, {{"running", false}, {"stopped", true}},
@@ -257,8 +269,8 @@ int check_store(Program& program) {
   } else if (get_bool(*answer, "ok")) {
     print("The store is sound.\n");
   } else {
-    for (const json::value& fault : *get_array(*answer, "faults")) {
-      print("{}\n", std::string_view(fault.as_string()));
+    for (const json::value& fault : list_of(*answer, "faults")) {
+      print("{}\n", string_of(fault));
     }
   }
   return get_bool(*answer, "ok") ? kOk : kFailed;
@@ -337,13 +349,13 @@ void add_server_commands(CLI::App& app, Program& program) {
     return show(program, answer, answer.ok() ? text_of(*answer, "token") : "");
   });
   on_chosen(add_verb(*token, program, "list", "Who has one"), program, [&program] {
-    const auto answer = call(program, false, "/v1/tokens");
+    const auto answer = get_list(program, "/v1/tokens", "tokens");
     if (!answer.ok() || program.globals.json()) {
       return show(program, answer, "");
     }
     Table table({{"ID"}, {"USER"}, {"ROLE"}, {"NAME"}, {"MADE"}});
-    for (const json::value& value : *get_array(*answer, "tokens")) {
-      const json::object& one = value.as_object();
+    for (const json::value& value : list_of(*answer, "tokens")) {
+      const json::object& one = object_of(value);
       table.add({text_of(one, "id"), text_of(one, "user"), text_of(one, "role"),
                  text_of(one, "name"), ago(get_string(one, "created_at"))});
     }

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <memory>
 
+#include "cli/answer.h"
 #include "cli/commands.h"
 #include "cli/output.h"
 #include "cli/server_flags.h"
@@ -105,7 +106,8 @@ int check(Program& program, const CheckFlags& flags) {
     answer = look_from_here(program, flags);
   } else {
     auto client = Client::connect(program.globals);
-    answer = client.ok() ? client->get("/v1/check") : Result<json::object>(client.error());
+    answer = client.ok() ? client->get_list("/v1/check", "engines")
+                         : Result<json::object>(client.error());
   }
   if (!answer.ok()) {
     return fail(answer.error());
@@ -117,12 +119,12 @@ int check(Program& program, const CheckFlags& flags) {
   }
   const json::array* engines = get_array(*answer, "engines");
   for (std::size_t i = 0; engines != nullptr && i < engines->size(); ++i) {
-    const json::object& report = (*engines)[i].as_object();
+    const json::object& report = object_of((*engines)[i]);
     print("{}{} ({})\n", i == 0 ? "" : "\n", get_string(report, "engine"),
           get_string(report, "what"));
     const json::array* lines = get_array(report, "lines");
     for (std::size_t j = 0; lines != nullptr && j < lines->size(); ++j) {
-      const json::object& line = (*lines)[j].as_object();
+      const json::object& line = object_of((*lines)[j]);
       const std::string_view level = get_string(line, "level");
       print("  {:<8} {:<13} {}\n", level, get_string(line, "topic"), get_string(line, "text"));
       if (const std::string_view fix = get_string(line, "fix"); !fix.empty() && level != "ok") {

@@ -68,6 +68,10 @@ fs::path data_dir_of(const Globals& globals) {
   return fs::path(home) / ".quad";
 }
 
+std::string not_as_promised(std::string_view what) {
+  return fmt::format("The server sent no list of {}, as a Quad server of this version does", what);
+}
+
 Result<Client> Client::connect(const Globals& globals, bool may_start,
                                std::optional<Millis> patience) {
   const std::string server = globals.server.empty() ? variable("QUAD_SERVER") : globals.server;
@@ -96,14 +100,20 @@ Result<Client> Client::connect(const Globals& globals, bool may_start,
       fmt::format("No Quad server runs on {}; 'quad api start' starts one", data_dir.string()));
 }
 
-Result<json::object> Client::read(Result<net::ClientResponse> response) {
+Result<json::object> Client::read(const Result<net::ClientResponse>& response) {
   if (!response.ok()) {
     return response.error();
   }
   if (!response->ok()) {
     return response->to_error();
   }
-  return parse_json_object(response->body);
+  auto answer = parse_json_object(response->body);
+  if (!answer.ok()) {  // which is not the fault of what was asked
+    return error(ErrorCode::kInternal,
+                 fmt::format("The server sent what no Quad server of this version does: {}",
+                             answer.error().message));
+  }
+  return answer;
 }
 
 namespace {
@@ -132,6 +142,16 @@ Result<json::object> Client::get(const std::string& target) {
   return read(patiently([&] { return http_.get(target); }));
 }
 
+Result<json::object> Client::get_list(const std::string& target, std::string_view key) {
+  QUAD_ASSIGN(json::object answer, get(target));
+  const json::array* list = get_array(answer, key);
+  if (list == nullptr || !std::all_of(list->begin(), list->end(),
+                                      [](const json::value& one) { return one.is_object(); })) {
+    return error(ErrorCode::kInternal, not_as_promised(key));
+  }
+  return answer;
+}
+
 Result<json::object> Client::post(const std::string& target, const json::object& body,
                                   json::object* refused) {
   const std::string text = to_text(body);
@@ -142,7 +162,7 @@ Result<json::object> Client::post(const std::string& target, const json::object&
       *refused = *inner;
     }
   }
-  return read(std::move(response));
+  return read(response);
 }
 
 Result<json::object> Client::remove(const std::string& target) {

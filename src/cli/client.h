@@ -38,6 +38,8 @@ class Client {
                                 std::optional<Millis> patience = std::nullopt);
 
   Result<json::object> get(const std::string& target);
+  /// The same; kInternal unless `key` of the answer is a list of objects.
+  Result<json::object> get_list(const std::string& target, std::string_view key);
   /// `refused`: gets the members of the error's object when the server says no.
   Result<json::object> post(const std::string& target, const json::object& body = {},
                             json::object* refused = nullptr);
@@ -54,10 +56,13 @@ class Client {
 
  private:
   explicit Client(net::HttpClient http) : http_(std::move(http)) {}
-  static Result<json::object> read(Result<net::ClientResponse> response);
+  static Result<json::object> read(const Result<net::ClientResponse>& response);
 
   net::HttpClient http_;
 };
+
+/// "The server sent no list of jobs …", for an answer that is none of what was asked for.
+std::string not_as_promised(std::string_view what);
 
 /// How long the server may take over an upload of this size before it answers: it reads all of one
 /// that it had before it was started, and brings a new one to its disk.

@@ -10,8 +10,10 @@
 #include <algorithm>
 #include <memory>
 
+#include "cli/answer.h"
 #include "cli/launch.h"
 #include "cli/output.h"
+#include "cli/session.h"
 #include "cli/terminal.h"
 #include "net/message.h"
 
@@ -57,10 +59,10 @@ Result<std::vector<std::string>> names_meant(Client& client, const ChangeOptions
   if (!options.all) {
     return options.names;
   }
-  QUAD_ASSIGN(const json::object answer, client.get("/v1/clusters?owner=me"));
+  QUAD_ASSIGN(const json::object answer, client.get_list("/v1/clusters?owner=me", "clusters"));
   std::vector<std::string> names;
-  for (const json::value& cluster : *get_array(answer, "clusters")) {
-    names.emplace_back(get_string(cluster.as_object(), "name"));
+  for (const json::value& cluster : list_of(answer, "clusters")) {
+    names.emplace_back(get_string(object_of(cluster), "name"));
   }
   return names;
 }
@@ -115,7 +117,7 @@ int change(Program& program, const ChangeOptions& options, const std::string& ve
   for (const std::string& name : *names) {
     const auto answer = client->post(target_of(name, verb.c_str()), body);
     if (!answer.ok()) {
-      code = fail(answer.error());
+      code = tell_refused(answer.error());
       continue;
     }
     changed.push_back(*answer);
@@ -156,6 +158,7 @@ void add_exec(CLI::App& app, Program& program) {
   options->exec = true;
   CLI::App* verb =
       add_verb(app, program, "exec", "Run a task file, or a command, on a cluster that is up");
+  program.command_verbs.push_back(verb);
   verb->add_option("cluster", options->cluster, "The cluster's name")->required();
   verb->add_option("entrypoint", options->entrypoint,
                    "A task file, of which run is run, or a command: -- python x.py --lr 1");
@@ -231,7 +234,7 @@ void print_clusters(const json::array& clusters) {
                {"AUTOSTOP"},
                {"LAUNCHED"}});
   for (const json::value& value : clusters) {
-    const json::object& cluster = value.as_object();
+    const json::object& cluster = object_of(value);
     table.add({get_string(cluster, "name"), get_string(cluster, "owner"),
                get_string(cluster, "resources"), coloured(get_string(cluster, "status")),
                autostop_text(cluster), ago(get_string(cluster, "launched_at"))});
@@ -260,8 +263,8 @@ int show_cluster(Program& program, const std::string& name) {
   print_fact("User", std::string(get_string(*cluster, "owner")));
   print_fact("Resources", std::string(get_string(*cluster, "resources")));
   std::string nodes;
-  for (const json::value& node : *get_array(*cluster, "nodes")) {
-    nodes += (nodes.empty() ? "" : ", ") + std::string(node.as_string());
+  for (const json::value& node : list_of(*cluster, "nodes")) {
+    nodes += (nodes.empty() ? "" : ", ") + std::string(string_of(node));
   }
   print_fact("Nodes", nodes);
   print_fact("Autostop", autostop_text(*cluster));

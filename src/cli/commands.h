@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,9 +23,12 @@ namespace quad::cli {
 
 struct Program {
   Globals globals;
-  bool exec_on_cluster = false;      ///< which of the two verbs `exec` is
-  std::vector<std::string> command;  ///< what stands after the -- of `exec`, word by word
-  std::function<int()> chosen;       ///< set by the verb that the command line names
+  bool exec_on_cluster = false;  ///< which of the two verbs `exec` is
+  /// What stands behind the -- of a verb that takes a command, word by word; nullopt: there is no
+  /// --. None of it goes through the parser of options.
+  std::optional<std::vector<std::string>> command;
+  std::vector<const CLI::App*> command_verbs;  ///< those that do
+  std::function<int()> chosen;                 ///< set by the verb that the command line names
 };
 
 void add_launch(CLI::App& app, Program& program);

@@ -10,6 +10,7 @@
 #include <optional>
 
 #include "base/text.h"
+#include "cli/answer.h"
 #include "cli/output.h"
 #include "cli/terminal.h"
 
@@ -49,9 +50,6 @@ class Walk {
   explicit Walk(CLI::App& app) : app_(&app) { path_.push_back(&app); }
 
   void take(const std::string& word) {
-    if (word == "=") {
-      return;  // how bash splits --flag=value
-    }
     if (value_of_ != nullptr) {
       note_value(*value_of_, word);
       value_of_ = nullptr;
@@ -100,6 +98,13 @@ class Walk {
     return last != nullptr && last->get_items_expected_max() > 1 ? last : nullptr;
   }
   [[nodiscard]] const CLI::Option* value_of() const { return value_of_; }
+  [[nodiscard]] bool wants_value(const std::string& flag) const {
+    const auto all = flags();
+    return std::any_of(all.begin(), all.end(), [&](const CLI::Option* option) {
+      const auto names = spellings(*option);
+      return takes_value(*option) && std::find(names.begin(), names.end(), flag) != names.end();
+    });
+  }
   [[nodiscard]] bool only_positionals() const { return only_positionals_; }
   [[nodiscard]] const std::optional<std::string>& unknown() const { return unknown_; }
   [[nodiscard]] bool unknown_is_flag() const { return unknown_ && unknown_->starts_with('-'); }
@@ -165,6 +170,26 @@ class Walk {
   std::string data_dir_, server_;
 };
 
+/// Before a word that the parser would not take as it is.
+constexpr char kAsTyped = '\x01';
+
+/// "[a,b]" would be a list of words, and "++" the end of a verb.
+bool must_be_hidden(const std::string& word) {
+  return (word.starts_with('[') && word.ends_with(']')) || word == "++" ||
+         word.starts_with(kAsTyped);
+}
+
+/// Each option of the tree takes a hidden word as it was.
+void give_back_as_typed(CLI::App& app) {
+  for (CLI::Option* option : app.get_options()) {
+    option->transform(
+        [](std::string word) { return word.starts_with(kAsTyped) ? word.substr(1) : word; });
+  }
+  for (CLI::App* verb : app.get_subcommands([](const CLI::App*) { return true; })) {
+    give_back_as_typed(*verb);
+  }
+}
+
 /// What the server knows, if one answers.
 class Known {
  public:
@@ -204,7 +229,7 @@ class Known {
     const auto answer = client.ok() ? client->get(target) : Result<json::object>(client.error());
     if (const auto* array = answer.ok() ? get_array(*answer, member) : nullptr) {
       for (const json::value& one : *array) {
-        take(one.as_object());
+        take(object_of(one));
       }
     }
   }
@@ -363,7 +388,9 @@ int complete(CLI::App& app, Program& program, const std::vector<std::string>& wo
   Walk walk(app);
   std::string last = words.empty() ? "" : words.back();
   for (std::size_t i = 0; i + 1 < words.size(); ++i) {
-    walk.take(words[i]);
+    if (words[i] != "=") {  // how bash splits --flag=value
+      walk.take(words[i]);
+    }
   }
   std::string before;  // "--flag=", which zsh and fish leave on the word
   if (last == "=") {
@@ -387,8 +414,36 @@ int complete(CLI::App& app, Program& program, const std::vector<std::string>& wo
   return kOk;
 }
 
-std::string usage_error(CLI::App& app, const std::vector<std::string>& words,
-                        const std::string& problem) {
+std::vector<std::string> parser_words(CLI::App& app, Program& program,
+                                      const std::vector<std::string>& words) {
+  give_back_as_typed(app);
+  std::vector<std::string> safe;
+  Walk walk(app);
+  for (auto word = words.begin(); word != words.end(); ++word) {
+    const bool is_value = walk.value_of() != nullptr;
+    const bool was_command = walk.only_positionals();
+    walk.take(*word);
+    if (!was_command && walk.only_positionals()) {
+      const auto& takers = program.command_verbs;
+      if (std::find(takers.begin(), takers.end(), &walk.app()) != takers.end()) {
+        program.command.emplace(word + 1, words.end());
+        break;
+      }
+    }
+    const std::size_t equals = word->find('=');
+    if (!is_value && !walk.only_positionals() && word->starts_with("--") &&
+        equals + 1 == word->size() && walk.wants_value(word->substr(0, equals))) {
+      safe.push_back(word->substr(0, equals));  // as --flag= would take the next word
+      safe.emplace_back();
+    } else {
+      safe.push_back(must_be_hidden(*word) ? kAsTyped + *word : *word);
+    }
+  }
+  return safe;
+}
+
+std::string usage_error(CLI::App& app, const std::vector<std::string>& words, std::string problem) {
+  problem.erase(std::remove(problem.begin(), problem.end(), kAsTyped), problem.end());
   Walk walk(app);
   for (const std::string& word : words) {
     walk.take(word);
@@ -403,8 +458,7 @@ std::string usage_error(CLI::App& app, const std::vector<std::string>& words,
       return fmt::format("'{}' needs a verb: {}. {}", walk.name(),
                          join_words({names.begin(), names.end()}, "or"), see);
     }
-    std::string text = problem;
-    return fmt::format("{}{} {}", text, text.ends_with('.') ? "" : ".", see);
+    return fmt::format("{}{} {}", problem, problem.ends_with('.') ? "" : ".", see);
   }
   std::vector<std::string> known;
   if (walk.unknown_is_flag()) {

@@ -18,9 +18,15 @@ namespace quad::cli {
 /// ":files" stands for file names. Starts no server, and gives up after two seconds.
 int complete(CLI::App& app, Program& program, const std::vector<std::string>& words);
 
+/// The words for the parser of options, such that it takes each for what it is: without what stands
+/// behind the -- of a verb that takes a command, which becomes `program.command`, and with words
+/// that it would read as something else (a list in brackets) made safe. Only once for an `app`,
+/// whose options take them as they were.
+std::vector<std::string> parser_words(CLI::App& app, Program& program,
+                                      const std::vector<std::string>& words);
+
 /// What is wrong with a command line that could not be parsed: the unknown verb or flag and the
 /// nearest known one; else `problem`, the parser's own words. And which help to see.
-std::string usage_error(CLI::App& app, const std::vector<std::string>& words,
-                        const std::string& problem);
+std::string usage_error(CLI::App& app, const std::vector<std::string>& words, std::string problem);
 
 }  // namespace quad::cli

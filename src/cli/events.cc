@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "base/time.h"
+#include "cli/answer.h"
 #include "cli/commands.h"
 #include "cli/output.h"
 #include "cli/terminal.h"
@@ -100,16 +101,17 @@ Status EventReader::pages() {
   constexpr std::size_t kPage = 1'000;
   for (;;) {
     QUAD_ASSIGN(const json::object answer,
-                client_.get(fmt::format("/v1/events?limit={}&{}", kPage, query())));
-    const json::array* events = get_array(answer, "events");
-    if (events == nullptr) {
-      return error(ErrorCode::kInvalid, "The server sent something else than events");
-    }
-    for (const json::value& event : *events) {
-      show(event.as_object());
+                client_.get_list(fmt::format("/v1/events?limit={}&{}", kPage, query()), "events"));
+    const json::array& events = list_of(answer, "events");
+    const std::int64_t before = last_;
+    for (const json::value& event : events) {
+      show(object_of(event));
     }
     unread_ = std::fflush(stdout) != 0;
-    if (events->size() < kPage || unread_) {
+    if (events.size() >= kPage && last_ == before) {
+      return error(ErrorCode::kInternal, "The server sends the same events again and again");
+    }
+    if (events.size() < kPage || unread_) {
       last_ = std::max(last_, get_int(answer, "revision"));
       return {};
     }
@@ -121,6 +123,8 @@ Status EventReader::follow() {
     Status status = pages();
     if (status.ok() && !unread_) {
       status = stream();
+      std::this_thread::sleep_for(
+          kPause);  // a server that ends each stream at once is not asked on
     }
     if (unread_) {
       return {};

@@ -58,6 +58,12 @@ std::string target_of(const LogOptions& options, const LogPlace& place) {
   return target;
 }
 
+/// Of a number that the server says: at most 30 years.
+Millis millis_of(double seconds) {
+  constexpr double kMost = 1e9;
+  return Millis(std::llround(std::clamp(seconds, 0.0, kMost) * 1000));
+}
+
 /// "at 14:05", with the day if that is not today's.
 std::string clock_time(Millis from_now) {
   const std::time_t now = std::time(nullptr);
@@ -90,7 +96,7 @@ SafeText live_text(const json::object& state) {
     const auto* reported = get_object(*row, "progress");
     const double left = reported == nullptr ? -1 : get_double(*reported, "eta_s", -1);
     if (left >= 0) {
-      text += fmt::format(", ends {}", clock_time(Millis(std::llround(left * 1000))));
+      text += fmt::format(", ends {}", clock_time(millis_of(left)));
     }
     if (const std::int64_t recoveries = get_int(*row, "recoveries"); recoveries > 0) {
       text += fmt::format(", {} recover{}", recoveries, recoveries == 1 ? "y" : "ies");
@@ -223,7 +229,7 @@ void Follower::note_attempt(const json::object& head) {
     return;
   }
   const std::int64_t attempt = get_int(head, "attempt");
-  if (!globals_.json()) {
+  if (!globals_.json() && attempt > 0) {
     screen_.output(safe_text("[quad: attempt {} ended: {}; attempt {} follows]\n", attempt - 1,
                              std::string_view(before->get_string()), attempt)
                        .text);
@@ -247,8 +253,11 @@ Result<Client> Follower::find_again(steady_clock::time_point lost_at) {
 Status Follower::run(Client& first) {
   std::optional<Client> again;
   std::optional<steady_clock::time_point> lost_at;
+  auto useful_at = steady_clock::now();  // when a connection last led anywhere
   for (;;) {
     Client& client = again ? *again : first;
+    const auto began = steady_clock::now();
+    const std::string place = place_.text();
     LogFrames frames;
     std::optional<Error> broken;
     const Status status = client.stream(
@@ -283,17 +292,22 @@ Status Follower::run(Client& first) {
                  ? error(ErrorCode::kUnavailable, "The server stopped in the middle of the log")
                  : status;
     }
+    // One that answers and breaks off at once, again and again, is as good as away.
+    if (const auto now = steady_clock::now();
+        now - began > std::chrono::seconds(1) || place_.text() != place) {
+      useful_at = now;
+    } else if (now - useful_at > kPatience) {
+      return status.ok() ? error(ErrorCode::kUnavailable, "The server keeps breaking off the log")
+                         : status;
+    } else {
+      std::this_thread::sleep_for(Millis(50));
+    }
     if (!lost_at) {
       lost_at = steady_clock::now();
       if (!options_.quiet) {
         screen_.clear();
         screen_.note({"The server is away; the job goes on. Trying to reach it again."});
       }
-    } else if (steady_clock::now() - *lost_at > kPatience) {
-      return status.ok() ? error(ErrorCode::kUnavailable, "The server keeps breaking off the log")
-                         : status;
-    } else {
-      std::this_thread::sleep_for(Millis(50));
     }
     auto found = find_again(*lost_at);
     if (!found.ok()) {
@@ -318,7 +332,7 @@ std::string progress_text(const json::object& row) {
     text += fmt::format(", {:.3g}/s", rate);
   }
   if (const double left = get_double(*progress, "eta_s", -1); left >= 0) {
-    text += fmt::format(", {} left", format_duration(Millis(std::llround(left * 1000))));
+    text += fmt::format(", {} left", format_duration(millis_of(left)));
   }
   return text;
 }

@@ -11,6 +11,7 @@
 
 #include "base/text.h"
 #include "base/time.h"
+#include "cli/answer.h"
 #include "cli/clusters.h"
 #include "cli/commands.h"
 #include "cli/follow.h"
@@ -66,11 +67,11 @@ std::string metrics_text(const json::object& row) {
 /// The ranks of a live attempt, a row each.
 void print_ranks(const json::object& attempt) {
   Table table({{"  RANK"}, {"NODE", true}, {"PHASE"}, {"GPUS"}, {"CPU"}, {"MEMORY"}, {"HEARD"}});
-  for (const json::value& value : *get_array(attempt, "ranks")) {
-    const json::object& rank = value.as_object();
+  for (const json::value& value : list_of(attempt, "ranks")) {
+    const json::object& rank = object_of(value);
     std::string gpus;
-    for (const json::value& gpu : *get_array(rank, "gpus")) {
-      gpus += (gpus.empty() ? "" : ",") + std::to_string(gpu.as_int64());
+    for (const json::value& gpu : list_of(rank, "gpus")) {
+      gpus += (gpus.empty() ? "" : ",") + to_text(gpu);
     }
     const bool heard = rank.contains("heard_at");
     table.add({fmt::format("  {}", get_int(rank, "rank")), std::string(get_string(rank, "node")),
@@ -86,17 +87,17 @@ void print_ranks(const json::object& attempt) {
 }
 
 void print_attempts(const json::object& job) {
-  const json::array& attempts = *get_array(job, "attempts");
+  const json::array& attempts = list_of(job, "attempts");
   if (attempts.empty()) {
     return;
   }
   print("  Attempts\n");
   for (const json::value& value : attempts) {
-    const json::object& attempt = value.as_object();
+    const json::object& attempt = object_of(value);
     const bool over = !get_string(attempt, "ended_at").empty();
     std::string text =
         fmt::format("    {}  on {}", get_int(attempt, "epoch"), words_of(attempt, "nodes"));
-    if (attempt.at("resumed_step").is_int64()) {
+    if (has_number(attempt, "resumed_step")) {
       text += fmt::format(", from step {}", get_int(attempt, "resumed_step"));
     }
     const std::string_view running = get_string(attempt, "running_at");
@@ -104,7 +105,7 @@ void print_attempts(const json::object& job) {
       text += fmt::format(", {} {}", over ? "ran" : "running for",
                           between(running, get_string(attempt, "ended_at")));
     }
-    if (attempt.at("checkpoint_step").is_int64()) {
+    if (has_number(attempt, "checkpoint_step")) {
       text += fmt::format(", newest checkpoint at step {}", get_int(attempt, "checkpoint_step"));
     }
     if (over) {
@@ -112,7 +113,7 @@ void print_attempts(const json::object& job) {
     }
     print("{}\n", text);
   }
-  const json::object& last = attempts.back().as_object();
+  const json::object& last = object_of(attempts.back());
   if (get_string(last, "ended_at").empty()) {
     print_ranks(last);
   }
@@ -125,8 +126,8 @@ void print_why(const json::object& why) {
   }
   print("Of all nodes, so many are left after each condition:\n");
   for (const json::value& step : *funnel) {
-    print("  {:>6}  {}\n", get_int(step.as_object(), "nodes"),
-          get_string(step.as_object(), "condition"));
+    print("  {:>6}  {}\n", get_int(object_of(step), "nodes"),
+          get_string(object_of(step), "condition"));
   }
 }
 
@@ -154,7 +155,7 @@ int print_job(Client& client, const json::object& job) {
   if (!get_string(job, "started_at").empty()) {
     print_fact("Duration", between(get_string(job, "started_at"), ended));
   }
-  if (job.at("exit_code").is_int64() && get_string(job, "status") == "FAILED") {
+  if (has_number(job, "exit_code") && get_string(job, "status") == "FAILED") {
     print_fact("Exit code", std::to_string(get_int(job, "exit_code")));
     print_fact("Cause", std::string(get_string(job, "cause")));
   }
@@ -164,7 +165,7 @@ int print_job(Client& client, const json::object& job) {
   print_fact("Progress", progress_text(job));
   print_fact("Metrics", metrics_text(job));
   print_attempts(job);
-  if (get_array(job, "attempts")->empty() && ended.empty()) {
+  if (list_of(job, "attempts").empty() && ended.empty()) {
     if (const auto why = client.get(fmt::format("/v1/jobs/{}/why", id));
         why.ok() && why->contains("position")) {
       print_fact("Waits", fmt::format("{} {}", get_string(*why, "message"), place_in_queue(*why)));
@@ -195,7 +196,7 @@ int show_why(Program& program, Client& client, std::int64_t id) {
 }
 
 int show_story(Program& program, Client& client, std::int64_t id) {
-  const auto story = client.get(fmt::format("/v1/jobs/{}/story", id));
+  const auto story = client.get_list(fmt::format("/v1/jobs/{}/story", id), "lines");
   if (!story.ok()) {
     return fail(story.error());
   }
@@ -206,20 +207,22 @@ int show_story(Program& program, Client& client, std::int64_t id) {
   json::object row = *story;
   row["message"] = get_string(*story, "headline");
   print("Job {} ({}) is {}\n", id, get_string(*story, "name"), outcome_text(row, STDOUT_FILENO));
+  constexpr std::size_t kClock = 12;  // "14:05:09.123"
   std::string day;
-  for (const json::value& line : *get_array(*story, "lines")) {
+  for (const json::value& line : list_of(*story, "lines")) {
     const std::string before = day;
-    const std::string at = local_time(get_string(line.as_object(), "at"), day);
+    const std::string at = local_time(get_string(object_of(line), "at"), day);
     if (day != before) {
       print("{}\n", day);
     }
-    print("  {}  {}\n", at.substr(at.size() - 12), get_string(line.as_object(), "message"));
+    print("  {}  {}\n", at.size() < kClock ? at : at.substr(at.size() - kClock),
+          get_string(object_of(line), "message"));
   }
   return kOk;
 }
 
 int show_checkpoints(Program& program, Client& client, std::int64_t id) {
-  const auto answer = client.get(fmt::format("/v1/jobs/{}/checkpoints", id));
+  const auto answer = client.get_list(fmt::format("/v1/jobs/{}/checkpoints", id), "checkpoints");
   if (!answer.ok()) {
     return fail(answer.error());
   }
@@ -229,8 +232,8 @@ int show_checkpoints(Program& program, Client& client, std::int64_t id) {
   }
   Table table({{"STEP"}, {"ATTEMPT"}, {"COMPLETE"}, {"MB"}, {"PATH", true}});
   std::size_t gone = 0;
-  for (const json::value& value : *get_array(*answer, "checkpoints")) {
-    const json::object& one = value.as_object();
+  for (const json::value& value : list_of(*answer, "checkpoints")) {
+    const json::object& one = object_of(value);
     if (get_bool(one, "gone")) {
       ++gone;
       continue;

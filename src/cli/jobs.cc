@@ -4,10 +4,12 @@
 #include <cstdio>
 
 #include "base/text.h"
+#include "cli/answer.h"
 #include "cli/clusters.h"
 #include "cli/commands.h"
 #include "cli/follow.h"
 #include "cli/output.h"
+#include "cli/since.h"
 #include "cli/terminal.h"
 #include "net/message.h"
 
@@ -52,18 +54,19 @@ int list_jobs(Program& program, const ListOptions& options, const std::string& c
   if (!cluster.empty()) {
     target += "&cluster=" + net::percent_encode(cluster);
   }
-  auto answer = client->get(target);
+  auto answer = client->get_list(target, "jobs");
   if (!answer.ok()) {
     return fail(answer.error());
   }
   if (options.clusters) {
-    const auto clusters = client->get(options.mine ? "/v1/clusters?owner=me" : "/v1/clusters");
+    const auto clusters =
+        client->get_list(options.mine ? "/v1/clusters?owner=me" : "/v1/clusters", "clusters");
     if (!clusters.ok()) {
       return fail(clusters.error());
     }
-    (*answer)["clusters"] = clusters->at("clusters");
+    (*answer)["clusters"] = list_of(*clusters, "clusters");
     if (!program.globals.json()) {
-      print_clusters(*get_array(*clusters, "clusters"));
+      print_clusters(list_of(*clusters, "clusters"));
     }
   }
   if (program.globals.json()) {
@@ -79,8 +82,8 @@ int list_jobs(Program& program, const ListOptions& options, const std::string& c
                {"#RECOVERIES", false, true},
                {"STATUS"},
                {"PROGRESS", true}});
-  for (const json::value& value : *get_array(*answer, "jobs")) {
-    const json::object& job = value.as_object();
+  for (const json::value& value : list_of(*answer, "jobs")) {
+    const json::object& job = object_of(value);
     const std::string_view started = get_string(job, "started_at");
     const std::string progress = progress_text(job);
     table.add({std::to_string(get_int(job, "id")), get_string(job, "name"),
@@ -99,7 +102,7 @@ int list_jobs(Program& program, const ListOptions& options, const std::string& c
                                                      : " like that");
   } else {
     table.print();
-    if (!answer->at("next").is_null()) {
+    if (has_number(*answer, "next")) {
       print("There are more; --all shows them, or --limit N.\n");
     }
   }
@@ -132,36 +135,41 @@ struct JobLogOptions : LogOptions {
 };
 
 /// The job that is meant: the one named, else the newest (of that name).
-Result<std::int64_t> job_meant(Client& client, const JobLogOptions& options) {
-  QUAD_ASSIGN(const JobWords words, read_job_words(options.words));
+Result<std::int64_t> job_meant(Client& client, const JobWords& words, const std::string& name) {
   QUAD_TRY(check_jobs_of(client, words));
-  if (words.jobs.size() > 1) {
-    return error(ErrorCode::kInvalid, "Name one job");
-  }
   if (!words.jobs.empty()) {
     return words.jobs.front();
   }
   const std::string filter =
-      (options.name.empty() ? "" : "&name=" + net::percent_encode(options.name)) +
+      (name.empty() ? "" : "&name=" + net::percent_encode(name)) +
       (words.cluster.empty() ? "" : "&cluster=" + net::percent_encode(words.cluster));
-  QUAD_ASSIGN(const json::object answer, client.get("/v1/jobs?limit=1" + filter));
-  const json::array& jobs = *get_array(answer, "jobs");
+  QUAD_ASSIGN(const json::object answer, client.get_list("/v1/jobs?limit=1" + filter, "jobs"));
+  const json::array& jobs = list_of(answer, "jobs");
   if (jobs.empty()) {
     return error(ErrorCode::kNotFound,
                  !words.cluster.empty()
                      ? fmt::format("There are no jobs like that on cluster {}", words.cluster)
-                 : options.name.empty() ? std::string("There are no jobs yet")
-                                        : fmt::format("There is no job named '{}'", options.name));
+                 : name.empty() ? std::string("There are no jobs yet")
+                                : fmt::format("There is no job named '{}'", name));
   }
-  return get_int(jobs[0].as_object(), "id");
+  return get_int(object_of(jobs[0]), "id");
 }
 
 int show_logs(Program& program, JobLogOptions options) {
+  const auto words = read_job_words(options.words);
+  if (!words.ok() || words->jobs.size() > 1) {
+    return fail(words.ok() ? error(ErrorCode::kInvalid, "Name one job") : words.error());
+  }
+  auto since = since_text(options.since, SystemClock().now().wall);
+  if (!since.ok()) {
+    return fail(since.error());
+  }
+  options.since = std::move(*since);
   auto client = Client::connect(program.globals);
   if (!client.ok()) {
     return fail(client.error());
   }
-  const auto job = job_meant(*client, options);
+  const auto job = job_meant(*client, *words, options.name);
   if (!job.ok()) {
     return fail(job.error());
   }
@@ -206,13 +214,13 @@ int cancel(Program& program, const CancelOptions& options) {
     return fail(known.error());
   }
   if (newest) {
-    const auto answer = client->get("/v1/jobs?limit=1&status=active&cluster=" +
-                                    net::percent_encode(words->cluster));
+    const auto answer = client->get_list(
+        "/v1/jobs?limit=1&status=active&cluster=" + net::percent_encode(words->cluster), "jobs");
     if (!answer.ok()) {
       return fail(answer.error());
     }
-    for (const json::value& job : *get_array(*answer, "jobs")) {
-      words->jobs.push_back(get_int(job.as_object(), "id"));
+    for (const json::value& job : list_of(*answer, "jobs")) {
+      words->jobs.push_back(get_int(object_of(job), "id"));
     }
   }
   json::array cancelled;
@@ -237,12 +245,12 @@ int cancel(Program& program, const CancelOptions& options) {
     if (!answer.ok()) {
       return fail(answer.error());
     }
-    cancelled = *get_array(*answer, "jobs");
+    cancelled = list_of(*answer, "jobs");
   }
   if (program.globals.json()) {
     json::array shown;
     for (const json::value& value : cancelled) {
-      const json::object& one = value.as_object();
+      const json::object& one = object_of(value);
       shown.push_back(json::object{{"id", get_int(one, "id")},
                                    {"status", get_string(one, "status")},
                                    {"message", get_string(one, "message")}});
@@ -251,7 +259,7 @@ int cancel(Program& program, const CancelOptions& options) {
     return code;
   }
   for (const json::value& value : cancelled) {
-    say_cancelled(value.as_object());
+    say_cancelled(object_of(value));
   }
   if (cancelled.empty() && code == kOk) {
     print("No job {}waits or runs.\n", options.name.empty() ? "" : "of that name ");
@@ -300,7 +308,8 @@ void add_logs(CLI::App& app, Program& program, bool follow) {
       ->check(whole_number(0, "a number of lines"));
   verb->add_option("--line", options->line, "From this line on")
       ->check(whole_number(1, "a line's number, from 1"));
-  verb->add_option("--since", options->since, "From a time on, or since so long ago: 10m");
+  verb->add_option("--since", options->since,
+                   "From a time on, as quad story shows it, or since so long ago: 10m");
   verb->add_option("--grep", options->grep, "Only lines with this text");
   verb->add_flag("--raw", options->raw, "On a terminal, its escape sequences too");
   verb->callback([&program, options] {

@@ -7,14 +7,16 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 
 #include "base/file.h"
 #include "base/text.h"
+#include "cli/answer.h"
 #include "cli/commands.h"
+#include "cli/entrypoint.h"
 #include "cli/follow.h"
 #include "cli/launch.h"
 #include "cli/output.h"
+#include "cli/session.h"
 #include "cli/task_input.h"
 #include "cli/terminal.h"
 #include "cli/uploads.h"
@@ -134,43 +136,6 @@ Result<Given> read_given(const LaunchOptions& options) {
   return given;
 }
 
-bool is_script(const std::string& path) {
-  char head[2] = {};
-  std::ifstream file(path, std::ios::binary);
-  return file.read(head, 2) && head[0] == '#' && head[1] == '!';
-}
-
-/// What is to run: the text of a task file, or a command.
-struct Entry {
-  std::string file;  ///< its path; empty for a command
-  std::string text;
-};
-
-/// One argument that names a file is a task file, unless it is a script; anything else is a
-/// command.
-Result<Entry> read_entry(const std::vector<std::string>& words) {
-  if (words.empty()) {
-    return error(ErrorCode::kInvalid,
-                 "Name a task file, or a command: quad launch 'python train.py'");
-  }
-  const std::string& first = words[0];
-  if (words.size() > 1) {
-    std::string command;
-    for (const std::string& word : words) {
-      command += (command.empty() ? "" : " ") + shell_quote(word);
-    }
-    return Entry{"", std::move(command)};
-  }
-  std::error_code ignored;
-  const bool yaml = first.ends_with(".yaml") || first.ends_with(".yml") || first == "-";
-  if (yaml ||
-      (fs::exists(first, ignored) && !fs::is_directory(first, ignored) && !is_script(first))) {
-    QUAD_ASSIGN(std::string text, read_task_text(first));
-    return Entry{first, std::move(text)};
-  }
-  return Entry{"", first};
-}
-
 std::vector<spec::Diagnostic> problems_of(const json::object& answer, std::string_view member) {
   std::vector<spec::Diagnostic> problems;
   if (const auto* array = get_array(answer, member)) {
@@ -187,20 +152,13 @@ std::vector<spec::Diagnostic> problems_of(const json::object& answer, std::strin
   return problems;
 }
 
-/// A command of this folder's files that does not bring them.
-void warn_of_missing_workdir(const spec::TaskSet& set, const std::vector<std::string>& words,
-                             std::vector<spec::Diagnostic>& doubts) {
-  if (!std::holds_alternative<spec::NoWorkdir>(set.tasks.front().workdir)) {
-    return;
+/// Where a command would find what it names.
+WorkFolder work_folder_of(const LaunchOptions& options) {
+  if (!options.workdir.empty()) {
+    return {WorkFolder::Kind::kLocal, local_path(options.workdir)};
   }
-  for (const std::string& word : words) {
-    std::error_code ignored;
-    if (!word.starts_with('/') && fs::is_regular_file(word, ignored)) {
-      doubts.push_back({.message = fmt::format("{} is here, but the job does not bring it", word),
-                        .hint = "add --workdir ."});
-      return;
-    }
-  }
+  const bool elsewhere = !options.git_url.empty() || !options.cluster.empty();
+  return {elsewhere ? WorkFolder::Kind::kUnknown : WorkFolder::Kind::kNone, {}};
 }
 
 void tell(const Uploads& uploads) {
@@ -237,9 +195,9 @@ void print_plan(const json::object& request, const json::object& plan) {
   const std::int64_t ranks = get_int(request, "ranks", 1);
   print("Job '{}' on {}{}:\n", get_string(request, "name"), counted(ranks, "node"),
         ranks == 1 ? "" : ", all at once");
-  const json::array& shapes = *get_array(request, "shapes");
+  const json::array& shapes = list_of(request, "shapes");
   for (std::size_t i = 0; i < shapes.size(); ++i) {
-    print("  {}{}{}\n", i == 0 ? "" : "or ", shape_text(shapes[i].as_object()),
+    print("  {}{}{}\n", i == 0 ? "" : "or ", shape_text(object_of(shapes[i])),
           ranks == 1 ? "" : " on each");
   }
   if (const std::int64_t restarts = get_int(request, "max_restarts_on_errors"); restarts > 0) {
@@ -248,8 +206,8 @@ void print_plan(const json::object& request, const json::object& plan) {
   if (const auto* nodes = get_array(plan, "nodes"); nodes != nullptr && !nodes->empty()) {
     std::vector<std::string_view> names;
     for (const json::value& node : *nodes) {
-      if (std::find(names.begin(), names.end(), node.as_string()) == names.end()) {
-        names.emplace_back(node.as_string());
+      if (std::find(names.begin(), names.end(), string_of(node)) == names.end()) {
+        names.emplace_back(string_of(node));
       }
     }
     print("It would start at once on {}.\n", join_words(names));
@@ -260,9 +218,9 @@ void print_plan(const json::object& request, const json::object& plan) {
             ahead == 1 ? std::string("1 job would be") : fmt::format("{} jobs would be", ahead));
     }
     print("Of all nodes, so many are left after each condition:\n");
-    for (const json::value& step : *get_array(*why, "funnel")) {
-      print("  {:>6}  {}\n", get_int(step.as_object(), "nodes"),
-            get_string(step.as_object(), "condition"));
+    for (const json::value& step : list_of(*why, "funnel")) {
+      print("  {:>6}  {}\n", get_int(object_of(step), "nodes"),
+            get_string(object_of(step), "condition"));
     }
   }
 }
@@ -273,18 +231,21 @@ void print_dryrun(const json::object& answer, const Entry& entry, const Uploads&
   for (const std::string& line : uploads.lines()) {
     print("{}\n", line);
   }
-  const json::array& requests = *get_array(answer, "requests");
-  const json::array& plans = *get_array(answer, "plans");
-  for (std::size_t i = 0; i < requests.size(); ++i) {
-    print_plan(requests[i].as_object(), plans[i].as_object());
+  const json::array& requests = list_of(answer, "requests");
+  const json::array& plans = list_of(answer, "plans");
+  for (std::size_t i = 0; i < requests.size() && i < plans.size(); ++i) {
+    print_plan(object_of(requests[i]), object_of(plans[i]));
   }
   print("Nothing was submitted.\n");
 }
 
 int show_submitted(Program& program, Client& client, const LaunchOptions& options,
                    const json::object& answer) {
-  json::array jobs = *get_array(answer, "jobs");
-  const std::int64_t id = jobs.empty() ? 0 : get_int(jobs.front().as_object(), "id");
+  json::array jobs = list_of(answer, "jobs");
+  const std::int64_t id = jobs.empty() ? 0 : get_int(object_of(jobs.front()), "id");
+  if (id < 1) {
+    return fail(error(ErrorCode::kInternal, not_as_promised("jobs")));
+  }
   const bool as_json = program.globals.json();
   if (!as_json) {
     complain("Job {} submitted.\n", id);
@@ -298,17 +259,17 @@ int show_submitted(Program& program, Client& client, const LaunchOptions& option
     json::object last;
     code = show_log(program.globals, client, log, &last);
     if (as_json && !last.empty()) {
-      json::object& job = jobs.front().as_object();
+      json::object& job = jobs.front().get_object();
       job["status"] = get_string(last, "status");
       job["message"] = get_string(last, "message");
-      job["exit_code"] = last.at("exit_code");
+      job["exit_code"] = last["exit_code"];
     }
   }
   if (as_json) {
     print_json(json::object{{"job", id},
                             {"jobs", std::move(jobs)},
-                            {"uploads", answer.at("uploads")},
-                            {"warnings", answer.at("warnings")}});
+                            {"uploads", list_of(answer, "uploads")},
+                            {"warnings", list_of(answer, "warnings")}});
   } else if (options.detach) {
     print("quad logs -f {}   # to see its output\n", id);
   }
@@ -396,7 +357,7 @@ int launch(Program& program, const LaunchOptions& options) {
   if (!given.ok()) {
     return fail(given.error());
   }
-  const auto entry = read_entry(options.entrypoint);
+  const auto entry = read_entry({options.entrypoint, program.command}, work_folder_of(options));
   if (!entry.ok()) {
     return fail(entry.error());
   }
@@ -429,8 +390,8 @@ int launch(Program& program, const LaunchOptions& options) {
     return fail(looked.error());
   }
   std::vector<spec::Diagnostic> doubts = uploads.warnings();
-  if (is_command && options.cluster.empty()) {
-    warn_of_missing_workdir(set, options.entrypoint, doubts);
+  if (!entry->warning.empty()) {
+    doubts.push_back({.message = entry->warning});
   }
   const bool as_json = program.globals.json();
   if (!as_json) {
@@ -454,17 +415,18 @@ int launch(Program& program, const LaunchOptions& options) {
   if (!answer.ok()) {
     const auto problems = problems_of(refused, "errors");
     if (problems.empty()) {
-      return fail(answer.error());
+      return tell_refused(answer.error());
     }
     print_problems(problems, "error", entry->file);
     print_problems(problems_of(refused, "warnings"), "warning", entry->file);
     return kUsage;
   }
   if (as_json) {
-    json::array& warnings = (*answer)["warnings"].as_array();
+    json::array warnings = list_of(*answer, "warnings");
     for (json::value& doubt : to_json(doubts)) {
       warnings.push_back(std::move(doubt));
     }
+    (*answer)["warnings"] = std::move(warnings);
     (*answer)["uploads"] = uploads.to_json();
   } else {
     print_problems(problems_of(*answer, "warnings"), "warning", entry->file);
@@ -483,6 +445,7 @@ int launch(Program& program, const LaunchOptions& options) {
 void add_launch(CLI::App& app, Program& program) {
   auto options = std::make_shared<LaunchOptions>();
   CLI::App* verb = add_verb(app, program, "launch", "Run a task file, or a command, as a job");
+  program.command_verbs.push_back(verb);
   verb->add_option("entrypoint", options->entrypoint,
                    "A task file (- is standard input), or a command: -- python x.py --lr 1");
   verb->add_option("-c,--cluster", options->cluster,

@@ -34,18 +34,24 @@ Result<bool> LogFrames::feed(std::string_view piece, const Sink& sink) {
     const std::size_t end = piece.find('\n');
     head_text_ += piece.substr(0, end);
     if (head_text_.size() > kLongestHead) {
-      return error(ErrorCode::kInvalid, "The server's log has a frame without an end");
+      return error(ErrorCode::kInternal, "The server's log has a frame without an end");
     }
     if (end == std::string_view::npos) {
       return true;
     }
     piece.remove_prefix(end + 1);
-    QUAD_ASSIGN(head_, parse_json_object(head_text_));
+    auto head = parse_json_object(head_text_);
+    if (!head.ok()) {
+      return error(ErrorCode::kInternal, fmt::format("The server's log has a frame that cannot be "
+                                                     "read: {}",
+                                                     head.error().message));
+    }
+    head_ = std::move(*head);
     head_text_.clear();
     if (get_string(head_, "type") == "output") {
       const std::int64_t bytes = get_int(head_, "bytes");
       if (bytes < 0 || bytes > kLongestBody) {
-        return error(ErrorCode::kInvalid, "The server's log has a frame of an absurd size");
+        return error(ErrorCode::kInternal, "The server's log has a frame of an absurd size");
       }
       left_ = static_cast<std::uint64_t>(bytes);
     } else if (!sink(head_, {})) {

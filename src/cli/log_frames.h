@@ -25,7 +25,7 @@ class LogFrames {
   /// Gets a frame's head, and for "output" its bytes. False ends the reading.
   using Sink = std::function<bool(const json::object& head, std::string_view bytes)>;
 
-  /// Takes a piece. False if the sink wants no more; kInvalid for what is no frame.
+  /// Takes a piece. False if the sink wants no more; kInternal for what is no frame.
   Result<bool> feed(std::string_view piece, const Sink& sink);
 
  private:

@@ -12,25 +12,6 @@
 #include "cli/output.h"
 #include "cli/terminal.h"
 
-namespace {
-
-/// The words of another program's command line are not to be parsed here: an option would take
-/// [a,b] for a list, and an empty word for none.
-std::vector<std::string> without_command(CLI::App& app, quad::cli::Program& program,
-                                         std::vector<std::string> words) {
-  const auto dashes = std::find(words.begin(), words.end(), "--");
-  const auto verb = std::find_if(words.begin(), dashes, [&](const std::string& word) {
-    return !app.get_subcommands([&](CLI::App* one) { return one->get_name() == word; }).empty();
-  });
-  if (verb != dashes && dashes != words.end() && *verb == "exec" && !program.exec_on_cluster) {
-    program.command.assign(dashes + 1, words.end());
-    words.erase(dashes, words.end());
-  }
-  return words;
-}
-
-}  // namespace
-
 int main(int argc, char** argv) {
   using namespace quad::cli;  // NOLINT(google-build-using-namespace): the program's own file
   Program program;
@@ -61,7 +42,7 @@ int main(int argc, char** argv) {
     return complete(app, program, {words.begin() + 1, words.end()});
   }
   try {
-    auto to_parse = without_command(app, program, words);
+    auto to_parse = parser_words(app, program, words);
     std::reverse(to_parse.begin(), to_parse.end());  // as the library wants them
     app.parse(std::move(to_parse));
   } catch (const CLI::CallForHelp& help) {

@@ -18,21 +18,32 @@ namespace {
 constexpr std::size_t kLeastColumn = 6;  ///< an elastic column keeps so much
 constexpr std::size_t kGap = 2;
 
-/// JSON text with DEL and C1 controls escaped; it has the others escaped already.
+/// JSON text with what printable() would not let through escaped; it has C0 escaped already, and is
+/// else left as it is, also where it is no UTF-8.
 std::string escape_controls(std::string_view text) {
   std::string out;
   out.reserve(text.size());
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const auto byte = static_cast<unsigned char>(text[i]);
-    const auto next = static_cast<unsigned char>(i + 1 < text.size() ? text[i + 1] : '\0');
-    if (byte == 0x7F) {
-      out += "\\u007f";
-    } else if (byte == 0xC2 && next >= 0x80 && next < 0xA0) {
-      out += fmt::format("\\u{:04x}", next);
-      ++i;
-    } else {
-      out += text[i];
+  for (std::size_t i = 0; i < text.size();) {
+    const auto first = static_cast<unsigned char>(text[i]);
+    const std::size_t size = std::min<std::size_t>(text.size() - i, first < 0xC0   ? 1
+                                                                    : first < 0xE0 ? 2
+                                                                    : first < 0xF0 ? 3
+                                                                                   : 4);
+    const std::string_view character = text.substr(i, size);
+    if ((first < 0x80 && first != 0x7F) || printable(character) != " ") {
+      out += text[i++];
+      continue;
     }
+    std::uint32_t code = size == 1 ? first : first & (0xFFU >> (size + 1));
+    for (std::size_t at = 1; at < size; ++at) {
+      code = (code << 6U) | (static_cast<unsigned char>(character[at]) & 0x3FU);
+    }
+    if (code < 0x10000) {
+      out += fmt::format("\\u{:04x}", code);
+    } else {  // as two of UTF-16
+      out += fmt::format("\\u{:04x}\\u{:04x}", 0xD7C0U + (code >> 10U), 0xDC00U + (code & 0x3FFU));
+    }
+    i += size;
   }
   return out;
 }

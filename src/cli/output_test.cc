@@ -69,6 +69,18 @@ TEST(Tables, LeaveOutThenCutThenClip) {
   }
 }
 
+TEST(Text, ThatIsNotSeenOrTurnsOthersRoundIsNotShown) {
+  // Bidi_Control, zero-width and tag characters, separators of lines.
+  for (const std::string_view hidden :
+       {"\u061c", "\u200b", "\u200d", "\u200e", "\u200f", "\u202a", "\u202e", "\u2028", "\u2060",
+        "\u2066", "\u2069", "\ufeff", "\u00ad", "\U000e0041", "\U0001d173"}) {
+    EXPECT_EQ(safe_text("a{}b", hidden).text, "a b");
+  }
+  for (const std::string_view shown : {"ü", "日本", "עברית", "❤️", "é", "a\u00a0b", "🙂"}) {
+    EXPECT_EQ(safe_text("{}", shown).text, shown);
+  }
+}
+
 TEST(Outcomes, SayNothingTwice) {
   const auto text = [](std::string_view status, std::string_view message) {
     return outcome_text(json::object{{"status", status}, {"message", message}}, -1).text;

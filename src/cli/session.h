@@ -38,7 +38,8 @@ Result<std::unique_ptr<ClientCarrier>> open_session(Client& client, std::int64_t
 /// Prints why a session ended before its time, as far as the server can tell now: that the job has
 /// ended, or that the server itself is away. The exit code.
 int tell_broken_off(const Globals& globals, std::int64_t job, const Error& failure);
-/// Prints why there is none. The exit code; that a job does not run is 1.
+/// Prints why a server refused a session, or a change to a cluster. The exit code: 1 for a state
+/// in which it cannot be done, such as of a job that does not run.
 int tell_refused(const Error& failure);
 
 }  // namespace quad::cli

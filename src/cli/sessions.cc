@@ -69,12 +69,13 @@ void add_exec(CLI::App& app, Program& program) {
       "exec",
       "Run a program on a rank of a running job: quad exec JOB -- CMD ARGS; or a task on a "
       "cluster: quad exec CLUSTER TASK");
+  program.command_verbs.push_back(verb);
   add_job_or_cluster(*verb, options->job)->required();
   add_rank(*verb, options->rank);
   verb->add_flag("-t,--tty", options->terminal, "With a terminal of its own");
   verb->add_flag("-n,--no-stdin", options->no_input, "Without this standard input");
   verb->callback([&program, options] {
-    options->words = program.command;
+    options->words = program.command.value_or(std::vector<std::string>());
     if (options->words.empty()) {
       throw CLI::RequiredError("The program to run, after --,");
     }

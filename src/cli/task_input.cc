@@ -7,9 +7,11 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <optional>
 
 #include "base/file.h"
+#include "base/text.h"
 #include "cli/output.h"
 #include "cli/terminal.h"
 
@@ -60,9 +62,13 @@ Result<std::string> read_plain_file(const std::string& name, std::size_t most,
   // Without O_NONBLOCK the opening of a pipe waits for its writer.
   const UniqueFd fd(::open(name.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
   if (!fd) {
-    return error(ErrorCode::kInvalid, errno == ENOENT ? fmt::format("There is no file {}", path)
-                                                      : fmt::format("{} cannot be read: {}", path,
-                                                                    std::strerror(errno)));
+    const int failure = errno;
+    const auto near = failure == ENOENT ? near_file(name) : std::nullopt;
+    return error(ErrorCode::kInvalid,
+                 near ? fmt::format("There is no file {}; did you mean {}?", path, printable(*near))
+                 : failure == ENOENT
+                     ? fmt::format("There is no file {}", path)
+                     : fmt::format("{} cannot be read: {}", path, std::strerror(failure)));
   }
   struct stat info {};
   if (::fstat(fd.get(), &info) != 0 || !S_ISREG(info.st_mode)) {
@@ -83,9 +89,18 @@ std::optional<std::string> variable(std::string_view name) {
   return value == nullptr ? std::nullopt : std::optional<std::string>(value);
 }
 
-Result<spec::NamedValue> read_pair(const std::string& text, std::string_view flag) {
+/// `secret`: in the wrong shape, the word may be the secret itself, so no error repeats it.
+/// `number`: which of these flags it is, from 1.
+Result<spec::NamedValue> read_pair(const std::string& text, std::string_view flag, bool secret,
+                                   std::size_t number) {
   const std::size_t equals = text.find('=');
   std::string name = text.substr(0, equals);
+  if (secret && (name.empty() || (equals == std::string::npos && !variable(name)))) {
+    return error(ErrorCode::kInvalid,
+                 fmt::format("{} number {} has no name, or this shell no variable of that name; "
+                             "write {} NAME=VALUE",
+                             flag, number, flag));
+  }
   if (name.empty()) {
     return error(ErrorCode::kInvalid,
                  fmt::format("{} '{}' has no name; write it as NAME=VALUE", flag, text));
@@ -109,12 +124,36 @@ Result<std::string> read_task_text(const std::string& path) {
                      : read_plain_file(path, kLargestTask, "a task file");
 }
 
+std::optional<std::string> near_file(const std::string& path) {
+  constexpr std::size_t kMostNames = 5'000;
+  const std::size_t slash = path.rfind('/');
+  const std::string folder = slash == std::string::npos ? "" : path.substr(0, slash + 1);
+  const std::string name = path.substr(folder.size());
+  std::vector<std::string> names;
+  std::error_code failure;
+  for (std::filesystem::directory_iterator it(folder.empty() ? "." : folder, failure), end;
+       !failure && it != end && names.size() < kMostNames; it.increment(failure)) {
+    std::error_code ignored;
+    if (!it->is_directory(ignored)) {
+      names.push_back(it->path().filename().string());
+    }
+  }
+  const auto near = nearest(name, {names.begin(), names.end()});
+  return near && *near != name ? std::optional(folder + std::string(*near)) : std::nullopt;
+}
+
 Result<std::vector<spec::NamedValue>> read_pairs(const std::vector<std::string>& files,
                                                  std::string_view file_flag,
                                                  const std::vector<std::string>& given,
                                                  std::string_view flag) {
+  const bool secret = flag == "--secret";
   std::vector<spec::NamedValue> all;
   for (const std::string& file : files) {
+    if (secret && file.find('=') != std::string::npos && ::access(file.c_str(), F_OK) != 0) {
+      return error(
+          ErrorCode::kInvalid,
+          fmt::format("{} takes a dotenv file; a pair is written {} NAME=VALUE", file_flag, flag));
+    }
     QUAD_ASSIGN(const std::string text, read_plain_file(file, kLargestEnvFile, "a dotenv file"));
     auto pairs = spec::parse_env_file(text, variable);
     if (!pairs.ok()) {
@@ -123,8 +162,8 @@ Result<std::vector<spec::NamedValue>> read_pairs(const std::vector<std::string>&
     }
     all.insert(all.end(), pairs->begin(), pairs->end());
   }
-  for (const std::string& text : given) {
-    QUAD_ASSIGN(auto pair, read_pair(text, flag));
+  for (std::size_t i = 0; i < given.size(); ++i) {
+    QUAD_ASSIGN(auto pair, read_pair(given[i], flag, secret, i + 1));
     all.push_back(std::move(pair));
   }
   return all;

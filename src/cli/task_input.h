@@ -5,6 +5,7 @@
 
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -18,6 +19,10 @@ namespace quad::cli {
 /// The text of a task file; "-" is standard input. kInvalid with what is wrong: too large, a
 /// folder, a device, …
 Result<std::string> read_task_text(const std::string& path);
+
+/// The file beside it whose name is nearest to that of `path`, which is not there: "./train.py" for
+/// "./trian.py". Looks at 5,000 names at most.
+std::optional<std::string> near_file(const std::string& path);
 
 /// Pairs from env files, then from "NAME=VALUE" or "NAME" (this shell's value). kInvalid names the
 /// flag and the pair.

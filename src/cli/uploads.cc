@@ -29,12 +29,6 @@ fs::path home_folder() {
   return home == nullptr ? "" : home;
 }
 
-fs::path local_path(const std::string& text) {
-  return text.starts_with("~/") ? home_folder() / text.substr(2)
-         : text == "~"          ? home_folder()
-                                : fs::path(text);
-}
-
 std::string bytes_text(std::uint64_t bytes) {
   const auto amount = static_cast<double>(bytes);
   return bytes < 1000            ? counted(static_cast<std::int64_t>(bytes), "byte")
@@ -92,6 +86,12 @@ class ReadingWatch {
 };
 
 }  // namespace
+
+fs::path local_path(const std::string& text) {
+  return text.starts_with("~/") ? home_folder() / text.substr(2)
+         : text == "~"          ? home_folder()
+                                : fs::path(text);
+}
 
 spec::Diagnostic Uploads::Upload::told(std::string message, std::string hint) const {
   return {.message = std::move(message),

@@ -17,6 +17,9 @@
 
 namespace quad::cli {
 
+/// A path as people write it: "~" is the home folder.
+std::filesystem::path local_path(const std::string& text);
+
 class Uploads {
  public:
   /// `exec`: nothing but the workdir is brought.

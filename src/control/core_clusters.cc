@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "control/cluster_changed.h"
 #include "control/core.h"
 #include "engine/clusters.h"
 
@@ -113,7 +114,7 @@ Status Core::use_cluster(ClusterUse& use, const std::string& owner, Now now) {
   }
   const std::string_view status = status_of(cluster, find(cluster.holder));
   if (status == "STOPPING" || cluster.wanted == Cluster::Wanted::kGone) {
-    return error(ErrorCode::kUnavailable,
+    return error(ErrorCode::kExists,
                  fmt::format("Cluster {} is being {}; try again when it is", use.name,
                              cluster.wanted == Cluster::Wanted::kGone ? "taken down" : "stopped"));
   }
@@ -123,16 +124,14 @@ Status Core::use_cluster(ClusterUse& use, const std::string& owner, Now now) {
                    fmt::format("Cluster {0} is stopped; start it with `quad start {0}`", use.name));
     }
     if (!use.holder) {
-      return error(ErrorCode::kUnavailable,
-                   fmt::format("Cluster {} was stopped just now; try again", use.name));
+      return cluster_changed(use.name);
     }
     start_cluster(cluster, std::move(*use.holder), owner, now);
     record_cluster_event(cluster, "cluster.started", owner,
                          fmt::format("Cluster {} was started by {}.", use.name, owner), now);
   } else if (use.holder) {
     // The task was read while there was no such cluster, and was not compared with this one.
-    return error(ErrorCode::kUnavailable,
-                 fmt::format("Cluster {} was launched just now; try again", use.name));
+    return cluster_changed(use.name);
   }
   if (use.autostop) {
     cluster.autostop = use.autostop;
@@ -172,16 +171,12 @@ void Core::handle(ChangeCluster& message, Now now) {
     case Verb::kStart:
       if (status == "STOPPING" || cluster.wanted == Cluster::Wanted::kGone) {
         return refuse(error(
-            ErrorCode::kUnavailable,
+            ErrorCode::kExists,
             fmt::format("Cluster {} is still being stopped; try again when it is", message.name)));
       }
       if (status == "STOPPED") {
         if (store_failure_ || !message.holder) {
-          return refuse(store_failure_ ? *store_failure_
-                                       : error(ErrorCode::kUnavailable,
-                                               fmt::format("Cluster {} was stopped just now; try "
-                                                           "again",
-                                                           message.name)));
+          return refuse(store_failure_ ? *store_failure_ : cluster_changed(message.name));
         }
         start_cluster(cluster, std::move(*message.holder), message.by, now);
         record_cluster_event(cluster, "cluster.started", message.by,

@@ -101,7 +101,7 @@ job::Shape share_of(const job::Shape& whole, const std::string& cluster) {
 }
 
 job::Request holder_of(const job::Request& request, const std::string& cluster,
-                       const json::value& pods, json::object task, bool has_secrets,
+                       const json::value& pods, json::object body, bool has_secrets,
                        const std::string& secret_key) {
   job::Request holder;
   holder.name = cluster;
@@ -115,7 +115,6 @@ job::Request holder_of(const job::Request& request, const std::string& cluster,
   holder.exclude_nodes = request.exclude_nodes;
   holder.stop_grace = request.stop_grace;
   holder.recovery.max_without_progress = kHolderRecoveries;
-  json::object body;
   body["hold"] = true;
   if (!pods.is_null()) {
     if (has_secrets) {
@@ -124,7 +123,6 @@ job::Request holder_of(const job::Request& request, const std::string& cluster,
       body["pods"] = pods;
     }
   }
-  body["task"] = std::move(task);
   holder.body = to_text(body);
   return holder;
 }

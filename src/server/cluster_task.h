@@ -36,9 +36,10 @@ void check_nodes_of(const ClusterTarget& cluster, const spec::Task& task, Findin
 job::Shape share_of(const job::Shape& whole, const std::string& cluster);
 
 /// The job that holds the nodes of a cluster made for `request`, whose shapes are still those of
-/// machines. `pods`: the task's wishes for its pods, null without Kubernetes.
+/// machines. `pods`: the task's wishes for its pods, null without Kubernetes. `body`: what its own
+/// body has of the task.
 job::Request holder_of(const job::Request& request, const std::string& cluster,
-                       const json::value& pods, json::object task, bool has_secrets,
+                       const json::value& pods, json::object body, bool has_secrets,
                        const std::string& secret_key);
 
 std::optional<control::Autostop> autostop_of(const spec::Task& task);

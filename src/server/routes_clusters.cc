@@ -5,6 +5,7 @@
 
 #include <array>
 
+#include "control/cluster_changed.h"
 #include "job/record.h"
 #include "server/clusters.h"
 #include "server/input.h"
@@ -140,7 +141,7 @@ Status read_change(std::string_view text, control::ChangeCluster& change) {
 }
 
 asio::awaitable<void> change_cluster(App& app, net::Exchange& exchange,
-                                     control::ChangeCluster::Verb verb) {
+                                     control::ChangeCluster::Verb verb, int tries = 1) {
   control::ChangeCluster change;
   change.name = exchange.parameter("name");
   change.verb = verb;
@@ -171,6 +172,11 @@ asio::awaitable<void> change_cluster(App& app, net::Exchange& exchange,
         app.control->change_cluster(std::move(change));
       };
   const Status status = co_await ask<Status>(app, exchange, start);
+  constexpr int kMostTries = 10;
+  if (!status.ok() && control::is_cluster_changed(status.error()) && tries < kMostTries) {
+    co_await change_cluster(app, exchange, verb, tries + 1);  // from what is there now
+    co_return;
+  }
   if (!status.ok()) {
     exchange.respond_error(status.error());
     co_return;

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <variant>
 
+#include "control/cluster_changed.h"
 #include "job/record.h"
 #include "server/app.h"
 #include "server/clusters.h"
@@ -164,6 +165,7 @@ Result<Taken> take(App& app, const Caller& caller, const json::object& body,
   Taken taken;
   SubmitContext context;
   context.owner = caller.user;
+  context.now = app.clock->now().wall;
   context.secret_key = app.secret_key;
   context.snapshot = &snapshot;
   context.clusters = app.clusters;
@@ -448,8 +450,11 @@ class SubmitWork {
   json::array views_;
 };
 
-asio::awaitable<void> submit(App& app, net::Exchange& exchange, bool bulk) {
+asio::awaitable<void> submit(App& app, net::Exchange& exchange, bool bulk, int tries = 1) {
   std::string& body = exchange.request().body;
+  // What is for a cluster may have to be read again.
+  const std::string kept =
+      !bulk && body.find("\"cluster\"") != std::string::npos ? body : std::string();
   // A dry run asks what becomes of all that wait, however short it is.
   const bool is_short =
       body.size() <= kShortRequest && body.find("dryrun") == std::string::npos && !bulk;
@@ -472,6 +477,13 @@ asio::awaitable<void> submit(App& app, net::Exchange& exchange, bool bulk) {
         app.control->submit(std::move(accepted.submissions), std::move(done));
       };
   const auto ids = co_await ask<Result<std::vector<JobId>>>(app, exchange, start);
+  constexpr int kMostTries = 10;
+  if (!ids.ok() && control::is_cluster_changed(ids.error()) && !kept.empty() &&
+      tries < kMostTries) {
+    body = kept;
+    co_await submit(app, exchange, bulk, tries + 1);  // from what is there now
+    co_return;
+  }
   if (!ids.ok()) {
     exchange.respond_error(ids.error());
     co_return;

@@ -1,7 +1,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 
+#include "base/text.h"
 #include "server/app.h"
 #include "server/input.h"
 
@@ -43,6 +45,14 @@ bool is_user_name(std::string_view text) {
          text.find_first_not_of(kAllowed) == std::string_view::npos;
 }
 
+/// Words that stand where users' names do: who is asked for, and who did what in the events.
+bool is_reserved(std::string_view name) {
+  constexpr std::array<std::string_view, 8> kReserved = {
+      "me", "all", "server", "runner", "engine", "control", "quad", "everybody"};
+  return std::any_of(kReserved.begin(), kReserved.end(),
+                     [&](std::string_view word) { return same_ignoring_case(word, name); });
+}
+
 Result<Token> read_token(std::string_view text) {
   QUAD_ASSIGN(const json::object body, parse_json_object(text));
   ObjectReader reader(body);
@@ -52,6 +62,10 @@ Result<Token> read_token(std::string_view text) {
   const std::string role = reader.text("role").value_or("user");
   if (!is_user_name(token.user)) {
     reader.refuse("user", "1 to 64 letters, digits, '.', '_', '@' or '-'");
+  }
+  if (is_reserved(token.user)) {
+    reader.refuse("user",
+                  fmt::format("another word than '{}', which Quad uses itself", token.user));
   }
   if (characters_of(token.name) > 100) {
     reader.refuse("name", "at most 100 characters long");

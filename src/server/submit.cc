@@ -17,6 +17,24 @@ namespace quad::server {
 
 namespace {
 
+/// How far local time is ahead of UTC then, in seconds.
+std::int64_t utc_offset(WallTime time) {
+  const std::time_t seconds = time.millis / 1000;
+  std::tm parts{};
+  localtime_r(&seconds, &parts);
+  return parts.tm_gmtoff;
+}
+
+/// "2026-11-23-17-16-40-123000", as SkyPilot writes it in the id of a task.
+std::string local_text(WallTime time, std::int64_t offset) {
+  const std::time_t seconds = time.millis / 1000 + offset;
+  std::tm parts{};
+  gmtime_r(&seconds, &parts);
+  return fmt::format("{:04}-{:02}-{:02}-{:02}-{:02}-{:02}-{:06}", parts.tm_year + 1900,
+                     parts.tm_mon + 1, parts.tm_mday, parts.tm_hour, parts.tm_min, parts.tm_sec,
+                     time.millis % 1000 * 1000);
+}
+
 class Preparer {
  public:
   Preparer(const SubmitContext& context, Prepared& out) : context_(context), out_(out) {
@@ -385,7 +403,9 @@ void Preparer::put_on_cluster(const ClusterTarget& cluster, const spec::Task& ta
   request.cluster = cluster.name;
   out_.autostop = autostop_of(task);
   if (cluster.holder == nullptr && !request.shapes.empty()) {
-    out_.holder = holder_of(request, cluster.name, pods, spec::to_json(task, spec::Redact::kYes),
+    out_.holder = holder_of(request, cluster.name, pods,
+                            {{"task", spec::to_json(task, spec::Redact::kYes)},
+                             {"utc_offset", utc_offset(context_.now)}},
                             !task.secrets.empty(), context_.secret_key);
     for (job::Shape& shape : request.shapes) {
       shape = share_of(shape, cluster.name);
@@ -509,6 +529,7 @@ void Preparer::add(const spec::Task& task) {
   if (task.quad && task.quad->stop_signal_to_all) {
     body["stop_signal_to"] = "all";
   }
+  body["utc_offset"] = utc_offset(context_.now);
   body["task"] = spec::to_json(task, spec::Redact::kYes);
   request.body = to_text(body);
   out_.requests.push_back(std::move(request));
@@ -574,14 +595,12 @@ Result<json::object> make_order(const job::Job& job, std::string_view body_text,
   }
   order["ips"] = std::move(ips);
   order["ports"] = std::move(ports);
-  const std::time_t seconds = job.submitted_at.millis / 1000;
-  std::tm parts{};
-  localtime_r(&seconds, &parts);
   const std::string& cluster = job.request->cluster;
+  // As it was when the job was submitted: this server may run in another time zone than that one.
+  // Records from before that was kept have none.
+  const std::int64_t offset = get_int(body, "utc_offset", utc_offset(job.submitted_at));
   order["task_id"] = fmt::format(
-      "sky-{}{:04}-{:02}-{:02}-{:02}-{:02}-{:02}-{:06}_{}_{}{}", cluster.empty() ? "managed-" : "",
-      parts.tm_year + 1900, parts.tm_mon + 1, parts.tm_mday, parts.tm_hour, parts.tm_min,
-      parts.tm_sec, job.submitted_at.millis % 1000 * 1000,
+      "sky-{}{}_{}_{}{}", cluster.empty() ? "managed-" : "", local_text(job.submitted_at, offset),
       cluster.empty() ? job.request->name : cluster, job.id.value(), cluster.empty() ? "-0" : "");
   order["user"] = job.request->owner;
   order["name"] = job.request->name;

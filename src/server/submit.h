@@ -22,6 +22,7 @@ namespace quad::server {
 
 struct SubmitContext {
   std::string owner;
+  WallTime now;              ///< of the submission
   std::string secret_key;    ///< for sealing
   std::string workdir_blob;  ///< of a local workdir; empty if none was uploaded
   std::map<std::string, std::string> mount_blobs;  ///< destination -> blob of a local file mount

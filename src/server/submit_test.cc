@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+#include <ctime>
+
 #include "server/crypto.h"
 
 namespace quad::server {
@@ -15,6 +18,7 @@ class Submit : public testing::Test {
 
   void SetUp() override {
     context_.owner = "ana";
+    context_.now = *parse_rfc3339("2026-11-23T17:16:40.123Z");
     context_.secret_key = std::string(32, 'k');
     context_.snapshot = &snapshot_;
   }
@@ -260,6 +264,27 @@ job::Job job_of(const job::Request& request) {
   attempt.resume = job::Resume{"/hot/17/e2/step-500", 500, ""};
   job.attempts.push_back(attempt);
   return job;
+}
+
+TEST_F(Submit, TheTaskIdIsTheSameInWhicheverZoneTheServerComesBack) {
+  node("n1", 8, 32);
+  const auto in_zone = [](const char* zone) {
+    ::setenv("TZ", zone, 1);
+    ::tzset();
+  };
+  in_zone("Asia/Tokyo");
+  const Prepared got = prepared("name: train\nnum_nodes: 2\nrun: x\n");
+  ASSERT_TRUE(got.errors.empty()) << errors_of(got);
+  const job::Job job = job_of(got.requests.at(0));
+  const RankKey key{JobId(17), Epoch(2), Rank(1)};
+  for (const char* zone : {"Asia/Tokyo", "UTC", "America/New_York"}) {
+    in_zone(zone);
+    const auto order = make_order(job, got.requests[0].body, key, context_.secret_key, "/hot");
+    ASSERT_TRUE(order.ok());
+    EXPECT_EQ(get_string(*order, "task_id"), "sky-managed-2026-11-24-02-16-40-123000_train_17-0");
+  }
+  ::unsetenv("TZ");
+  ::tzset();
 }
 
 TEST_F(Submit, TheOrderCarriesSecretsInClearAndTheTaskIdInSkyPilotsForm) {

@@ -6,6 +6,7 @@
 #include <array>
 
 #include "base/text.h"
+#include "spec/task_grammar.h"
 
 namespace quad::server {
 
@@ -13,6 +14,13 @@ namespace {
 
 void check_secrets(const spec::Task& task, Findings& findings) {
   for (const spec::Secret& secret : task.secrets) {
+    if (!spec::is_env_name(secret.name)) {
+      findings.refuse_at(secret.mark, "secrets",
+                         "A secret's name must be letters, digits and _, and not begin with a "
+                         "digit; write NAME: value. It is not repeated here, as it may hold the "
+                         "secret itself.");
+      continue;
+    }
     if (!secret.value) {
       findings.refuse_at(
           secret.mark, "secrets." + secret.name,

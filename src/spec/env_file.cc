@@ -96,7 +96,7 @@ class EnvFileReader {
     QUAD_ASSIGN(std::string name, read_name());
     skip_blanks();
     if (peek() != '=') {
-      return fault(fmt::format("gives no value to {}; write {}=value", name, name));
+      return fault("gives a name no value; write NAME=value");  // which may be a secret itself
     }
     ++at_;
     skip_blanks();

@@ -139,7 +139,8 @@ std::string bounded(std::string what, const Rule& rule) {
 
 /// Secrets never appear in a message, whatever is wrong with them.
 bool is_secret(std::string_view path) {
-  return path.starts_with("secrets") || path.find("_docker_login_config") != std::string_view::npos;
+  return path.starts_with("secrets") || path.starts_with("managed_secrets") ||
+         path.find("_docker_login_config") != std::string_view::npos;
 }
 
 std::string shown_at(const std::string& path, const Node& node, const Rule& rule) {

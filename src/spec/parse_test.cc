@@ -100,6 +100,46 @@ TEST(Parse, NeedsAValueForEveryVariable) {
               ElementsAre(NamedValue("TOKEN", "x"), NamedValue("MORE", "y")));
 }
 
+TEST(Variables, WithWhichLinuxStartsNoProgramAreToldAtTheirPlace) {
+  const std::string most((128U << 10U) - 3, 'x');  // "A=" and the end of the string
+  EXPECT_TRUE(parse("envs:\n  A: " + most + "\nrun: x\n", {}).ok());
+  const Diagnostic one = fault_of("envs:\n  B: 1\n  A: x" + most + "\nrun: x\n");
+  EXPECT_EQ(one.key, "envs.A");
+  EXPECT_EQ(one.line, 3);
+  EXPECT_THAT(one.message, HasSubstr("131073 bytes"));
+  EXPECT_EQ(fault_of("secrets: {A: x" + most + "}\nrun: x\n").key, "secrets.A");
+  Overrides overrides;
+  overrides.envs = {{"A", "x" + most}};
+  const Diagnostic given = fault_of("envs: {A: 1}\nrun: x\n", overrides);
+  EXPECT_EQ(given.key, "envs.A");
+  EXPECT_EQ(given.line, 0);
+  std::string many = "envs:\n";
+  for (int i = 0; i < 19; ++i) {
+    many += fmt::format("  A{}: {}\n", i, std::string(100'000, 'x'));
+  }
+  EXPECT_EQ(fault_of(many + "run: x\n").key, "envs");
+}
+
+TEST(Variables, WithAReferenceThatIsMeantForAShellAreWarnedOf) {
+  const auto warned = [](std::string_view envs) {
+    const TaskSet set = parse(fmt::format("envs: {{{}}}\nrun: x\n", envs), {});
+    return !set.ok() ? "refused: " + set.errors[0].message
+           : set.warnings.empty()
+               ? ""
+               : set.warnings[0].message.substr(0, set.warnings[0].message.find(" in it"));
+  };
+  EXPECT_EQ(warned("PATH: '/x:$PATH'"), "$PATH");
+  EXPECT_EQ(warned("A: '${HOME}/x'"), "${HOME}");
+  EXPECT_EQ(warned("A: '${home}'"), "${home}");
+  EXPECT_EQ(warned("MY_PATH: '$here'"), "$here");
+  EXPECT_EQ(warned("b: 1, A: '$b'"), "$b");
+  for (const char* fine : {"A: 'costs $5'", "A: 'pa$word'", "A: '$'", "A: '${'", "A: '${}'",
+                           "A: '$$'", "A: '${HOME'", "A: 'a$ HOME'"}) {
+    EXPECT_EQ(warned(fine), "");
+  }
+  EXPECT_THAT(parse("secrets: {A: 'x$PATH'}\nrun: x\n", {}).warnings, IsEmpty());
+}
+
 TEST(Parse, KeepsASecretWithoutAValueAsAManagedOne) {
   const Task task = task_of("secrets: {A: x, B: null, 'secrets:personal.C': null}\n");
   ASSERT_THAT(task.secrets, SizeIs(3));

@@ -114,6 +114,7 @@ class TaskReader {
     read_envs();
     read_secrets();
     check_docker_login();
+    check_all_variables();
     fill_in();
     read_plain();
     read_mounts();
@@ -177,6 +178,7 @@ class TaskReader {
           continue;
         }
         task_.envs.emplace_back(entry.key.text, given ? *given : entry.value.text);
+        env_marks_.push_back(given ? Mark{} : entry.value.mark);
       }
     }
     for (const NamedValue& added : overrides_.envs) {
@@ -293,6 +295,20 @@ class TaskReader {
       add(json_key(entry.key), entry.key.mark,
           path != nullptr ? std::optional(path->text) : std::nullopt);
     }
+  }
+
+  void check_all_variables() {
+    std::vector<TaskVariable> all;
+    env_marks_.resize(task_.envs.size());  // those of the command line have none
+    for (std::size_t i = 0; i < task_.envs.size(); ++i) {
+      all.push_back({task_.envs[i].first, task_.envs[i].second, env_marks_[i]});
+    }
+    for (const Secret& secret : task_.secrets) {
+      if (secret.value) {
+        all.push_back({secret.name, *secret.value, secret.mark, true});
+      }
+    }
+    check_variables(all, issues_);
   }
 
   /// The variables that log in to a registry come all three, from one place.
@@ -560,6 +576,7 @@ class TaskReader {
   const Overrides& overrides_;
   Issues& issues_;
   Task task_;
+  std::vector<Mark> env_marks_;  ///< of the first of task_.envs
   std::vector<Node> disks_;
 };
 

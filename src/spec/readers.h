@@ -30,6 +30,17 @@ using Variables = std::map<std::string, std::string, std::less<>>;
 /// the result would be longer than `budget` bytes, which goes down by what is used.
 bool substitute(Node& node, const Variables& variables, std::size_t& budget);
 
+/// A variable as a task's programs will get it.
+struct TaskVariable {
+  std::string_view name, value;
+  Mark mark;  ///< none if the command line gave it
+  bool secret = false;
+};
+
+/// Refuses variables with which Linux starts no program, and warns of values with a $NAME that is
+/// meant for a shell. O(bytes).
+void check_variables(const std::vector<TaskVariable>& all, Issues& issues);
+
 /// Applies the command line to a task's mapping, before it is read.
 void apply_overrides(Node& task, const Overrides& overrides, Issues& issues);
 

@@ -141,10 +141,9 @@ class Workdirs(quadtest.TestCase):
         (folder / "train.sh").chmod(0o755)
         _, err = self.launch("--dryrun", "--workdir", ".", "./train.sh", cwd=folder)
         self.assertRegex(err, r"warning: workdir: train\.sh: .*Windows")
-        _, err = self.launch("--dryrun", "./train.sh", cwd=folder)
-        self.assertRegex(err, r"warning: \./train\.sh is here, but the job does not bring it \(add --workdir \.\)")
-        told = self.shared.json("launch", "--dryrun", "./train.sh", cwd=folder)["warnings"]
-        self.assertIn("does not bring it", told[0]["message"])
+        code, _, err = self.shared.quad("launch", "--dryrun", "./train.sh", cwd=folder)
+        self.assertEqual(code, 2, err)
+        self.assertIn("bring its folder with --workdir", err)
 
     def test_a_large_workdir_is_warned_of_before_it_is_read(self):
         folder = self.folder()
