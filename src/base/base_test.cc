@@ -126,10 +126,9 @@ TEST(Account, IsReadAsItWasWritten) {
 }
 
 TEST(Account, ThatLacksItsNumbersIsNobody) {
-  for (const char* text :
-       {"{}", R"({"uid": 5})", R"({"gid": 5})", R"({"uid": "5", "gid": 5})",
-        R"({"uid": -1, "gid": 5})", R"({"uid": 4294967295, "gid": 5})",
-        R"({"uid": 5, "gid": 5, "groups": [true]})"}) {
+  for (const char* text : {"{}", R"({"uid": 5})", R"({"gid": 5})", R"({"uid": "5", "gid": 5})",
+                           R"({"uid": -1, "gid": 5})", R"({"uid": 4294967295, "gid": 5})",
+                           R"({"uid": 5, "gid": 5, "groups": [true]})"}) {
     EXPECT_FALSE(account_from_json(parse_json_object(text).value()).ok()) << text;
   }
 }

@@ -188,11 +188,11 @@ Status Client::upload(const std::string& hash, int file) {
   if (known.status == 200) {
     return {};
   }
-  QUAD_ASSIGN(const net::ClientResponse answer, patiently([&] {
-                (void)::lseek(file, 0, SEEK_SET);
-                return http_.upload("PUT", target, file, {{"Content-Type", "application/zstd"}},
-                                    patience);
-              }));
+  QUAD_ASSIGN(
+      const net::ClientResponse answer, patiently([&] {
+        (void)::lseek(file, 0, SEEK_SET);
+        return http_.upload("PUT", target, file, {{"Content-Type", "application/zstd"}}, patience);
+      }));
   return answer.ok() ? Status() : Status(answer.to_error());
 }
 

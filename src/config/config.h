@@ -53,7 +53,7 @@ struct JobDefaults {
 };
 
 struct JobLimits {
-  std::optional<Millis> max_duration;           ///< of any job; also of those that ask for none
+  std::optional<Millis> max_duration;     ///< of any job; also of those that ask for none
   std::int64_t active_per_user = 10'000;  ///< jobs that wait or run
 };
 

@@ -105,7 +105,7 @@ struct Options {
   std::size_t inbox_limit = 1'000'000;
   /// How many jobs of one user may wait or run; jobs that are there already stay.
   std::optional<std::int64_t> active_per_user;  ///< no bound without it
-  std::string attempt_key;  ///< secret from which the attempts' tokens are made
+  std::string attempt_key;                      ///< secret from which the attempts' tokens are made
 };
 
 /// The cluster that a submission is to run on.

@@ -51,7 +51,7 @@ struct Waiting {
 
 /// Those of one priority.
 struct Line {
-  std::set<JobId> again;                         ///< jobs that lost their place go before all others
+  std::set<JobId> again;  ///< jobs that lost their place go before all others
   std::map<std::string, std::set<JobId>> users;  ///< by owner
 };
 

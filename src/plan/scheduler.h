@@ -88,10 +88,10 @@ class Scheduler {
 };
 
 /// By priority; within one, first what lost its place, then the users in turn, each with their
-/// earliest job, so that one user's waiting jobs hold up nobody for longer than one of them takes to
-/// start. All-or-nothing gangs, first fit. A job that has to wait keeps the nodes that it could use
-/// from those behind it, so that a large gang is not starved by small jobs; nodes that it cannot use
-/// stay open to them.
+/// earliest job, so that one user's waiting jobs hold up nobody for longer than one of them takes
+/// to start. All-or-nothing gangs, first fit. A job that has to wait keeps the nodes that it could
+/// use from those behind it, so that a large gang is not starved by small jobs; nodes that it
+/// cannot use stay open to them.
 std::unique_ptr<Scheduler> make_fifo(Turns turns = {});
 
 }  // namespace quad::plan

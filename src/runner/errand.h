@@ -1,9 +1,9 @@
 // runner/errand.h
 //
 // A piece of work that is done once, by a worker, and must have an answer: a message without
-// "error", or one with it; messages with "note" alone may come before. Whoever waits for it always gets
-// one, also when the worker was killed from outside. Owned by the runner's one thread; the header
-// of worker.h holds here too.
+// "error", or one with it; messages with "note" alone may come before. Whoever waits for it always
+// gets one, also when the worker was killed from outside. Owned by the runner's one thread; the
+// header of worker.h holds here too.
 
 #pragma once
 

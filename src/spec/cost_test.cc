@@ -61,8 +61,8 @@ void expect_linear(const std::function<Written(int)>& make, int small = 120) {
   const std::uint64_t few = cost_of(make(small));
   const std::uint64_t many = cost_of(make(factor * small));
   // Twice the share leaves room for containers that grow by doubling; a square would be 8 times it.
-  EXPECT_LT(many, 2 * factor * few) << few << " bytes for " << small << ", " << many << " for "
-                                    << factor * small;
+  EXPECT_LT(many, 2 * factor * few)
+      << few << " bytes for " << small << ", " << many << " for " << factor * small;
 }
 
 std::string repeated(int count, const std::function<std::string(int)>& one) {
@@ -110,8 +110,8 @@ TEST(Cost, OfLabelsEnvsAndMountsGrowsWithTheirNumber) {
       return repeated(n, [form](int i) { return fmt::format(fmt::runtime(form), i); });
     };
     return {"run: x\nenvs:\n" + lines("  A{}: $B\n") + "file_mounts:\n" + lines("  /m{}: ./x\n") +
-                "resources:\n  labels:\n" + lines("    a{}: x\n") +
-                "  any_of:\n  - labels:\n" + lines("      b{}: x\n"),
+                "resources:\n  labels:\n" + lines("    a{}: x\n") + "  any_of:\n  - labels:\n" +
+                lines("      b{}: x\n"),
             {}};
   });
 }
@@ -128,9 +128,10 @@ TEST(Cost, OfEnvsFromTheCommandLineGrowsWithTheirNumber) {
 
 TEST(Cost, OfAliasesIsBoundedByTheTextThatHasThem) {
   // Ten aliases of ten aliases of … : a short text that would be 10,000 values.
-  const std::string bomb = "a: &a [1,1,1,1,1,1,1,1,1,1]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a,*a]\n"
-                           "c: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b,*b]\n"
-                           "d: [*c,*c,*c,*c,*c,*c,*c,*c,*c,*c]\n";
+  const std::string bomb =
+      "a: &a [1,1,1,1,1,1,1,1,1,1]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a,*a]\n"
+      "c: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b,*b]\n"
+      "d: [*c,*c,*c,*c,*c,*c,*c,*c,*c,*c]\n";
   EXPECT_THAT(first_error(bomb), HasSubstr("values once its aliases are written out"));
   // Using one thing some times over is what they are for.
   EXPECT_EQ(first_error("run: x\nresources:\n  any_of:\n  - &one {cpus: 2, memory: 4}\n" +
@@ -145,10 +146,8 @@ TEST(Cost, OfManyTagDirectivesIsRefused) {
 }
 
 TEST(Cost, WhatAlternativesWouldRepeatIsBounded) {
-  const std::string set =
-      "resources:\n  accelerators: {" + repeated(900, [](int i) {
-        return fmt::format("X{}: 1, ", i);
-      }) + "}\n";
+  const std::string set = "resources:\n  accelerators: {" +
+                          repeated(900, [](int i) { return fmt::format("X{}: 1, ", i); }) + "}\n";
   const std::string labels =
       "  labels:\n" + repeated(2000, [](int i) { return fmt::format("    l{}: x\n", i); });
   EXPECT_EQ(first_error("run: x\n" + set), "");
@@ -181,8 +180,7 @@ TEST(Cost, SecretsAreHiddenFromLeftToRightTheLongestFirst) {
   const TaskSet set = parse(written.yaml, written.overrides);
   ASSERT_TRUE(set.ok());
   const json::object shown = to_json(set.tasks[0], Redact::kYes);
-  EXPECT_EQ(to_text(shown.at("file_mounts")),
-            R"({"/a":"./<redacted>/<redacted>/<redacted>/end"})");
+  EXPECT_EQ(to_text(shown.at("file_mounts")), R"({"/a":"./<redacted>/<redacted>/<redacted>/end"})");
 }
 
 }  // namespace

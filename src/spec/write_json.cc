@@ -215,7 +215,8 @@ using Hidden = std::vector<std::string_view>;
 /// The text with a mark in the place of each value, from left to right. Costs some passes over the
 /// text for each value, whatever stands in either.
 std::string hidden_in(std::string_view text, const Hidden& hidden) {
-  using Place = std::pair<std::size_t, std::size_t>;  // where it is next, and which: the longest first
+  using Place =
+      std::pair<std::size_t, std::size_t>;  // where it is next, and which: the longest first
   std::priority_queue<Place, std::vector<Place>, std::greater<>> next;
   const auto look = [&](std::size_t which, std::size_t from) {
     const std::string_view value = hidden[which];

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import quadtest
 
-TIMEOUT_SECONDS = 240
+TIMEOUT_SECONDS = 480
 ROOT = Path(__file__).resolve().parents[2]
 BENCH = ROOT / "bench"
 SHARED = ("run", "harness", "kubebench")  # no benchmarks
