@@ -424,7 +424,7 @@ TEST_F(CoreClusters, StopCancelsWhatRunsThereBeforeItGivesTheNodesBack) {
   EXPECT_EQ(status(), "STOPPING");
   EXPECT_THAT(told_, Contains("stop 2-1-0"));
   EXPECT_THAT(told_, ::testing::Not(Contains("stop 1-1-0")));
-  EXPECT_EQ(exec(1, 1).error().code, ErrorCode::kUnavailable);
+  EXPECT_EQ(exec(1, 1).error().code, ErrorCode::kExists);
   end(key(2, 1), stopped());
   EXPECT_EQ(job(2)->status, job::Status::kCancelled);
   EXPECT_THAT(told_, Contains("stop 1-1-0"));
