@@ -13,6 +13,7 @@
 #include <string_view>
 #include <thread>
 
+#include "base/fnv.h"
 #include "base/file.h"
 
 namespace quad::checkpoint {
@@ -23,19 +24,11 @@ namespace fs = std::filesystem;
 constexpr std::size_t kRecord = 64;
 constexpr std::size_t kCopies = 2;
 
-std::uint64_t checksum(std::string_view bytes) {
-  std::uint64_t hash = 0xCBF29CE484222325ULL;  // FNV-1a
-  for (const char c : bytes) {
-    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3ULL;
-  }
-  return hash;
-}
-
 // A line that a person can read with `cat`: "quad-fence <epoch> <milliseconds> <checksum>".
 std::string render(const Fence& fence) {
   std::string text =
       fmt::format("quad-fence {:010} {:015} ", fence.epoch.value(), fence.written_at.millis);
-  text += fmt::format("{:016x}", checksum(text));
+  text += fmt::format("{:016x}", fnv1a(text));
   text.resize(kRecord - 1, ' ');
   return text + "\n";
 }

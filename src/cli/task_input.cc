@@ -186,18 +186,6 @@ std::string line_of(const spec::Diagnostic& problem, std::string_view word,
   return line;
 }
 
-json::array to_json(const std::vector<spec::Diagnostic>& problems) {
-  json::array out;
-  for (const spec::Diagnostic& one : problems) {
-    out.push_back(json::object{{"message", one.message},
-                               {"key", one.key},
-                               {"line", one.line},
-                               {"column", one.column},
-                               {"hint", one.hint}});
-  }
-  return out;
-}
-
 void print_problems(const std::vector<spec::Diagnostic>& problems, std::string_view word,
                     const std::string& file) {
   for (const spec::Diagnostic& one : problems) {

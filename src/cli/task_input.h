@@ -34,7 +34,6 @@ Result<std::vector<spec::NamedValue>> read_pairs(const std::vector<std::string>&
 /// "train.yaml:3:7: error: resources.cpus: …  (hint)"
 std::string line_of(const spec::Diagnostic& problem, std::string_view word,
                     const std::string& file);
-json::array to_json(const std::vector<spec::Diagnostic>& problems);
 /// The line of each, to standard error.
 void print_problems(const std::vector<spec::Diagnostic>& problems, std::string_view word,
                     const std::string& file);

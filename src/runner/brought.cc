@@ -15,6 +15,7 @@
 #include <optional>
 #include <utility>
 
+#include "base/fnv.h"
 #include "base/remove_tree.h"
 #include "base/text.h"
 #include "runner/parents.h"
@@ -30,16 +31,8 @@ constexpr std::uint64_t kNanos = 1'000'000'000;
 constexpr std::string_view kPlaceRecord = "p";
 constexpr std::string_view kTemporaryRecord = "t";
 
-std::uint64_t hash_of(std::string_view text) {
-  std::uint64_t hash = 0xcbf29ce484222325;  // FNV-1a
-  for (const char c : text) {
-    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
-  }
-  return hash;
-}
-
 std::string name_of_place(const fs::path& place) {
-  return fmt::format("{:016x}", hash_of(place.native()));
+  return fmt::format("{:016x}", fnv1a(place.native()));
 }
 
 Result<UniqueFd> open_folder(int parent, const std::string& name) {
@@ -140,7 +133,7 @@ bool is_as(int parent, const std::string& name, const struct stat& info, const F
              (now.b == fact.b || (now.b % kNanos == 0 && now.b / kNanos == fact.b / kNanos));
     }
     case Fact::Kind::kLink:
-      return S_ISLNK(info.st_mode) && hash_of(target_of(parent, name)) == fact.a;
+      return S_ISLNK(info.st_mode) && fnv1a(target_of(parent, name)) == fact.a;
     case Fact::Kind::kFolder:
     case Fact::Kind::kRepository:
       return S_ISDIR(info.st_mode);
@@ -175,7 +168,7 @@ Fact Fact::file(std::uint64_t size, const timespec& time) {
 }
 
 Fact Fact::link(std::string_view target) {
-  return {Kind::kLink, hash_of(target), 0};
+  return {Kind::kLink, fnv1a(target), 0};
 }
 
 Result<Fact> fact_at(int parent, const std::string& name) {

@@ -30,18 +30,6 @@ constexpr std::size_t kMostMade = 128U << 20U;
 /// A request up to this size is usually answered sooner than a thread is woken.
 constexpr std::size_t kShortRequest = 4U << 10U;
 
-json::array to_json(const std::vector<spec::Diagnostic>& diagnostics) {
-  json::array array;
-  for (const spec::Diagnostic& one : diagnostics) {
-    array.push_back(json::object{{"message", one.message},
-                                 {"key", one.key},
-                                 {"line", one.line},
-                                 {"column", one.column},
-                                 {"hint", one.hint}});
-  }
-  return array;
-}
-
 bool is_blob_name(std::string_view text) {
   return text.size() == 64 && text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
 }

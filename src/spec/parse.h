@@ -65,6 +65,9 @@ enum class Redact { kNo, kYes };
 /// secrets and the registry password become "<redacted>".
 json::object to_json(const Task& task, Redact redact = Redact::kNo);
 
+/// [{message, key, line, column, hint}]
+json::array to_json(const std::vector<Diagnostic>& diagnostics);
+
 /// {path, ok, errors: [{message, key, line, column, hint}], warnings, dag_name, tasks}.
 json::object to_json(const TaskSet& set, std::string_view path, Redact redact = Redact::kNo);
 

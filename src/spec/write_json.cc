@@ -304,7 +304,9 @@ json::array hooks_json(const std::vector<Hook>& hooks) {
   return out;
 }
 
-json::array diagnostics_json(const std::vector<Diagnostic>& list) {
+}  // namespace
+
+json::array to_json(const std::vector<Diagnostic>& list) {
   json::array out;
   for (const Diagnostic& d : list) {
     out.push_back(json::object{{"message", d.message},
@@ -315,8 +317,6 @@ json::array diagnostics_json(const std::vector<Diagnostic>& list) {
   }
   return out;
 }
-
-}  // namespace
 
 json::object to_json(const Task& task, Redact redact) {
   json::object out;
@@ -386,8 +386,8 @@ json::object to_json(const Task& task, Redact redact) {
 json::object to_json(const TaskSet& set, std::string_view path, Redact redact) {
   json::object out = {{"path", path},
                       {"ok", set.ok()},
-                      {"errors", diagnostics_json(set.errors)},
-                      {"warnings", diagnostics_json(set.warnings)}};
+                      {"errors", to_json(set.errors)},
+                      {"warnings", to_json(set.warnings)}};
   out["dag_name"] = set.dag_name ? json::value(*set.dag_name) : json::value(nullptr);
   json::array tasks;
   for (const Task& task : set.tasks) {

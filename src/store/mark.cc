@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/fnv.h"
 #include "base/text.h"
 
 namespace quad::store {
@@ -21,20 +22,12 @@ namespace fs = std::filesystem;
 constexpr std::size_t kBytes = 192;
 constexpr std::size_t kLifeDigits = 32;
 
-std::uint64_t checksum(std::string_view bytes) {
-  std::uint64_t hash = 0xCBF29CE484222325ULL;  // FNV-1a
-  for (const char c : bytes) {
-    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3ULL;
-  }
-  return hash;
-}
-
 /// Always of the same length, so that it can be written in place.
 std::string render(const Mark& mark) {
   std::string text = fmt::format(
       "quad-records 1 life {} generation {:010} job {:019} revision {:019} inode {:020} ",
       mark.life, mark.generation, mark.job, mark.revision, mark.inode);
-  text += fmt::format("{:016x}", checksum(text));
+  text += fmt::format("{:016x}", fnv1a(text));
   text.resize(kBytes - 1, ' ');
   return text + "\n";
 }
