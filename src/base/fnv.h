@@ -1,7 +1,8 @@
 // base/fnv.h
 //
 // FNV-1a with 64 bits: to tell a record that was written whole from one that was torn, or to name
-// something after a text. No protection against a person who wants two to be alike. Pure, O(length).
+// something after a text. No protection against a person who wants two to be alike. Pure,
+// O(length).
 
 #pragma once
 

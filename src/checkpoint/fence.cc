@@ -13,8 +13,8 @@
 #include <string_view>
 #include <thread>
 
-#include "base/fnv.h"
 #include "base/file.h"
+#include "base/fnv.h"
 
 namespace quad::checkpoint {
 namespace {

@@ -37,12 +37,15 @@ std::int64_t job_number(std::string_view name) {
   return name.size() > kDigits ? 0 : parse_number(name).value_or(0);
 }
 
-/// The number that is the name of what an attempt left: 3 among logs, e3 in the hot tier.
+/// The number that is the name of what an attempt left: 3 among logs, e3 in the hot tier. Greater
+/// than any job has had, it is none: jobs can make folders there themselves, and each attempt that
+/// is missing takes its place in the records.
 std::int32_t epoch_number(std::string_view name) {
+  constexpr std::size_t kDigits = 4;
   if (name.starts_with('e')) {
     name.remove_prefix(1);
   }
-  return parse_number<std::int32_t>(name).value_or(0);
+  return name.size() > kDigits ? 0 : parse_number<std::int32_t>(name).value_or(0);
 }
 
 std::int32_t greatest_epoch_in(const fs::path& job_folder) {

@@ -193,9 +193,9 @@ TEST_F(Provenance, NeverGivesOutNumbersThatWereLostOnce) {
 
 TEST(Places, AreReadForTheGreatestJobAndNothingElse) {
   const TemporaryFolder folder;
-  for (const char* made :
-       {"logs/3/1", "logs/12/2", "logs/.of-x/90/1", "hot/14/e2", "hot/20240101", "hot/7000/src",
-        "hot/123456789012/e1", "nodes/local-1/17-2-0", "nodes/local-2/9-1-1"}) {
+  for (const char* made : {"logs/3/1", "logs/12/2", "logs/.of-x/90/1", "hot/14/e2",
+                           "hot/14/e2000000000", "hot/20240101", "hot/7000/src",
+                           "hot/123456789012/e1", "nodes/local-1/17-2-0", "nodes/local-2/9-1-1"}) {
     fs::create_directories(folder.path() / made);
   }
   OpenOptions options;
