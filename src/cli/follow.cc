@@ -132,7 +132,11 @@ class Follower {
   const Globals& globals_;
   const LogOptions& options_;
   const bool filters_;
-  std::map<std::int64_t, TerminalFilter> filter_;  ///< by rank
+  struct Filtered {
+    TerminalFilter filter;
+    std::string prefix;
+  };
+  std::map<std::int64_t, Filtered> filtered_;  ///< by rank
   Screen screen_;
   LogPlace place_;
   json::object last_;  ///< the job's row
@@ -177,18 +181,20 @@ bool Follower::take_output(const json::object& head, std::string_view bytes) {
     return true;
   }
   const std::string_view prefix = get_string(head, "prefix");
+  const std::int64_t rank = get_int(head, "rank");
+  attempt_ = get_int(head, "attempt");
   // On a terminal another's output must not act.
   std::string safe;
   if (filters_ && !globals_.json()) {
-    safe = filter_[get_int(head, "rank")].filter(bytes);
+    Filtered& filtered = filtered_[rank];
+    filtered.prefix = prefix;
+    safe = filtered.filter.filter(bytes);
     bytes = safe;
   }
   if (prefix.empty() && !globals_.json()) {
     return screen_.output(bytes);
   }
   lines_.clear();
-  const std::int64_t rank = get_int(head, "rank");
-  attempt_ = get_int(head, "attempt");
   if (!globals_.json()) {
     prefixed_.add(lines_, rank, printable(prefix), bytes);
     return screen_.output(lines_);
@@ -219,6 +225,15 @@ bool Follower::finish_lines() {
       add_object(attempt_, rank, std::exchange(begun, {}));
     }
   }
+  for (auto& [rank, filtered] : filtered_) {
+    const std::string rest = filtered.filter.finish();
+    if (filtered.prefix.empty()) {
+      lines_ += rest;
+    } else {
+      prefixed_.add(lines_, rank, printable(filtered.prefix), rest);
+    }
+  }
+  filtered_.clear();
   prefixed_.finish(lines_);
   return screen_.output(lines_);
 }

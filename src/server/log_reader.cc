@@ -58,6 +58,7 @@ void LogReader::begin(const job::Job& job, Epoch epoch, bool first) {
   skip_ = 0;
   const auto& attempt = job.attempts[static_cast<std::size_t>(epoch.value() - 1)];
   several_ = attempt.ranks.size() > 1 && !wanted_.rank;
+  const auto tail = static_cast<std::uint64_t>(wanted_.tail.value_or(0));
   for (std::size_t i = 0; i < attempt.ranks.size(); ++i) {
     const Rank rank(static_cast<std::int32_t>(i));
     if (wanted_.rank && *wanted_.rank != rank) {
@@ -69,7 +70,9 @@ void LogReader::begin(const job::Job& job, Epoch epoch, bool first) {
       const auto place = wanted_.from->offsets.find(rank.value());
       source.at = place == wanted_.from->offsets.end() ? 0 : place->second;
     } else if (first && wanted_.tail) {
-      source.at = logs_.tail(source.key, static_cast<std::uint64_t>(*wanted_.tail));
+      const std::uint64_t lines = logs_.lines(source.key);
+      source.at = logs_.tail(source.key, tail, lines);
+      skip_ += std::min(lines, tail);
     } else if (first && wanted_.line) {
       source.at = logs_.seek_line(source.key, static_cast<std::uint64_t>(*wanted_.line));
     } else if (wanted_.since) {
@@ -77,17 +80,7 @@ void LogReader::begin(const job::Job& job, Epoch epoch, bool first) {
     }
     sources_.push_back(std::move(source));
   }
-  if (first && wanted_.tail && !wanted_.from) {
-    leave_out_all_but(static_cast<std::uint64_t>(*wanted_.tail));
-  }
-}
-
-void LogReader::leave_out_all_but(std::uint64_t lines) {
-  std::uint64_t all = 0;
-  for (const Source& source : sources_) {
-    all += std::min(lines, logs_.lines(source.key));
-  }
-  skip_ = several_ && all > lines ? all - lines : 0;
+  skip_ -= std::min(skip_, tail);  // of all ranks together, the last so many count
 }
 
 LogReader::Source* LogReader::earliest() {
@@ -136,9 +129,12 @@ bool LogReader::next(const job::Job& job, MonoTime now, bool last, std::vector<P
     }
     give(job, *source, std::move(text), out);
   }
+  if (moved) {
+    return true;
+  }
   for (Source& source : sources_) {
     const bool still = wanted_.grep.empty() && now - source.grown_at >= kStill;
-    if (moved || source.partial.empty() || !(last || still)) {
+    if (source.partial.empty() || !(last || still)) {
       continue;
     }
     std::string text;

@@ -82,8 +82,6 @@ class LogReader {
   };
 
   [[nodiscard]] bool by_lines() const { return several_ || !wanted_.grep.empty(); }
-  /// Of all ranks together, the last so many lines count.
-  void leave_out_all_but(std::uint64_t lines);
   /// Whose output goes on: of those that have any, the one that came first. Null: nobody's.
   Source* earliest();
   void give(const job::Job& job, const Source& source, std::string text, std::vector<Piece>& out);

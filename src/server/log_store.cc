@@ -227,12 +227,8 @@ std::uint64_t LogStore::lines(const RankKey& key) const {
   return ended + (last.ok() && *last == "\n" ? 0 : 1);
 }
 
-std::uint64_t LogStore::tail(const RankKey& key, std::uint64_t lines) const {
-  if (lines == 0) {
-    return size(key);
-  }
-  const std::uint64_t all = this->lines(key);
-  return lines >= all ? 0 : seek_line(key, all - lines + 1);
+std::uint64_t LogStore::tail(const RankKey& key, std::uint64_t lines, std::uint64_t all) const {
+  return lines == 0 ? size(key) : lines >= all ? 0 : seek_line(key, all - lines + 1);
 }
 
 LogStore::Stretch LogStore::stretch(const RankKey& key, std::uint64_t at) const {

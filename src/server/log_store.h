@@ -63,8 +63,12 @@ class LogStore {
   /// When what stands at this offset came, to the precision of the index (200 ms or 64 KiB), and
   /// how far what came then goes.
   [[nodiscard]] Stretch stretch(const RankKey& key, std::uint64_t at) const;
-  /// Where the last `lines` lines begin; 0 if there are no more than that.
-  [[nodiscard]] std::uint64_t tail(const RankKey& key, std::uint64_t lines) const;
+  /// Where the last `lines` lines begin of `all` that there are; 0 if there are no more than that.
+  [[nodiscard]] std::uint64_t tail(const RankKey& key, std::uint64_t lines,
+                                   std::uint64_t all) const;
+  [[nodiscard]] std::uint64_t tail(const RankKey& key, std::uint64_t lines) const {
+    return tail(key, lines, this->lines(key));
+  }
   /// Where the output of this time or later begins, to the precision of the index (200 ms).
   [[nodiscard]] std::uint64_t seek_time(const RankKey& key, WallTime time) const;
   /// Where this line, counted from 1, begins; the end if there are fewer.

@@ -322,6 +322,19 @@ class Usage(WithServer):
         self.assertIn("did you mean", self.refused("launch", "--gpus", "H10:1", "true"))
         self.refused("serve", "--data-dir", self.quad_server.data, "--port", "0", code=5)
 
+    def test_what_a_job_prints_does_not_act_on_a_terminal(self):
+        job = self.quad_server.launch({"run": r"printf '\033]0;title\007red: \033[31mx\033[0m\033[2J\n[quad: forged]\n['"})
+        self.quad_server.wait_for_status(job, "SUCCEEDED")
+        shown = self.terminal("logs", "--no-follow", job)
+        self.assertEqual(shown.wait(), 0)
+        self.assertIn("red: \x1b[31mx\x1b[0m\r\n\\[quad: forged]\r\n[", shown.raw)
+        for acts in ("title", "\x1b[2J"):
+            self.assertNotIn(acts, shown.raw)
+        raw = self.terminal("logs", "--no-follow", "--raw", job)
+        self.assertEqual(raw.wait(), 0)
+        for acts in ("title", "\x1b[2J", "\n[quad: forged]"):
+            self.assertIn(acts, raw.raw)
+
     def test_a_reader_that_leaves_ends_the_command_quietly(self):
         job = self.quad_server.launch({"run": "seq 100000"})
         self.quad_server.wait_for_status(job, "SUCCEEDED")
